@@ -1,0 +1,206 @@
+// What the broker's core is told, what it decides, and what must survive a crash. Plain data.
+#pragma once
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "schema/messages.h"
+
+namespace limpet::broker {
+
+// The core never reads a clock: both times are arguments. `Time` is monotonic and drives every
+// decision; `WallMs` is only recorded, for what must outlive a restart (deadlines, listings).
+using Time = std::chrono::steady_clock::time_point;
+struct Now {
+  Time mono;
+  WallMs wall = 0;
+};
+
+// A connection, named by the transport; never reused while the process lives.
+enum class ClientId : uint64_t {};
+enum class WorkerId : uint64_t {};
+
+// A job that has left the core's memory, as the store remembers it.
+struct StoredJob {
+  JobNumber job{};
+  uint64_t body_hash = 0;
+  JobState state = JobState::finished;
+};
+
+// ---- Events ----------------------------------------------------------------------------------
+
+struct ClientEvent {
+  ClientId client{};
+  ClientMessage message;
+  uint64_t body_hash = 0;           // of a Submit
+  std::optional<StoredJob> stored;  // of a Submit, Attach or Cancel: what the store knows of the id
+};
+struct ClientGone {
+  ClientId client{};
+};
+struct WorkerEvent {
+  WorkerId worker{};
+  WorkerMessage message;
+};
+struct WorkerUnreachable {  // a frame to it could not be delivered
+  WorkerId worker{};
+};
+struct Wake {};  // next_deadline() has passed
+using Event = std::variant<ClientEvent, ClientGone, WorkerEvent, WorkerUnreachable, Wake>;
+
+// ---- Journal: all that survives ----------------------------------------------------------------
+
+struct SessionOpened {
+  SessionNumber session{};
+  std::string name;  // empty: ephemeral, ends with its job
+};
+struct JobAccepted {
+  JobNumber job{};
+  SessionNumber session{};
+  std::shared_ptr<const JobSpec> spec;
+  uint64_t body_hash = 0;
+  uint64_t seed = 0;
+  WallMs accepted_at = 0;
+  WallMs deadline_at = 0;  // 0: none
+};
+struct HomeSet {  // worker empty: the session has no home
+  SessionNumber session{};
+  Epoch epoch{};
+  std::string worker;
+  uint64_t incarnation = 0;
+  Reason reason = Reason::none;  // why the session's next start there will not be resident
+};
+struct JobDispatched {
+  JobNumber job{};
+  Attempt attempt{};
+};
+struct JobRequeued {  // the attempt is over without an outcome
+  JobNumber job{};
+  std::string why;
+};
+struct StartedEntry {
+  JobNumber job{};
+  Attempt attempt{};
+  std::string worker;
+  Residency residency = Residency::resident;
+  Reason reason = Reason::none;
+  int64_t cached_tokens = 0;
+  int64_t prefilled_tokens = 0;
+  int64_t base_tokens = 0;    // transcript length before the prompt
+  bool has_prompt = false;    // the first Started of the job carries the prompt; later ones do not
+  std::vector<Token> prompt;  // transcript tokens [base_tokens, base_tokens + prompt.size())
+};
+struct OutputRow {
+  JobNumber job{};
+  int64_t first_index = 0;
+  std::vector<Token> ids;
+  std::string text;
+  std::vector<std::vector<TokenLogprob>> logprobs;
+};
+struct TokensAppended {  // the accepted rows of one step
+  std::vector<OutputRow> rows;
+};
+struct JobEndedEntry {
+  JobNumber job{};
+  JobState state = JobState::finished;  // terminal
+  FinishReason reason = FinishReason::stop;
+  std::string tail_text;                // belongs after the last token
+  ErrorCode code = ErrorCode::none;     // failed
+  std::string message;
+  Usage usage;
+  Timings timings;
+  WallMs ended_at = 0;
+  int64_t session_tokens = 0;  // transcript length from here on (a failed job's tokens are cut off)
+};
+struct SessionRewound {
+  SessionNumber session{};
+  int64_t tokens = 0;
+};
+struct SessionClosed {
+  SessionNumber session{};
+};
+
+// Recovery: the store says what is alive by these two; the core applies them like any other.
+struct SessionSnapshot {
+  SessionNumber session{};
+  std::string name;
+  int64_t tokens = 0;  // transcript length, of a running job's prompt and output too
+  Epoch epoch{};
+  std::string home;
+  uint64_t incarnation = 0;
+  Reason reason = Reason::none;
+};
+struct JobSnapshot {  // of a job that has not ended; in order of acceptance
+  JobAccepted accepted;
+  Attempt attempt{};
+  JobState state = JobState::queued;  // queued, dispatched or running
+  int64_t base_tokens = 0;
+  int64_t prompt_tokens = -1;  // -1: not started yet
+  int64_t output_tokens = 0;
+  int64_t cached_tokens = 0;
+};
+struct NumbersReserved {  // no number up to these may be drawn again
+  JobNumber job{};
+  SessionNumber session{};
+};
+using JournalEntry = std::variant<SessionOpened, JobAccepted, HomeSet, JobDispatched, JobRequeued,
+                                  StartedEntry, TokensAppended, JobEndedEntry, SessionRewound,
+                                  SessionClosed, SessionSnapshot, JobSnapshot, NumbersReserved>;
+
+// ---- Sends: leave only after every entry of the same Output is durable -------------------------
+
+struct ToClient {
+  ClientId client{};
+  BrokerToClient message;  // answers to requests; the events of a job go by streams
+};
+struct ToWorker {
+  WorkerId worker{};
+  BrokerToWorker message;
+  bool fill_transcript = false;  // Dispatch, TranscriptReply: the shell reads it from the store
+};
+// The client now follows the job from this index: what is stored first, then what comes.
+struct StreamOpened {
+  ClientId client{};
+  JobNumber job{};
+  std::string job_id;
+  int64_t from_index = 0;
+  bool tokens = true;  // false: only the outcome
+};
+struct StreamClosed {
+  ClientId client{};
+  std::string job_id;
+};
+// What happened to a job, for whoever follows it (and for the figures).
+struct JobEvent {
+  JobNumber job{};
+  std::shared_ptr<const JobSpec> spec;
+  std::variant<StartedEntry, OutputRow, JobEndedEntry> what;
+};
+using Send = std::variant<ToClient, ToWorker, StreamOpened, StreamClosed, JobEvent>;
+
+// ---- Facts for metrics and logs: no decision depends on them ------------------------------------
+
+struct Fact {
+  enum class Kind : uint8_t {
+    job_accepted, job_ended, dispatched, requeued, affinity_break, rejected, worker_registered,
+    worker_lost, worker_left, stale_message, home_kept, first_token, queue_left
+  } kind;
+  std::string subject;   // job id, session or worker name, for the log line
+  std::string detail;    // outcome, reason or code: a metric's label
+  double seconds = 0;    // first_token, queue_left
+  bool later_turn = false;                          // first_token
+  Residency residency = Residency::resident;        // first_token, dispatched
+};
+
+// `append` must be durable BEFORE any of `send` leaves the process.
+struct Output {
+  std::vector<JournalEntry> append;
+  std::vector<Send> send;
+  std::vector<Fact> facts;
+};
+
+}  // namespace limpet::broker

@@ -1,0 +1,56 @@
+// The worker's decisions: which jobs it has, which sessions' KV it keeps, what runs in the next
+// step, what it tells the broker.
+//
+// Pure: no I/O, clock, thread, environment or randomness. One owner, one thread. It shares the
+// page bookkeeping (engine::KvCache, host data only) with the engine: the core creates, reserves,
+// truncates, forks and destroys sequences; the engine writes the KV and commits tokens.
+//
+// The caller's loop:   core.step(now, event, out) for all that arrived; carry out.commands; send
+// out.send;  Step s = core.plan(now, out);  run it;  core.step(now, StepDone{...}, out).
+#pragma once
+#include <memory>
+
+#include "worker/event.h"
+
+namespace limpet::worker {
+
+struct CoreOptions {
+  std::string name;            // of the worker
+  uint64_t incarnation = 0;    // drawn at start
+  std::string device, model;
+  uint64_t model_fingerprint = 0;
+  int64_t max_context = 4096;  // tokens of a session
+  int32_t max_jobs = 32;       // running or waiting here: the slots it offers
+  int32_t token_budget = 256;  // token rows in one step, decode rows first
+  int32_t prefill_chunk = 128; // most prefill rows of one job in one step
+  std::chrono::milliseconds register_retry{500};
+};
+
+class Core {
+ public:
+  Core(const CoreOptions& options, engine::KvCache& kv);
+  ~Core();
+
+  void step(Time now, const Event& event, Output& out);
+
+  // The next step's rows (decode rows first, then prefill chunks in order of arrival, within the
+  // token budget and the pages there are). May evict idle sessions and preempt the youngest jobs;
+  // the oldest job always fits. Empty when there is nothing to run.
+  Step plan(Time now, Output& out);
+
+  Time next_deadline() const;  // when a Tick is due
+
+  struct Gauges {
+    int64_t jobs = 0, jobs_waiting = 0, sessions = 0, sessions_idle = 0;
+    int64_t evictions = 0, preemptions = 0, prefilled_tokens = 0, decoded_tokens = 0;
+    std::vector<std::pair<Reason, int64_t>> reprefilled_tokens;  // by reason, since start
+    std::vector<std::pair<Reason, int64_t>> evicted_sessions;
+  };
+  Gauges gauges() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace limpet::worker

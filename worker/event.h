@@ -1,0 +1,91 @@
+// What the worker's core is told and what it decides. Plain data.
+#pragma once
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "engine/kv_cache.h"
+#include "schema/messages.h"
+
+namespace limpet::worker {
+
+using Time = std::chrono::steady_clock::time_point;  // a value; the core never reads a clock
+
+// ---- Events ----------------------------------------------------------------------------------
+
+struct FromBroker {
+  BrokerToWorker message;
+};
+// Answers Tokenize: the tokens of the job's own input, or why it cannot be tokenized.
+struct Tokenized {
+  JobNumber job{};
+  Attempt attempt{};
+  std::vector<Token> prompt;
+  std::string error;  // empty: fine
+};
+// One sampled (or refused) row of the step that was last run.
+struct RowResult {
+  JobNumber job{};
+  Attempt attempt{};
+  bool sampled = false;  // false: a prefill chunk that asked for no token
+  Token token = 0;
+  std::string text;      // certain with this token; replayed tokens gave theirs already
+  std::vector<TokenLogprob> logprobs;
+  bool end_token = false;   // the token is an end token or a stop token
+  bool stop_string = false; // the text has reached a stop string
+  std::string error;        // not empty: this sequence failed alone (e.g. its logits are NaN)
+};
+struct StepDone {
+  std::vector<RowResult> rows;  // as Step::rows, same order
+  std::string error;            // not empty: the whole step failed; no row advanced
+};
+struct Tick {};   // time has passed
+struct Connected {};  // the transport has (again) a way to the broker: register
+struct Stop {};   // take no more jobs
+using Event = std::variant<FromBroker, Tokenized, StepDone, Tick, Connected, Stop>;
+
+// ---- Commands: for the loop to carry out, in order --------------------------------------------
+
+struct Tokenize {
+  JobNumber job{};
+  Attempt attempt{};
+  std::shared_ptr<const JobSpec> spec;
+  std::vector<Token> transcript_tail;  // the tokens before the prompt, the last few; or none
+};
+// The job's text state: replay these output tokens silently (their text is out), then go on.
+struct OpenText {
+  JobNumber job{};
+  Attempt attempt{};
+  std::shared_ptr<const JobSpec> spec;
+  uint64_t seed = 0;
+  std::vector<Token> output;
+};
+struct CloseText {  // nobody wants more of this attempt
+  JobNumber job{};
+  Attempt attempt{};
+};
+using Command = std::variant<Tokenize, OpenText, CloseText>;
+
+// One row group of a step: `tokens` are appended to the sequence; a token is sampled after the
+// last of them when `sample` is set. Pages are reserved already.
+struct StepRow {
+  JobNumber job{};
+  Attempt attempt{};
+  engine::SequenceId sequence{};
+  std::vector<Token> tokens;
+  bool sample = false;
+  int64_t position = 0;  // of the token that would be sampled: its index in the session
+};
+struct Step {
+  std::vector<StepRow> rows;
+  bool empty() const { return rows.empty(); }
+};
+
+struct Output {
+  std::vector<Command> commands;
+  std::vector<WorkerMessage> send;
+};
+
+}  // namespace limpet::worker

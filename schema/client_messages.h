@@ -1,0 +1,105 @@
+// The messages between clients and the broker, as plain data.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "schema/job.h"
+
+namespace limpet {
+
+// ---- Client → broker -----------------------------------------------------------------------
+
+struct Submit {
+  std::shared_ptr<const JobSpec> spec;
+  bool stream = true;       // send Started and Tokens; else only the outcome
+  int64_t from_index = 0;   // first token index wanted
+};
+struct Attach {
+  std::string job_id;
+  int64_t from_index = 0;
+};
+struct Detach {  // stop sending this job's events to this connection; the job goes on
+  std::string job_id;
+};
+struct Cancel {
+  std::string job_id;
+};
+enum class Listing : uint8_t { jobs, sessions, workers };
+struct List {
+  Listing what = Listing::jobs;
+  uint32_t limit = 1000;
+};
+using ClientMessage = std::variant<Submit, Attach, Detach, Cancel, List>;
+
+// ---- Broker → client -----------------------------------------------------------------------
+
+struct Accepted {  // durable: this job will reach a terminal state
+  std::string job_id;
+  JobState state = JobState::queued;
+  bool created = true;  // false: the id was known, the client is attached to it
+};
+struct Refused {  // of a request; the job, if there is one, is as it was
+  std::string job_id;
+  ErrorCode code = ErrorCode::none;
+  std::string message;
+  int64_t retry_after_ms = 0;
+};
+struct Started {
+  std::string job_id;
+  std::string worker;
+  Residency residency = Residency::resident;
+  Reason reason = Reason::none;
+  int64_t cached_tokens = 0;
+  int64_t prefilled_tokens = 0;
+  int32_t attempt = 0;
+};
+// Consecutive output tokens. `text` is what became certain with them (it may lag behind the ids
+// by an unfinished character or a possible stop string, never contradict them).
+struct Tokens {
+  std::string job_id;
+  int64_t first_index = 0;
+  std::vector<Token> ids;
+  std::string text;
+  std::vector<std::vector<TokenLogprob>> logprobs;  // [ids] or empty; chosen token first
+};
+struct Finished {
+  std::string job_id;
+  FinishReason reason = FinishReason::stop;
+  Usage usage;
+  Timings timings;
+};
+struct Failed {
+  std::string job_id;
+  ErrorCode code = ErrorCode::none;
+  std::string message;
+};
+struct JobInfo {
+  std::string job_id, session, worker;
+  JobState state = JobState::queued;
+  int32_t attempt = 0;
+  int64_t output_tokens = 0;
+  std::string detail;  // finish reason, error, residency: what an operator would ask next
+};
+struct SessionInfo {
+  std::string session, home;
+  SessionState state = SessionState::idle;
+  uint64_t epoch = 0;
+  int64_t tokens = 0;
+  int64_t queued_jobs = 0;
+};
+struct WorkerInfo {
+  std::string worker, device, model, state;
+  int64_t sessions = 0, running = 0, slots = 0, free_kv_tokens = 0, total_kv_tokens = 0;
+};
+struct Listed {
+  std::vector<JobInfo> jobs;
+  std::vector<SessionInfo> sessions;
+  std::vector<WorkerInfo> workers;
+  bool truncated = false;
+};
+using BrokerToClient = std::variant<Accepted, Refused, Started, Tokens, Finished, Failed, Listed>;
+
+}  // namespace limpet

@@ -1,0 +1,144 @@
+"""Enforces the house rules that a program can count; fails with file:line and the rule.
+
+Includes point one way, pure cores touch nothing outside, vendors and ISAs are named where they
+belong, lines, functions and files keep their size, the environment is read in main alone.
+"""
+import pathlib
+import re
+import subprocess
+import sys
+
+# Who may include whom, by folder. tests/ and bench/ may include everything.
+MAY_INCLUDE = {
+    "ops": {"ops"},
+    "schema": {"schema"},
+    "backends": {"backends", "ops"},
+    "engine": {"engine", "backends", "ops"},
+    "broker": {"broker", "schema"},
+    "worker": {"worker", "engine", "backends", "ops", "schema"},
+    "clients": {"clients", "schema"},
+}
+# The commands that work on a model without any process around it are made of the engine.
+CLIENT_OF_ENGINE = ("clients/verify/", "clients/tokenize/")
+
+# Code that decides: no clock, thread, socket, file, environment, randomness.
+PURE = re.compile(
+    r"^(broker/(core|event|session_table|job_table|worker_table|timers|ready_|fair_|[a-z_]*queue)"
+    r"|worker/(core|event|scheduler|sequence)|engine/(kv_cache|sampling|text_stream|bucket)|schema/)")
+IMPURE_INCLUDE = re.compile(
+    r"#include\s*<(zmq|thread|mutex|condition_variable|future|random|fstream|iostream|filesystem"
+    r"|sys/|unistd|sqlite3|httplib|spdlog)")
+IMPURE_CALL = re.compile(
+    r"\b(steady_clock|system_clock|high_resolution_clock)::now\b|\brand\(|\bgetenv\(|\btime\(nullptr")
+
+ENGINE_IGNORES = re.compile(r"#include\s*[<\"](zmq|flatbuffers|.*_generated\.h)")
+VENDOR = re.compile(r"#include\s*<(cuda|hip/)")
+VENDOR_AT_HOME = re.compile(r"^(ops/gpu\.h|backends/(cuda|hip|gpu)/)")
+GETENV = re.compile(r"\bgetenv\(")
+GETENV_AT_HOME = re.compile(r"(^|/)main\.cpp$|^tests/|^bench/")
+# What a finished project does not say, and what would tie it to the machine it was written on.
+UNWANTED = re.compile(r"\b(TODO|FIXME|XXX|GTEST_SKIP|DISABLED_)\b|/work/|/root/|\.\./shared")
+
+MAX_COLUMNS, MAX_FUNCTION, MAX_FILE, MAX_HEADER = 100, 70, 520, 240
+SOURCES = {".h", ".cpp", ".cu", ".cuh", ".comp"}
+
+
+def tracked(root):
+    out = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=root,
+                         capture_output=True, text=True)
+    if out.returncode == 0:
+        return [root / line for line in out.stdout.splitlines()]
+    return [p for p in root.rglob("*") if p.is_file() and "build" not in p.parts]
+
+
+def function_lengths(lines):
+    """(first line, length) of each function body: a block opened by a line that ends in `) … {`
+    at namespace or class depth, judged by indentation (clang-format keeps it honest)."""
+    start = None
+    for n, line in enumerate(lines, 1):
+        if start is None:
+            m = re.match(r"^( {0,2})(?!namespace|struct|class|enum|union|extern|typedef|using|#|//|\}|switch"
+                         r"|constexpr .*=)\S.*\{$", line)
+            if m and ("(" in line or ")" in lines[max(0, n - 2)]):
+                start, indent = n, m[1]
+        elif re.match(rf"^{indent}\}}", line):
+            yield start, n - start + 1
+            start = None
+
+
+def check_includes(rel, top, n, line, bad):
+    m = re.match(r'\s*#include "([a-z_]+)/', line)
+    if m and m[1] in MAY_INCLUDE and m[1] not in MAY_INCLUDE[top]:
+        if not (rel.startswith(CLIENT_OF_ENGINE) and m[1] in MAY_INCLUDE["engine"]):
+            bad.append(f"{rel}:{n}: {top}/ must not include {m[1]}/")
+    if re.match(r'\s*#include "\.\.?/', line):
+        bad.append(f"{rel}:{n}: include from the project's root, not by a relative path")
+    if top in {"engine", "backends", "ops"} and ENGINE_IGNORES.search(line):
+        bad.append(f"{rel}:{n}: {top}/ knows neither ZeroMQ nor FlatBuffers")
+    if VENDOR.search(line) and not VENDOR_AT_HOME.match(rel):
+        bad.append(f"{rel}:{n}: a vendor is named in ops/gpu.h and its backend alone")
+
+
+def check_source(rel, lines, bad):
+    top = rel.split("/")[0]
+    for n, line in enumerate(lines, 1):
+        if len(line) > MAX_COLUMNS:
+            bad.append(f"{rel}:{n}: {len(line)} columns (at most {MAX_COLUMNS})")
+        if top in MAY_INCLUDE:
+            check_includes(rel, top, n, line, bad)
+        if PURE.match(rel) and (IMPURE_INCLUDE.search(line) or IMPURE_CALL.search(line)):
+            bad.append(f"{rel}:{n}: pure code touches the outside world")
+        if GETENV.search(line) and not GETENV_AT_HOME.search(rel):
+            bad.append(f"{rel}:{n}: the environment is read in main alone")
+    limit = MAX_HEADER if rel.endswith(".h") and not rel.startswith("tests/") else MAX_FILE
+    if len(lines) > limit:
+        bad.append(f"{rel}:1: {len(lines)} lines (at most {limit}): split it by what it knows")
+    for start, length in function_lengths(lines):
+        if length > MAX_FUNCTION and not rel.startswith("tests/"):
+            bad.append(f"{rel}:{start}: a function of {length} lines (at most {MAX_FUNCTION})")
+
+
+def check(root):
+    bad, files = [], 0
+    for path in tracked(root):
+        rel = path.relative_to(root).as_posix()
+        if not path.is_file() or path.suffix not in SOURCES | {".py", ".txt", ".cmake", ".md", ".fbs"}:
+            continue
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if not rel.endswith("tidy_test.py"):
+            for n, line in enumerate(lines, 1):
+                if UNWANTED.search(line):
+                    bad.append(f"{rel}:{n}: unfinished, switched off, or a path of one machine")
+        if path.suffix in SOURCES:
+            files += 1
+            check_source(rel, lines, bad)
+    return bad, files
+
+
+def self_test():
+    """The rules themselves: each catches what it is there for."""
+    cases = [
+        ("broker/core.cpp", "#include <thread>", "pure"),
+        ("broker/core.cpp", "auto t = std::chrono::steady_clock::now();", "pure"),
+        ("ops/add/add.h", '#include "engine/engine.h"', "must not include"),
+        ("engine/engine.cpp", "#include <zmq.hpp>", "neither ZeroMQ"),
+        ("engine/engine.cpp", "x = std::getenv(\"X\");", "environment"),
+        ("engine/engine.cpp", "#include <cuda_runtime.h>", "vendor"),
+        ("worker/worker.cpp", "x" * 101, "columns"),
+    ]
+    for rel, line, want in cases:
+        bad = []
+        check_source(rel, [line], bad)
+        assert any(want in b for b in bad), (rel, line, bad)
+    bad = []
+    check_source("broker/http.cpp", ["void f() {"] + ["  x();"] * 80 + ["}"], bad)
+    assert any("function of 82" in b for b in bad), bad
+
+
+if __name__ == "__main__":
+    self_test()
+    problems, count = check(pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve())
+    print("\n".join(problems))
+    print(f"{count} source files, {len(problems)} problems")
+    assert count > 0
+    sys.exit(bool(problems))

@@ -1,0 +1,144 @@
+// A model on a device, with the KV of many sequences resident between calls.
+//
+//   auto engine = Engine::open({.model_dir = "models/limpet-tiny", .kv_pages = 256});
+//   SequenceId s = engine->kv().create(0);
+//   engine->kv().reserve(s, prompt.size());
+//   StepResult r = engine->step({{s, prompt, Want::last}});   // r.row(0): logits after the prompt
+//
+// A step is a ragged batch of token rows; sequences in it may have any pasts. On the CPU the bits
+// of a row's result depend on its sequence's tokens alone: not on the batch, on how a prompt was
+// cut in chunks, on buckets or on threads.
+//
+// One owner, one thread. What cannot load throws std::runtime_error with a message that says what
+// to do; what is expected while running (no page reserved, too long) is StepResult::error.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/binding_state.h"
+#include "engine/bucket.h"
+#include "engine/kv_cache.h"
+#include "engine/token.h"
+
+namespace limpet::engine {
+
+enum class Precision : uint8_t { f32, bf16 };  // of weights and KV; arithmetic results are f32
+
+struct EngineOptions {
+  std::string model_dir;
+  std::string device = "cpu";  // "cpu", "cuda:0", …
+  Precision precision = Precision::bf16;
+  int threads = 0;          // 0: as many as the device offers
+  int64_t kv_pages = 0;     // size of the KV pool in pages, or, when 0,
+  int64_t kv_bytes = 0;     // in bytes; both 0: room for 4 × the model's context, at most 1 GiB
+  bool share_prefixes = true;
+  int64_t max_rows = 512;   // token rows in one step
+  int64_t max_sequences = 64;  // sequences in one step
+  BucketOptions buckets;
+  int64_t compiled_bytes = 256 << 20;  // budget of the compile cache's arenas
+  // For benches: weights drawn from this seed; model_dir needs only its config.json.
+  std::optional<uint64_t> random_weights;
+};
+
+struct EngineInfo {
+  std::string architecture, device;
+  Precision precision = Precision::bf16;
+  int64_t vocab = 0, hidden = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0;
+  int64_t max_context = 0;        // tokens of a sequence that the model allows
+  std::vector<Token> eos;         // from generation_config.json, else config.json
+  uint64_t fingerprint = 0;       // of config and weights (by name, shape, samples) and precision
+  int64_t page_bytes = 0;         // one page of KV, all layers
+  int64_t weight_bytes = 0;       // on the device, packed
+  int64_t prediction_layers = 0;  // multi-token prediction layers loaded
+  bool resident_kv = false;       // supports_resident_kv of the device's kind
+};
+
+// What a row group wants back.
+enum class Want : uint8_t { nothing, last, all };
+enum class ReadBack : uint8_t { logits, hidden };  // hidden: after the final norm
+
+// `tokens` are appended to the sequence, whose kv().reserve() has made room for them.
+struct StepRow {
+  SequenceId sequence{};
+  std::span<const Token> tokens;
+  Want want = Want::last;
+};
+
+struct StepResult {
+  std::string error;               // not empty: nothing has advanced
+  int64_t rows = 0, width = 0;     // of the slab: wanted rows × (vocab or hidden)
+  std::span<const float> values;   // [rows, width], valid until the next step
+  std::vector<int64_t> first;      // of each StepRow: its first row in the slab
+  bool ok() const { return error.empty(); }
+  std::span<const float> row(int64_t i) const {
+    return values.subspan(static_cast<size_t>(i * width), static_cast<size_t>(width));
+  }
+};
+
+// A sequence's KV in host memory, in float32 (which holds bf16 exactly).
+struct HostKv {
+  struct Layer {
+    std::vector<float> k, v;  // [rows, kv_dim]
+  };
+  int64_t rows = 0;    // may exceed the tokens they stand for: padding up to a bucket
+  int64_t kv_dim = 0;  // kv_heads * head_dim
+  std::vector<Layer> layers;
+};
+
+struct EngineCounters {
+  int64_t steps = 0, rows = 0;
+  int64_t bytes_up = 0, bytes_down = 0;  // all that crossed to and from the device in steps
+  int64_t kv_bytes_up = 0;    // by install()
+  int64_t kv_bytes_down = 0;  // by sync_to_host(), read()
+  int64_t kv_bytes_moved = 0; // within the device: copies of pages
+  int64_t weight_bytes_up = 0;
+  int64_t compiles = 0, compile_hits = 0, compile_evictions = 0;
+};
+
+class Engine {
+ public:
+  static std::unique_ptr<Engine> open(const EngineOptions& options);
+  virtual ~Engine() = default;
+
+  virtual const EngineInfo& info() const = 0;
+  virtual KvCache& kv() = 0;
+  virtual EngineCounters counters() const = 0;
+
+  // Writes the rows' KV, commits their tokens, returns what was wanted.
+  virtual StepResult step(std::span<const StepRow> rows, ReadBack what = ReadBack::logits) = 0;
+  StepResult step(std::initializer_list<StepRow> rows, ReadBack what = ReadBack::logits) {
+    return step(std::span<const StepRow>(rows.begin(), rows.size()), what);
+  }
+
+  // Host KV becomes resident under an empty sequence: its first tokens.size() rows. Reserves and
+  // commits. An error says why nothing was done (no pages, wrong shape).
+  virtual std::string install(SequenceId id, std::span<const Token> tokens, const HostKv& kv) = 0;
+  // The sequence's KV, exactly length(id) rows.
+  virtual HostKv sync_to_host(SequenceId id) = 0;
+
+  // The persistent handles, by name: past_k_0, past_v_0, past_k_1, … They are laid out in pages,
+  // so reading one is reading a sequence's rows of it: [length, kv_dim].
+  virtual bool has(std::string_view handle) const = 0;
+  virtual std::vector<float> read(std::string_view handle, SequenceId id) = 0;
+
+  // Which bucket the handles were last laid out for. With pages nothing depends on it; it tells
+  // that a bucket was crossed.
+  virtual const BindingState& binding() const = 0;
+  virtual void reset_binding() = 0;
+  virtual void reset_after_block() = 0;
+
+  // Compiles the programs of every bucket up to these bounds now, so that no step waits for it.
+  virtual void warm(int64_t max_batch, int64_t max_past) = 0;
+};
+
+// Rows 0 … past_len − new_rows − 1 of a bucket-padded buffer [upper + new_rows, dim], and then the
+// `new_rows` that stand at row `upper`. An error value (nullopt) when the lengths do not fit.
+std::optional<std::vector<float>> compact(std::span<const float> buffer, int64_t dim,
+                                          int64_t upper, int64_t past_len, int64_t new_rows);
+
+}  // namespace limpet::engine

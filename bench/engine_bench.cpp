@@ -1,0 +1,199 @@
+// Scenarios on the engine alone, with random weights: no process, no socket.
+#include "bench/engine_bench.h"
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <stdexcept>
+
+#include "engine/engine.h"
+
+namespace limpet::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using engine::Engine;
+using engine::SequenceId;
+using engine::StepResult;
+using engine::Want;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Published shapes; the weights are random.
+nlohmann::json shapes(const std::string& name) {
+  nlohmann::json c = {{"architectures", {"Qwen2ForCausalLM"}}, {"model_type", "qwen2"},
+                      {"hidden_act", "silu"},                  {"rms_norm_eps", 1e-6},
+                      {"rope_theta", 1e6},                     {"max_position_embeddings", 32768},
+                      {"eos_token_id", 0},                     {"torch_dtype", "bfloat16"}};
+  auto set = [&](int hidden, int inner, int layers, int heads, int kv_heads, int vocab, bool tied) {
+    c["hidden_size"] = hidden;
+    c["intermediate_size"] = inner;
+    c["num_hidden_layers"] = layers;
+    c["num_attention_heads"] = heads;
+    c["num_key_value_heads"] = kv_heads;
+    c["vocab_size"] = vocab;
+    c["tie_word_embeddings"] = tied;
+  };
+  if (name == "qwen2-0.5b") {
+    set(896, 4864, 24, 14, 2, 151936, true);
+  } else if (name == "qwen2-tiny") {
+    set(256, 640, 5, 4, 2, 1536, true);
+  } else {
+    throw std::runtime_error("unknown shapes '" + name + "': use qwen2-0.5b or qwen2-tiny");
+  }
+  return c;
+}
+
+struct Options {
+  std::string shapes = "qwen2-0.5b", dtype = "bf16", device = "cpu";
+  int threads = 0;
+  int64_t context = 1800, fresh = 32, chunk = 128, batch = 1, steps = 32;
+};
+
+void add_options(CLI::App& app, Options& o) {
+  app.add_option("--shapes", o.shapes, "qwen2-0.5b or qwen2-tiny")->capture_default_str();
+  app.add_option("--dtype", o.dtype, "bf16 or f32")->check(CLI::IsMember({"bf16", "f32"}));
+  app.add_option("--device", o.device, "cpu, …")->capture_default_str();
+  app.add_option("--threads", o.threads, "0: all")->capture_default_str();
+  app.add_option("--context", o.context, "tokens of the session")->capture_default_str();
+  app.add_option("--new", o.fresh, "tokens that the second turn adds")->capture_default_str();
+  app.add_option("--chunk", o.chunk, "prefill rows in one step")->capture_default_str();
+  app.add_option("--batch", o.batch, "sequences decoded together")->capture_default_str();
+  app.add_option("--steps", o.steps, "decode steps to time")->capture_default_str();
+}
+
+std::unique_ptr<Engine> open(const Options& o) {
+  const auto folder = std::filesystem::temp_directory_path() / ("limpet-bench-" + o.shapes);
+  std::filesystem::create_directories(folder);
+  std::ofstream(folder / "config.json") << shapes(o.shapes).dump(2);
+  engine::EngineOptions options;
+  options.model_dir = folder.string();
+  options.device = o.device;
+  options.precision = o.dtype == "f32" ? engine::Precision::f32 : engine::Precision::bf16;
+  options.threads = o.threads;
+  options.kv_pages = o.batch * ((o.context + o.fresh + o.steps) / 16 + 4) + 64;
+  options.share_prefixes = false;  // what is measured must be computed
+  options.max_rows = std::max<int64_t>(o.chunk, o.batch);
+  options.random_weights = 1;
+  return Engine::open(options);
+}
+
+std::vector<Token> random_tokens(int64_t n, int64_t vocab, uint64_t seed) {
+  std::mt19937_64 rng(seed);
+  std::vector<Token> out(static_cast<size_t>(n));
+  for (Token& t : out) t = static_cast<Token>(rng() % static_cast<uint64_t>(vocab));
+  return out;
+}
+
+// Appends the tokens in chunks; the logits after the last one are read back.
+void prefill(Engine& e, SequenceId id, std::span<const Token> tokens, int64_t chunk) {
+  for (size_t at = 0; at < tokens.size();) {
+    const size_t n = std::min(tokens.size() - at, static_cast<size_t>(chunk));
+    const bool last = at + n == tokens.size();
+    if (!e.kv().reserve(id, static_cast<int64_t>(n))) throw std::runtime_error("out of KV pages");
+    const StepResult r = e.step({{id, tokens.subspan(at, n), last ? Want::last : Want::nothing}});
+    if (!r.ok()) throw std::runtime_error(r.error);
+    at += n;
+  }
+}
+
+nlohmann::json describe(const Engine& e, const Options& o) {
+  return {{"shapes", o.shapes}, {"dtype", o.dtype}, {"device", e.info().device},
+          {"threads", o.threads}, {"context", o.context}};
+}
+
+int parse(CLI::App& app, int argc, char** argv) {
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  return -1;
+}
+
+}  // namespace
+
+int turn2_bench(int argc, char** argv) {
+  Options o;
+  CLI::App app{"Time to the first token of a second turn: on resident KV, and re-prefilled"};
+  add_options(app, o);
+  if (const int status = parse(app, argc, argv); status >= 0) return status;
+  auto e = open(o);
+  const auto history = random_tokens(o.context, e->info().vocab, 1);
+  const auto fresh = random_tokens(o.fresh, e->info().vocab, 2);
+
+  const SequenceId resident = e->kv().create(0);
+  prefill(*e, resident, history, o.chunk);
+  const auto before = e->counters();
+  const auto start = Clock::now();
+  prefill(*e, resident, fresh, o.chunk);
+  const double warm = seconds_since(start);
+  const auto after = e->counters();
+
+  std::vector<Token> all = history;
+  all.insert(all.end(), fresh.begin(), fresh.end());
+  const SequenceId again = e->kv().create(0);
+  const auto cold_start = Clock::now();
+  prefill(*e, again, all, o.chunk);
+  const double cold = seconds_since(cold_start);
+
+  auto j = describe(*e, o);
+  j["bench"] = "turn2";
+  j["new_tokens"] = o.fresh;
+  j["prefilled_rows"] = after.rows - before.rows;
+  j["kv_bytes_moved"] = after.kv_bytes_up - before.kv_bytes_up + after.kv_bytes_down -
+                        before.kv_bytes_down + after.kv_bytes_moved - before.kv_bytes_moved;
+  j["resident_seconds"] = warm;
+  j["reprefill_seconds"] = cold;
+  j["ratio"] = cold / warm;
+  j["prefill_tokens_per_second"] = static_cast<double>(all.size()) / cold;
+  std::printf("%s\n", j.dump().c_str());
+  return 0;
+}
+
+int decode_bench(int argc, char** argv) {
+  Options o;
+  CLI::App app{"Tokens per second of plain decode steps on resident KV"};
+  add_options(app, o);
+  if (const int status = parse(app, argc, argv); status >= 0) return status;
+  auto e = open(o);
+  std::vector<SequenceId> ids;
+  for (int64_t i = 0; i < o.batch; ++i) {
+    ids.push_back(e->kv().create(0));
+    prefill(*e, ids.back(), random_tokens(o.context, e->info().vocab, 3 + static_cast<uint64_t>(i)),
+            o.chunk);
+  }
+  const auto tokens = random_tokens(o.batch * (o.steps + 2), e->info().vocab, 4);
+  Clock::time_point start;
+  for (int64_t s = 0; s < o.steps + 2; ++s) {
+    if (s == 2) start = Clock::now();  // two steps warm the caches
+    std::vector<engine::StepRow> rows;
+    for (int64_t i = 0; i < o.batch; ++i) {
+      const SequenceId id = ids[static_cast<size_t>(i)];
+      if (!e->kv().reserve(id, 1)) throw std::runtime_error("out of KV pages");
+      rows.push_back({id, std::span(tokens).subspan(static_cast<size_t>(s * o.batch + i), 1)});
+    }
+    const StepResult r = e->step(rows);
+    if (!r.ok()) throw std::runtime_error(r.error);
+  }
+  const double seconds = seconds_since(start);
+  auto j = describe(*e, o);
+  j["bench"] = "decode";
+  j["batch"] = o.batch;
+  j["steps"] = o.steps;
+  j["seconds_per_step"] = seconds / static_cast<double>(o.steps);
+  j["tokens_per_second"] = static_cast<double>(o.steps * o.batch) / seconds;
+  j["weight_bytes"] = e->info().weight_bytes;
+  j["weight_bytes_per_second"] =
+      static_cast<double>(e->info().weight_bytes) * static_cast<double>(o.steps) / seconds;
+  std::printf("%s\n", j.dump().c_str());
+  return 0;
+}
+
+}  // namespace limpet::bench

@@ -1,0 +1,10 @@
+// Scenarios of limpet-bench that run on the engine alone. Each parses its own flags, prints one
+// JSON line and returns the exit status; what cannot run throws std::runtime_error.
+#pragma once
+
+namespace limpet::bench {
+
+int turn2_bench(int argc, char** argv);   // a second turn on resident KV against a re-prefill
+int decode_bench(int argc, char** argv);  // plain decode steps
+
+}  // namespace limpet::bench

@@ -1,0 +1,239 @@
+#include "engine/config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <numbers>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+
+namespace limpet::engine {
+namespace {
+
+using Json = nlohmann::json;
+
+// One JSON object with typed, bounded access; every refusal names the file and the key.
+class Fields {
+ public:
+  Fields(const Json& object, std::string path) : object_(object), path_(std::move(path)) {}
+
+  [[noreturn]] void refuse(const std::string& what) const {
+    throw std::runtime_error(path_ + ": " + what);
+  }
+  bool has(const char* key) const { return object_.contains(key) && !object_[key].is_null(); }
+  const Json& operator[](const char* key) const { return object_[key]; }
+
+  int64_t integer(const char* key, int64_t low, int64_t high,
+                  std::optional<int64_t> fallback = {}) const {
+    if (!has(key)) return fallback ? *fallback : missing(key);
+    const Json& v = object_[key];
+    if (!v.is_number_integer()) refuse(std::string(key) + " must be a whole number");
+    const auto n = v.get<int64_t>();
+    if (n < low || n > high) {
+      refuse(std::string(key) + " is " + std::to_string(n) + ", outside of " +
+             std::to_string(low) + "…" + std::to_string(high));
+    }
+    return n;
+  }
+  double number(const char* key, std::optional<double> fallback = {}) const {
+    if (!has(key)) return fallback ? *fallback : static_cast<double>(missing(key));
+    if (!object_[key].is_number()) refuse(std::string(key) + " must be a number");
+    const auto n = object_[key].get<double>();
+    if (!std::isfinite(n) || n <= 0) refuse(std::string(key) + " must be above 0");
+    return n;
+  }
+  bool flag(const char* key, bool fallback) const {
+    if (!has(key)) return fallback;
+    if (!object_[key].is_boolean()) refuse(std::string(key) + " must be true or false");
+    return object_[key].get<bool>();
+  }
+  std::string text(const char* key, const std::string& fallback) const {
+    if (!has(key)) return fallback;
+    if (!object_[key].is_string()) refuse(std::string(key) + " must be a string");
+    return object_[key].get<std::string>().substr(0, 128);
+  }
+  Fields object(const char* key) const {
+    if (!object_[key].is_object()) refuse(std::string(key) + " must be an object");
+    return {object_[key], path_};
+  }
+
+ private:
+  [[noreturn]] int64_t missing(const char* key) const {
+    refuse(std::string(key) + " is missing");
+  }
+  const Json& object_;
+  std::string path_;
+};
+
+std::string read_text(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) throw std::runtime_error("cannot read " + path + "; is this a model folder?");
+  std::ostringstream out;
+  out << in.rdbuf();
+  return std::move(out).str();
+}
+
+Json parse_object(std::string_view text, const std::string& path) {
+  if (text.size() > (4u << 20)) throw std::runtime_error(path + ": larger than 4 MiB");
+  Json json = Json::parse(text, nullptr, false);
+  if (!json.is_object()) throw std::runtime_error(path + ": not a JSON object");
+  return json;
+}
+
+RopeConfig parse_rope(const Fields& config) {
+  RopeConfig rope;
+  const bool newer = config.has("rope_parameters");
+  rope.theta = config.number("rope_theta", 10000.0);
+  if (!newer && !config.has("rope_scaling")) return rope;
+  const Fields f = config.object(newer ? "rope_parameters" : "rope_scaling");
+  if (newer) rope.theta = f.number("rope_theta", rope.theta);
+  if (f.has("partial_rotary_factor") && f.number("partial_rotary_factor") != 1.0) {
+    f.refuse("partial_rotary_factor is not supported");
+  }
+  const std::string kind = f.text("rope_type", f.text("type", "default"));
+  if (kind == "default") return rope;
+  if (kind == "linear") {
+    rope.kind = RopeKind::linear;
+    rope.factor = f.number("factor");
+  } else if (kind == "llama3") {
+    rope.kind = RopeKind::llama3;
+    rope.factor = f.number("factor");
+    rope.low_freq_factor = f.number("low_freq_factor");
+    rope.high_freq_factor = f.number("high_freq_factor");
+    rope.original_context = f.number("original_max_position_embeddings");
+    if (rope.high_freq_factor <= rope.low_freq_factor) {
+      f.refuse("high_freq_factor must be above low_freq_factor");
+    }
+  } else {
+    f.refuse("rope scaling '" + kind + "' is not supported (default, linear and llama3 are)");
+  }
+  return rope;
+}
+
+// Newer files say it layer by layer; older ones by a window and the first layer that has it.
+std::vector<int64_t> parse_windows(const Fields& f, const ModelConfig& c) {
+  std::vector<int64_t> windows(static_cast<size_t>(c.layers), 0);
+  const bool mistral = c.architecture.starts_with("Mistral");
+  const bool used = f.has("sliding_window") && f.flag("use_sliding_window", mistral);
+  const int64_t window = used ? f.integer("sliding_window", 1, 1 << 30) : 0;
+  if (f.has("layer_types")) {
+    const auto& types = f["layer_types"];
+    if (!types.is_array() || types.size() != windows.size()) {
+      f.refuse("layer_types must name every layer");
+    }
+    for (size_t i = 0; i < windows.size(); ++i) {
+      const std::string type = types[i].is_string() ? types[i].get<std::string>() : "?";
+      if (type == "sliding_attention" && window > 0) {
+        windows[i] = window;
+      } else if (type != "full_attention") {
+        f.refuse("layer_types: '" + type.substr(0, 64) + "' is not supported here");
+      }
+    }
+    return windows;
+  }
+  const int64_t first = mistral ? 0 : f.integer("max_window_layers", 0, 1 << 20, c.layers);
+  for (size_t i = 0; i < windows.size(); ++i) {
+    if (static_cast<int64_t>(i) >= first) windows[i] = window;
+  }
+  return windows;
+}
+
+std::vector<Token> parse_eos(const Fields& f) {
+  std::vector<Token> eos;
+  if (!f.has("eos_token_id")) return eos;
+  const Json& v = f["eos_token_id"];
+  const Json list = v.is_array() ? v : Json::array({v});
+  if (list.size() > 64) f.refuse("eos_token_id has too many entries");
+  for (const Json& e : list) {
+    if (!e.is_number_unsigned() || e.get<uint64_t>() > std::numeric_limits<Token>::max()) {
+      f.refuse("eos_token_id must be a token id or a list of them");
+    }
+    eos.push_back(static_cast<Token>(e.get<uint64_t>()));
+  }
+  return eos;
+}
+
+std::string parse_architecture(const Fields& f) {
+  if (!f.has("architectures") || !f["architectures"].is_array() ||
+      f["architectures"].size() != 1 || !f["architectures"][0].is_string()) {
+    f.refuse("architectures must name one architecture");
+  }
+  return f["architectures"][0].get<std::string>().substr(0, 128);
+}
+
+void parse_sizes(const Fields& f, ModelConfig& c) {
+  c.vocab = f.integer("vocab_size", 1, 1 << 24);
+  c.hidden = f.integer("hidden_size", 1, 1 << 17);
+  c.intermediate = f.integer("intermediate_size", 1, 1 << 20);
+  c.layers = f.integer("num_hidden_layers", 1, 1024);
+  c.heads = f.integer("num_attention_heads", 1, 4096);
+  const auto heads_of_kv = c.architecture == "LlamaForCausalLM" ? std::optional(c.heads)
+                                                                : std::nullopt;
+  c.kv_heads = f.integer("num_key_value_heads", 1, 4096, heads_of_kv);
+  c.head_dim = f.integer("head_dim", 2, 1024, c.hidden / c.heads);
+  c.max_context = f.integer("max_position_embeddings", 1, 1 << 28);
+  c.prediction_layers = f.integer("num_nextn_predict_layers", 0, 16, 0);
+  if (c.heads % c.kv_heads != 0) {
+    f.refuse("num_attention_heads must be a multiple of num_key_value_heads");
+  }
+  if (c.head_dim % 2 != 0) f.refuse("head_dim must be even");
+}
+
+}  // namespace
+
+ModelConfig parse_config(std::string_view text, const std::string& path) {
+  const Json json = parse_object(text, path);
+  const Fields f(json, path);
+  ModelConfig c;
+  c.architecture = parse_architecture(f);
+  if (f.has("quantization_config")) f.refuse("quantized weights are not supported");
+  const std::string act = f.text("hidden_act", "silu");
+  if (act != "silu") f.refuse("hidden_act '" + act + "' is not supported (silu is)");
+  parse_sizes(f, c);
+  c.norm_eps = f.number("rms_norm_eps", 1e-6);
+  c.rope = parse_rope(f);
+  c.tied_embeddings = f.flag("tie_word_embeddings", false);
+  c.attention_bias = f.flag("attention_bias", c.architecture == "MiMoForCausalLM");
+  c.mlp_bias = f.flag("mlp_bias", false);
+  c.window = parse_windows(f, c);
+  c.eos = parse_eos(f);
+  return c;
+}
+
+ModelConfig load_config(const std::string& dir) {
+  const std::string path = dir + "/config.json";
+  ModelConfig config = parse_config(read_text(path), path);
+  const std::string generation = dir + "/generation_config.json";
+  if (std::ifstream(generation).good()) {
+    const Json json = parse_object(read_text(generation), generation);
+    const auto eos = parse_eos(Fields(json, generation));
+    if (!eos.empty()) config.eos = eos;
+  }
+  for (const Token t : config.eos) {
+    if (t >= config.vocab) throw std::runtime_error(dir + ": an eos_token_id is not in the vocab");
+  }
+  return config;
+}
+
+std::vector<float> rope_frequencies(const RopeConfig& rope, int64_t head_dim) {
+  std::vector<float> out(static_cast<size_t>(head_dim / 2));
+  for (size_t i = 0; i < out.size(); ++i) {
+    const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(head_dim);
+    double f = 1.0 / std::pow(rope.theta, exponent);
+    if (rope.kind == RopeKind::linear) f /= rope.factor;
+    if (rope.kind == RopeKind::llama3) {
+      const double wave = 2.0 * std::numbers::pi / f;
+      const double turns = rope.original_context / wave;
+      const double span = rope.high_freq_factor - rope.low_freq_factor;
+      const double smooth = std::clamp((turns - rope.low_freq_factor) / span, 0.0, 1.0);
+      f = (1.0 - smooth) * f / rope.factor + smooth * f;
+    }
+    out[i] = static_cast<float>(f);
+  }
+  return out;
+}
+
+}  // namespace limpet::engine

@@ -1,0 +1,106 @@
+#include "engine/config.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <numbers>
+
+namespace limpet::engine {
+namespace {
+
+nlohmann::json base() {
+  return nlohmann::json::parse(R"({"architectures":["LlamaForCausalLM"],"vocab_size":100,
+    "hidden_size":64,"intermediate_size":128,"num_hidden_layers":4,"num_attention_heads":4,
+    "num_key_value_heads":2,"max_position_embeddings":512,"rope_theta":500000.0})");
+}
+
+std::string error_of(const nlohmann::json& json) {
+  try {
+    parse_config(json.dump(), "config.json");
+  } catch (const std::runtime_error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+TEST(Config, ReadsBothStylesOfRotarySettings) {
+  auto older = base();
+  older["rope_scaling"] = {{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.0},
+                           {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 64}};
+  auto newer = base();
+  newer.erase("rope_theta");
+  newer["rope_parameters"] = older["rope_scaling"];
+  newer["rope_parameters"]["rope_theta"] = 500000.0;
+  const auto a = parse_config(older.dump(), "a"), b = parse_config(newer.dump(), "b");
+  EXPECT_EQ(a.rope.kind, RopeKind::llama3);
+  EXPECT_EQ(rope_frequencies(a.rope, 16), rope_frequencies(b.rope, 16));
+  EXPECT_NE(rope_frequencies(a.rope, 16),
+            rope_frequencies(parse_config(base().dump(), "c").rope, 16));
+}
+
+TEST(Config, LinearScalingDividesEveryFrequency) {
+  auto json = base();
+  json["rope_scaling"] = {{"type", "linear"}, {"factor", 4.0}};
+  const auto f = rope_frequencies(parse_config(json.dump(), "x").rope, 8);
+  for (size_t i = 0; i < f.size(); ++i) {
+    EXPECT_FLOAT_EQ(f[i], std::pow(500000.0f, -2.0f * static_cast<float>(i) / 8.0f) / 4.0f);
+  }
+}
+
+TEST(Config, Llama3KeepsShortWavesAndStretchesLongOnes) {
+  const RopeConfig rope{.kind = RopeKind::llama3, .theta = 10000, .factor = 8,
+                        .original_context = 8192};
+  const auto f = rope_frequencies(rope, 128);
+  EXPECT_FLOAT_EQ(f[0], 1.0f);
+  const double last = std::pow(10000.0, -126.0 / 128.0);
+  ASSERT_GT(2 * std::numbers::pi / last, 8192.0);
+  EXPECT_FLOAT_EQ(f[63], static_cast<float>(last / 8));
+}
+
+TEST(Config, RefusesWhatItCannotDoByName) {
+  const auto with = [](const char* key, const nlohmann::json& value) {
+    auto json = base();
+    json[key] = value;
+    return error_of(json);
+  };
+  EXPECT_NE(with("rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}).find("'yarn'"),
+            std::string::npos);
+  EXPECT_NE(with("hidden_act", "gelu").find("'gelu'"), std::string::npos);
+  EXPECT_NE(with("quantization_config", {{"bits", 4}}).find("quantized"), std::string::npos);
+  EXPECT_NE(with("num_key_value_heads", 3).find("multiple"), std::string::npos);
+  EXPECT_NE(with("vocab_size", -1).find("vocab_size"), std::string::npos);
+  EXPECT_NE(with("vocab_size", "many").find("vocab_size"), std::string::npos);
+  EXPECT_NE(with("rms_norm_eps", 0).find("rms_norm_eps"), std::string::npos);
+  EXPECT_NE(with("head_dim", 15).find("head_dim"), std::string::npos);
+  EXPECT_NE(with("layer_types", {"full_attention"}).find("layer_types"), std::string::npos);
+  EXPECT_NE(with("architectures", nlohmann::json::array()).find("architectures"),
+            std::string::npos);
+  auto json = base();
+  json.erase("hidden_size");
+  EXPECT_NE(error_of(json).find("hidden_size is missing"), std::string::npos);
+}
+
+TEST(Config, SlidingWindowsFollowTheArchitecture) {
+  auto json = base();
+  json["sliding_window"] = 24;
+  json["architectures"] = {"MistralForCausalLM"};
+  EXPECT_EQ(parse_config(json.dump(), "x").window, (std::vector<int64_t>{24, 24, 24, 24}));
+  json["architectures"] = {"Qwen2ForCausalLM"};
+  EXPECT_EQ(parse_config(json.dump(), "x").window, (std::vector<int64_t>(4, 0)));
+  json["use_sliding_window"] = true;
+  json["max_window_layers"] = 3;
+  EXPECT_EQ(parse_config(json.dump(), "x").window, (std::vector<int64_t>{0, 0, 0, 24}));
+}
+
+TEST(Config, LoadsTheEmbeddedModelAndItsEndTokens) {
+  const ModelConfig c = load_config("models/limpet-tiny");
+  EXPECT_EQ(c.architecture, "MiMoForCausalLM");
+  EXPECT_EQ(c.prediction_layers, 1);
+  EXPECT_EQ(c.eos, std::vector<Token>{2});
+  EXPECT_TRUE(c.attention_bias);
+  EXPECT_THROW(load_config("models/none"), std::runtime_error);
+}
+
+}  // namespace
+}  // namespace limpet::engine

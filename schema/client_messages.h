@@ -70,6 +70,7 @@ struct Finished {
   FinishReason reason = FinishReason::stop;
   Usage usage;
   Timings timings;
+  std::string tail_text;  // held-back text that is certain now; follows the last token's
 };
 struct Failed {
   std::string job_id;

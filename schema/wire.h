@@ -22,11 +22,18 @@ struct DecodeError {
   std::string message;               // one line; says which field and what limit
 };
 
-// Encoders cannot fail: messages that we make are within the limits (checked by assertions).
+// One frame. Messages that we make are within the limits; a frame that grows beyond its
+// direction's limit all the same throws std::length_error. Any thread.
 std::string encode(std::span<const ClientMessage> messages);
 std::string encode(std::span<const BrokerToClient> messages);
 std::string encode(std::span<const WorkerMessage> messages);
 std::string encode(std::span<const BrokerToWorker> messages);
+
+// As encode, in as many frames as the limits ask for (almost always one), in order.
+std::vector<std::string> encode_frames(std::span<const ClientMessage> messages);
+std::vector<std::string> encode_frames(std::span<const BrokerToClient> messages);
+std::vector<std::string> encode_frames(std::span<const WorkerMessage> messages);
+std::vector<std::string> encode_frames(std::span<const BrokerToWorker> messages);
 
 // Append the frame's messages to `out`; on an error `out` is as it was.
 DecodeError decode(std::span<const std::byte> frame, std::vector<ClientMessage>& out);

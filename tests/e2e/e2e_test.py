@@ -1,0 +1,257 @@
+"""The contract, seen from outside: real processes on the embedded model.
+
+  python3 tests/e2e/e2e_test.py BIN_DIR [unittest arguments]
+"""
+import json
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+from cluster import EMBEDDED_MODEL, Cluster, Job, free_port, http_get, metrics, wait_until
+
+BIN = pathlib.Path("build/bin")
+LONG = ["--max-tokens", 900, "--ignore-eos", "--seed", 3]
+
+
+def promtool_check(page):
+    r = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, text=True)
+    return r.returncode, r.stdout + r.stderr
+
+
+class Sessions(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.cluster = Cluster(BIN, broker_args=("--lease-ms", 1000)).__enter__()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.cluster.close()
+
+    def test_later_turns_are_resident_and_remember(self):
+        first = self.cluster.submit("My name is Ada.", session="memory")
+        self.assertEqual(first.started[0]["residency"], "reprefilled")
+        self.assertEqual(first.started[0]["reason"], "new_session")
+        known = first.end["usage"]["prompt_tokens"] + first.end["usage"]["output_tokens"]
+        for text in ("What is 2 plus 3?", "Spell garden."):
+            reply = self.cluster.submit(text, session="memory")
+            start = reply.started[0]
+            self.assertEqual(start["residency"], "resident")
+            # All but the last sampled token had its KV; nothing older was computed again.
+            self.assertEqual(start["cached_tokens"], known - 1)
+            usage = reply.end["usage"]
+            self.assertEqual(start["prefilled_tokens"], usage["prompt_tokens"] - known + 1)
+            known = usage["prompt_tokens"] + usage["output_tokens"]
+        last = self.cluster.submit("What is my name?", session="memory")
+        self.assertIn("Ada", last.text)
+        self.assertEqual(len({first.started[0]["worker"], last.started[0]["worker"]}), 1)
+
+    def test_a_job_id_is_idempotent(self):
+        a = self.cluster.submit("Hello!", "--job", "same", session="idem")
+        b = self.cluster.submit("Hello!", "--job", "same", session="idem")
+        self.assertEqual((a.ids, a.text, a.end["event"]), (b.ids, b.text, b.end["event"]))
+        other = self.cluster.submit("Good morning.", "--job", "same", session="idem")
+        self.assertEqual(other.status, 1)
+        self.assertIn("conflict", other.errors)
+
+    def test_attach_resumes_at_an_index(self):
+        whole = self.cluster.submit("Tell me a story about a fox.", "--job", "story")
+        self.assertGreater(len(whole.ids), 20)
+        r = self.cluster.limpet("attach", "story", "--from", 10, "--json", check=True)
+        events = [json.loads(line) for line in r.stdout.splitlines()]
+        ids = [t for e in events if e["event"] == "tokens" for t in e["ids"]]
+        self.assertEqual(ids, whole.ids[10:])
+        self.assertEqual(next(e["first_index"] for e in events if e["event"] == "tokens"), 10)
+
+    def test_cancel_ends_a_running_job_and_keeps_its_session(self):
+        job = Job(self.cluster, "Tell me a story about a fox.", "--job", "long", *LONG, session="c")
+        job.wait_for(lambda e: e["event"] == "tokens" and e["first_index"] >= 20)
+        self.cluster.limpet("cancel", "long", check=True)
+        reply = job.wait(30)
+        self.assertEqual(reply.end["reason"], "cancelled")
+        self.assertLess(len(reply.ids), 900)
+        after = self.cluster.submit("Hello!", session="c")
+        self.assertTrue(after.finished)
+        self.assertEqual(after.started[0]["residency"], "resident")
+
+    def test_a_client_that_leaves_cancels_nothing(self):
+        job = Job(self.cluster, "Tell me a story about a cat.", "--job", "left", *LONG)
+        job.wait_for(lambda e: e["event"] == "tokens")
+        job.child.send_signal(signal.SIGKILL)
+        r = self.cluster.limpet("attach", "left", "--json", check=True)
+        ids = [t for line in r.stdout.splitlines() for t in json.loads(line).get("ids", [])]
+        self.assertEqual(len(ids), 900)
+
+    def test_a_prompt_beyond_the_context_is_that_jobs_error(self):
+        reply = self.cluster.submit("word " * 6000)
+        self.assertEqual(reply.status, 1)
+        self.assertEqual(reply.end["event"], "failed")
+        self.assertEqual(reply.end["code"], "too_long")
+        self.assertTrue(self.cluster.submit("Hello!").finished)
+
+    def test_metrics_pages_are_well_formed(self):
+        self.cluster.submit("Hello!")
+        for address in [self.cluster.http, *self.cluster.worker_http.values()]:
+            status, page = http_get(address, "/metrics")
+            self.assertEqual(status, 200)
+            code, said = promtool_check(page)
+            self.assertEqual(code, 0, said)
+            self.assertEqual(http_get(address, "/livez")[0], 200)
+        self.assertGreater(metrics(self.cluster.http)['limpet_broker_jobs_total{outcome="finished"}'], 0)
+
+    def test_listings(self):
+        self.cluster.submit("Hello!", "--job", "listed", session="listed-session")
+        for what, want in [("workers", "one"), ("sessions", "listed-session"), ("jobs", "listed")]:
+            self.assertIn(want, self.cluster.limpet(what, check=True).stdout)
+
+    def test_batch_lines_are_each_answered_once_and_resume(self):
+        with tempfile.TemporaryDirectory() as folder:
+            lines = [{"custom_id": f"c{i}", "method": "POST", "url": "/v1/chat/completions", "body": {
+                "messages": [{"role": "user", "content": f"What is {i} plus 3?"}], "max_tokens": 30}}
+                for i in range(20)]
+            source, target = pathlib.Path(folder) / "in.jsonl", pathlib.Path(folder) / "out.jsonl"
+            source.write_text("".join(json.dumps(x) + "\n" for x in lines[:8]))
+            self.cluster.limpet("batch", source, "-o", target, "--concurrency", 4, check=True)
+            source.write_text("".join(json.dumps(x) + "\n" for x in lines))
+            self.cluster.limpet("batch", source, "-o", target, "--concurrency", 4, check=True)
+            out = [json.loads(line) for line in target.read_text().splitlines()]
+            self.assertEqual(sorted(o["custom_id"] for o in out), sorted(x["custom_id"] for x in lines))
+            self.assertTrue(all(o["response"]["body"]["choices"][0]["message"]["content"] for o in out))
+
+
+class Failures(unittest.TestCase):
+    def test_a_killed_workers_stream_goes_on_elsewhere(self):
+        with Cluster(BIN, broker_args=("--lease-ms", 1000)) as cluster:
+            cluster.submit("My name is Ada.", session="s")
+            job = Job(cluster, "Tell me a story about a fox.", *LONG, session="s")
+            job.wait_for(lambda e: e["event"] == "tokens" and e["first_index"] >= 100)
+            home = job.wait_for(lambda e: e["event"] == "started")["worker"]
+            cluster.workers[home].kill9()
+            reply = job.wait()
+            self.assertEqual(len(reply.ids), 900)
+            self.assertEqual(reply.started[-1]["reason"], "worker_lost")
+            self.assertNotEqual(reply.started[-1]["worker"], home)
+            cluster.submit("My name is Ada.", session="twin")
+            twin = cluster.submit("Tell me a story about a fox.", *LONG, session="twin")
+            self.assertEqual(twin.ids, reply.ids)
+            self.assertEqual(twin.text, reply.text)
+
+    def test_a_restarted_broker_keeps_homes_jobs_and_streams(self):
+        with Cluster(BIN) as cluster:
+            cluster.submit("My name is Ada.", session="s")
+            job = Job(cluster, "Tell me a story about a fox.", *LONG, session="s")
+            job.wait_for(lambda e: e["event"] == "tokens" and e["first_index"] >= 50)
+            cluster.broker.kill9()
+            cluster.broker.start()
+            reply = job.wait()
+            self.assertTrue(reply.finished, reply.errors)
+            self.assertEqual(len(reply.ids), 900)
+            self.assertEqual(reply.started[-1]["attempt"], 1, "the worker kept its job")
+            again = cluster.submit("What is my name?", session="s")
+            self.assertEqual(again.started[0]["residency"], "resident")
+
+    def test_a_hung_worker_loses_its_lease_and_cannot_speak_again(self):
+        with Cluster(BIN, broker_args=("--lease-ms", 1000)) as cluster:
+            job = Job(cluster, "Tell me a story about a fox.", *LONG, session="s")
+            job.wait_for(lambda e: e["event"] == "tokens" and e["first_index"] >= 50)
+            home = job.wait_for(lambda e: e["event"] == "started")["worker"]
+            cluster.workers[home].child.send_signal(signal.SIGSTOP)
+            reply = job.wait()
+            cluster.workers[home].child.send_signal(signal.SIGCONT)
+            self.assertEqual(len(reply.ids), 900)
+            wait_until("both workers known", 20, lambda: metrics(cluster.http).get(
+                'limpet_broker_workers{state="ready"}') == 2)
+            self.assertTrue(cluster.submit("Hello!", session="s").finished)
+
+
+class OneLineErrors(unittest.TestCase):
+    """What goes wrong at the edges is one line on stderr that says what to do; status 1, or 2."""
+
+    def run_limpet(self, *args, timeout=30):
+        began = time.monotonic()
+        r = subprocess.run([str(a) for a in args], capture_output=True, text=True, timeout=timeout)
+        return r, time.monotonic() - began
+
+    def assert_one_line(self, r, status, *words):
+        self.assertEqual(r.returncode, status, r.stderr)
+        lines = [x for x in r.stderr.splitlines() if x.strip()]
+        self.assertEqual(len(lines), 1, r.stderr)
+        for w in words:
+            self.assertIn(w, lines[0])
+
+    def test_no_broker(self):
+        r, seconds = self.run_limpet(BIN / "limpet", "submit", "--broker",
+                                     f"tcp://127.0.0.1:{free_port()}", "Hello!")
+        self.assert_one_line(r, 1, "broker")
+        self.assertLess(seconds, 15)
+
+    def test_wrong_usage(self):
+        self.assertEqual(self.run_limpet(BIN / "limpet", "submit", "--nonsense")[0].returncode, 2)
+        self.assertEqual(self.run_limpet(BIN / "limpet", "dance")[0].returncode, 2)
+
+    def test_a_wrong_model_folder(self):
+        with tempfile.TemporaryDirectory() as folder:
+            r, _ = self.run_limpet(BIN / "limpet-worker", "--broker", "tcp://127.0.0.1:1", "--model", folder)
+            self.assert_one_line(r, 1, folder)
+            r, _ = self.run_limpet(BIN / "limpet", "up", "--model", folder, "--data", f"{folder}/data")
+            self.assert_one_line(r, 1, folder)
+
+    def test_a_device_that_is_not_built(self):
+        r, _ = self.run_limpet(BIN / "limpet-worker", "--broker", "tcp://127.0.0.1:1", "--model",
+                               EMBEDDED_MODEL, "--device", "cuda:0")
+        self.assert_one_line(r, 1, "LIMPET_CUDA")
+
+    def broker(self, data, front):
+        return [BIN / "limpet-broker", "--frontend", front, "--backend", f"tcp://127.0.0.1:{free_port()}",
+                "--http", f"127.0.0.1:{free_port()}", "--data", data]
+
+    def test_a_port_in_use(self):
+        with tempfile.TemporaryDirectory() as folder, socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            r, _ = self.run_limpet(*self.broker(folder, f"tcp://127.0.0.1:{port}"))
+            self.assert_one_line(r, 1, str(port), "in use")
+
+    def test_a_data_folder_that_cannot_be_written(self):
+        r, _ = self.run_limpet(*self.broker("/proc/limpet", f"tcp://127.0.0.1:{free_port()}"))
+        self.assert_one_line(r, 1, "/proc/limpet")
+
+    def test_two_brokers_on_one_data_folder(self):
+        with Cluster(BIN, workers=()) as cluster:
+            r, _ = self.run_limpet(*self.broker(cluster.folder / "data", f"tcp://127.0.0.1:{free_port()}"))
+            self.assert_one_line(r, 1, "data")
+
+    def test_off_loopback_needs_keys(self):
+        with tempfile.TemporaryDirectory() as folder:
+            r, _ = self.run_limpet(*self.broker(folder, f"tcp://0.0.0.0:{free_port()}"))
+            self.assert_one_line(r, 1, "keys")
+
+    def test_up_stops_on_ctrl_c(self):
+        folder = tempfile.mkdtemp()
+        ports = [free_port() for _ in range(3)]
+        up = subprocess.Popen([BIN / "limpet", "up", "--workers", "2", "--data", folder, "--port",
+                               str(ports[0])], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            front = f"tcp://127.0.0.1:{ports[0]}"
+            wait_until("limpet up serves", 30, lambda: subprocess.run(
+                [BIN / "limpet", "submit", "--broker", front, "Hello!"], capture_output=True).returncode == 0)
+            up.send_signal(signal.SIGINT)
+            self.assertEqual(up.wait(15), 0)
+            left = subprocess.run(["pgrep", "-f", folder], capture_output=True, text=True).stdout
+            self.assertEqual(left, "", "a process outlived limpet up")
+        finally:
+            up.kill()
+            up.stdout.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
+        BIN = pathlib.Path(sys.argv.pop(1)).resolve()
+    unittest.main(verbosity=2)

@@ -1,0 +1,60 @@
+#include <CLI/CLI.hpp>
+#include <exception>
+#include <iostream>
+
+#include "clients/verify/verify.h"
+
+namespace limpet::client {
+namespace {
+
+struct Arguments {
+  std::string model, golden, device = "cpu", dtype = "f32";
+  int threads = 0;
+  VerifyOptions options;
+};
+
+void describe(CLI::App& app, Arguments& a) {
+  app.add_option("--model", a.model, "Model folder")->required();
+  app.add_option("--golden", a.golden, "safetensors file of reference logits")->required();
+  app.add_option("--device", a.device, "cpu, cuda:0, …")->capture_default_str();
+  app.add_option("--dtype", a.dtype, "Precision of weights and KV")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
+  app.add_option("--chunk", a.options.chunk, "Prefill in chunks of N tokens; 0: whole")
+      ->check(CLI::Range(0, 1 << 20));
+  app.add_option("--batch-with", a.options.batch_with,
+                 "Check in a ragged batch with N other sequences")
+      ->check(CLI::Range(0, 63));
+  app.add_option("--threads", a.threads, "CPU threads; 0: all")->check(CLI::Range(0, 1024));
+}
+
+}  // namespace
+
+int verify_main(int argc, char** argv) {
+  Arguments a;
+  CLI::App app("Checks a checkpoint against reference logits; prints one JSON line.",
+               "limpet verify");
+  describe(app, a);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;
+  }
+  try {
+    const Golden golden = load_golden(a.golden);
+    auto options = verify_engine_options(golden, a.options);
+    options.model_dir = a.model;
+    options.device = a.device;
+    options.threads = a.threads;
+    options.precision = a.dtype == "f32" ? engine::Precision::f32 : engine::Precision::bf16;
+    const auto engine = engine::Engine::open(options);
+    const VerifyReport report = verify(*engine, golden, a.options);
+    std::cout << report.json(options.precision) << std::endl;
+    return report.pass(options.precision) ? 0 : 1;
+  } catch (const std::exception& e) {
+    std::cerr << "limpet verify: " << e.what() << std::endl;
+    return 1;
+  }
+}
+
+}  // namespace limpet::client

@@ -1,0 +1,102 @@
+// Every reference checkpoint in both precisions, prefilled whole and in chunks, alone and in a
+// ragged batch. The names of the cases say which.
+#include "clients/verify/verify.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <tuple>
+
+namespace limpet::client {
+namespace {
+
+using engine::Precision;
+
+struct Way {
+  std::string name;
+  VerifyOptions options;
+};
+using Case = std::tuple<std::string, Precision, Way>;
+
+class Verify : public ::testing::TestWithParam<Case> {};
+
+TEST_P(Verify, MatchesTheReference) {
+  const auto& [name, precision, way] = GetParam();
+  const bool embedded = name == "limpet-tiny";
+  const Golden golden = load_golden("tests/golden/" + name + "/golden.safetensors");
+  auto options = verify_engine_options(golden, way.options);
+  options.model_dir = embedded ? "models/limpet-tiny" : "tests/golden/" + name;
+  options.precision = precision;
+  const auto engine = engine::Engine::open(options);
+  const VerifyReport report = verify(*engine, golden, way.options);
+  EXPECT_TRUE(report.pass(precision)) << report.json(precision);
+  EXPECT_GT(report.logit_std, 0.01);
+  EXPECT_EQ(report.greedy, std::ssize(golden.greedy_ids));
+}
+
+std::string name_of(const ::testing::TestParamInfo<Case>& info) {
+  const auto& [name, precision, way] = info.param;
+  std::string text = name + (precision == Precision::f32 ? "_f32_" : "_bf16_") + way.name;
+  std::ranges::replace(text, '-', '_');
+  return text;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Checkpoints, Verify,
+    ::testing::Combine(::testing::Values("llama-gqa", "qwen2-gqa7", "qwen3-qknorm", "mistral-swa",
+                                         "limpet-tiny"),
+                       ::testing::Values(Precision::f32, Precision::bf16),
+                       ::testing::Values(Way{"whole", {}}, Way{"chunks_of_7", {.chunk = 7}},
+                                         Way{"ragged_batch_of_5", {.batch_with = 4}},
+                                         Way{"ragged_chunks_of_7",
+                                             {.chunk = 7, .batch_with = 4}})),
+    name_of);
+
+TEST(VerifyReport, ToleranceSeparatesGoodFromBad) {
+  VerifyReport r;
+  r.logit_std = 1;
+  r.matched = r.greedy = 3;
+  r.max_abs_prefill = 0.9e-3;
+  EXPECT_TRUE(r.pass(Precision::f32));
+  r.max_abs_step = 1.1e-3;
+  EXPECT_FALSE(r.pass(Precision::f32));
+  EXPECT_TRUE(r.pass(Precision::bf16));
+  r.matched = 2;
+  r.first_gap = 0.01;
+  EXPECT_TRUE(r.pass(Precision::bf16));
+  r.first_gap = 0.03;
+  EXPECT_FALSE(r.pass(Precision::bf16));
+  r.matched = 3;
+  r.kld = 2e-3;
+  EXPECT_FALSE(r.pass(Precision::bf16));
+  r.kld = 0;
+  r.max_abs_step = std::nan("");
+  EXPECT_FALSE(r.pass(Precision::bf16));
+}
+
+TEST(VerifyReport, AWrongWeightIsNoticed) {
+  Golden golden = load_golden("tests/golden/llama-gqa/golden.safetensors");
+  golden.input_ids[5] ^= 1;  // as a wrong embedding row would
+  auto options = verify_engine_options(golden, {});
+  options.model_dir = "tests/golden/llama-gqa";
+  const auto engine = engine::Engine::open(options);
+  EXPECT_FALSE(verify(*engine, golden, {}).pass(Precision::bf16));
+}
+
+TEST(VerifyMain, SaysWhatIsWrong) {
+  const auto run = [](std::vector<const char*> args) {
+    args.insert(args.begin(), "limpet verify");
+    return verify_main(static_cast<int>(args.size()), const_cast<char**>(args.data()));
+  };
+  EXPECT_EQ(run({"--model", "models/limpet-tiny"}), 2);
+  EXPECT_EQ(run({"--model", "models/none", "--golden",
+                 "tests/golden/llama-gqa/golden.safetensors"}), 1);
+  EXPECT_EQ(run({"--model", "models/limpet-tiny", "--golden",
+                 "tests/golden/llama-gqa/golden.safetensors"}), 1);
+  EXPECT_EQ(run({"--model", "tests/golden/llama-gqa", "--golden",
+                 "tests/golden/llama-gqa/golden.safetensors", "--chunk", "7"}), 0);
+}
+
+}  // namespace
+}  // namespace limpet::client

@@ -30,7 +30,7 @@ namespace limpet::engine {
 enum class Precision : uint8_t { f32, bf16 };  // of weights and KV; arithmetic results are f32
 
 struct EngineOptions {
-  std::string model_dir;
+  std::string model_dir{};
   std::string device = "cpu";  // "cpu", "cuda:0", …
   Precision precision = Precision::bf16;
   int threads = 0;          // 0: as many as the device offers
@@ -39,10 +39,10 @@ struct EngineOptions {
   bool share_prefixes = true;
   int64_t max_rows = 512;   // token rows in one step
   int64_t max_sequences = 64;  // sequences in one step
-  BucketOptions buckets;
+  BucketOptions buckets{};
   int64_t compiled_bytes = 256 << 20;  // budget of the compile cache's arenas
   // For benches: weights drawn from this seed; model_dir needs only its config.json.
-  std::optional<uint64_t> random_weights;
+  std::optional<uint64_t> random_weights{};
 };
 
 struct EngineInfo {
@@ -65,7 +65,7 @@ enum class ReadBack : uint8_t { logits, hidden };  // hidden: after the final no
 // `tokens` are appended to the sequence, whose kv().reserve() has made room for them.
 struct StepRow {
   SequenceId sequence{};
-  std::span<const Token> tokens;
+  std::span<const Token> tokens{};
   Want want = Want::last;
 };
 
@@ -83,11 +83,11 @@ struct StepResult {
 // A sequence's KV in host memory, in float32 (which holds bf16 exactly).
 struct HostKv {
   struct Layer {
-    std::vector<float> k, v;  // [rows, kv_dim]
+    std::vector<float> k{}, v{};  // [rows, kv_dim]
   };
   int64_t rows = 0;    // may exceed the tokens they stand for: padding up to a bucket
   int64_t kv_dim = 0;  // kv_heads * head_dim
-  std::vector<Layer> layers;
+  std::vector<Layer> layers{};
 };
 
 struct EngineCounters {

@@ -1,0 +1,87 @@
+// One device: memory, packed weights, and programs compiled for it.
+//
+//   auto backend = make_backend(parse_device("cpu"), {.threads = 2});
+//   auto x = backend->allocate(bytes);            backend->write(*x, 0, data, bytes);
+//   auto exe = backend->compile(program);         exe->bind(id, *x);  …  exe->run();
+//   backend->read(*y, 0, result, bytes);
+//
+// Driven by one thread. Buffers and executables are owned by the caller; a buffer must outlive
+// the executables that it is bound to, and all must die before their backend. Out of device
+// memory throws std::runtime_error; a call outside the contract throws std::logic_error.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "backends/device.h"
+#include "backends/program.h"
+
+namespace limpet {
+
+// Device memory.
+class Buffer {
+ public:
+  virtual ~Buffer() = default;
+  virtual int64_t bytes() const = 0;
+};
+
+struct BackendInfo {
+  Device device;
+  std::string description;   // "cpu, 2 threads, AVX3, bf16 dot products"
+  int threads = 0;           // of the host that work on kernels
+  int64_t memory_bytes = 0;  // of the device; 0: unknown
+};
+
+// What a run costs and moves is counted where it happens; bytes.
+struct BackendCounters {
+  int64_t bytes_up = 0;       // write() and pack()
+  int64_t bytes_down = 0;     // read()
+  int64_t bytes_copied = 0;   // copy(), within the device
+  int64_t runs = 0;
+};
+
+class Executable {
+ public:
+  virtual ~Executable() = default;
+  // Binds an input, weight, handle or output to memory from byte `offset` on, a multiple of 4.
+  // It holds for every later run, until bound again. Throws when the buffer is too small.
+  virtual void bind(ValueId value, Buffer& buffer, int64_t offset = 0) = 0;
+  // Runs the steps; everything must be bound. What follows on the backend sees its results.
+  virtual void run() = 0;
+  virtual int64_t arena_bytes() const = 0;
+};
+
+// A weight in host memory, row-major [rows, cols]; f32, f16 or bf16.
+struct WeightSource {
+  const void* data = nullptr;
+  DType dtype = DType::f32;
+  int64_t rows = 0, cols = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual const BackendInfo& info() const = 0;
+  virtual BackendCounters counters() const = 0;
+
+  // Zero-filled, aligned for any kernel.
+  virtual std::unique_ptr<Buffer> allocate(int64_t bytes) = 0;
+  virtual void write(Buffer& to, int64_t offset, const void* from, int64_t bytes) = 0;
+  // Waits for the runs before it.
+  virtual void read(const Buffer& from, int64_t offset, void* to, int64_t bytes) = 0;
+  virtual void copy(Buffer& to, int64_t to_offset, const Buffer& from, int64_t from_offset,
+                    int64_t bytes) = 0;
+
+  // A weight on the device in the layout and dtype (f32 or bf16, rounded to nearest even) that
+  // its op wants. dense: one source. linear: one or more of the same cols, stacked by rows.
+  // gated: two of the same shape, gate and up. Bind the buffer at offset 0.
+  virtual std::unique_ptr<Buffer> pack(Layout layout, DType dtype,
+                                       std::span<const WeightSource> sources) = 0;
+
+  // Validates the program and prepares it; throws std::logic_error when it is malformed.
+  virtual std::unique_ptr<Executable> compile(const Program& program) = 0;
+};
+
+}  // namespace limpet

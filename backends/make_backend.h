@@ -1,0 +1,19 @@
+// Opens a device.
+#pragma once
+#include <memory>
+
+#include "backends/backend.h"
+#include "backends/device.h"
+
+namespace limpet {
+
+struct BackendOptions {
+  int threads = 0;      // of the CPU backend; 0: as many as the machine has
+  bool bf16_dot = true;  // use the processor's bf16 dot products where it has them
+};
+
+// Throws std::runtime_error: a backend that this build lacks (the message names the option that
+// builds it), or a device that is not there.
+std::unique_ptr<Backend> make_backend(const Device& device, const BackendOptions& options = {});
+
+}  // namespace limpet

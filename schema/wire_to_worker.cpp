@@ -58,10 +58,11 @@ bool get(Reader& r, const Vec<const fbs::Resume*>* in, const char* field,
     return false;
   }
   out.reserve(in->size());
-  for (const fbs::Resume* j : *in) {
+  for (uint32_t i = 0; i < in->size(); ++i) {
+    const auto j = element(in, i);
     Registered::Resume& to = out.emplace_back();
-    to = {JobNumber{j->job()}, Attempt{j->attempt()}, 0};
-    if (!r.count(j->from_index(), field, to.from_index)) return false;
+    to = {JobNumber{j.job()}, Attempt{j.attempt()}, 0};
+    if (!r.count(j.from_index(), field, to.from_index)) return false;
   }
   return true;
 }

@@ -98,10 +98,11 @@ bool get(Reader& r, const Vec<const fbs::HeldJob*>* in, std::vector<HeldJob>& ou
   if (!r.within(in->size(), Limits::kItems, "jobs")) return false;
   if (!r.spend(in->size() * sizeof(fbs::HeldJob))) return false;
   out.reserve(in->size());
-  for (const fbs::HeldJob* j : *in) {
+  for (uint32_t i = 0; i < in->size(); ++i) {
+    const auto j = element(in, i);
     HeldJob& job = out.emplace_back();
-    job = {JobNumber{j->job()}, Attempt{j->attempt()}, 0, j->started(), j->ended()};
-    if (!r.count(j->next_index(), "jobs.next_index", job.next_index)) return false;
+    job = {JobNumber{j.job()}, Attempt{j.attempt()}, 0, j.started(), j.ended()};
+    if (!r.count(j.next_index(), "jobs.next_index", job.next_index)) return false;
   }
   return true;
 }
@@ -158,20 +159,21 @@ bool get(Reader& r, const fbs::StepTokens* in, StepTokens& out) {
   }
   out.rows.reserve(in->rows()->size());
   uint32_t id = 0, text = 0;
-  for (const fbs::StepRow* row : *in->rows()) {
-    if (row->ids() > id_count - id || row->text() > text_size - text) {
+  for (uint32_t i = 0; i < in->rows()->size(); ++i) {
+    const auto row = element(in->rows(), i);
+    if (row.ids() > id_count - id || row.text() > text_size - text) {
       return r.fail(ErrorCode::invalid, "the step's ids or text are shorter than its rows");
     }
     StepRow& to = out.rows.emplace_back();
-    to.job = JobNumber{row->job()};
-    to.attempt = Attempt{row->attempt()};
-    if (!r.count(row->first_index(), "rows.first_index", to.first_index)) return false;
-    if (row->ids() > 0 && !r.tokens(in->ids()->data() + id, row->ids(), "rows.ids", to.ids)) {
+    to.job = JobNumber{row.job()};
+    to.attempt = Attempt{row.attempt()};
+    if (!r.count(row.first_index(), "rows.first_index", to.first_index)) return false;
+    if (row.ids() > 0 && !r.tokens(in->ids()->data() + id, row.ids(), "rows.ids", to.ids)) {
       return false;
     }
-    if (row->text() > 0) to.text.assign(in->text()->data() + text, row->text());
-    id += row->ids();
-    text += row->text();
+    if (row.text() > 0) to.text.assign(in->text()->data() + text, row.text());
+    id += row.ids();
+    text += row.text();
   }
   if (id != id_count || text != text_size) {
     return r.fail(ErrorCode::invalid, "the step's ids or text are longer than its rows");

@@ -1,0 +1,98 @@
+// The client's thread: one connection, the jobs that are followed over it, and what the other
+// threads want of it.
+#pragma once
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <queue>
+#include <thread>
+#include <unordered_map>
+
+#include "clients/cpp/client.h"
+#include "clients/cpp/connection.h"
+#include "clients/cpp/job_stream.h"
+
+namespace limpet::client {
+
+// A followed job as its follower sees it. `mutex` guards all but the callback and the id.
+struct Job::State {
+  State(std::string job_id, OnEvent callback) : id(std::move(job_id)), on_event(std::move(callback)) {}
+  const std::string id;
+  const OnEvent on_event;
+  std::weak_ptr<Client::Loop> loop;
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::deque<Event> events;
+  bool ended = false;  // no more events will be added
+};
+
+class Client::Loop {
+ public:
+  explicit Loop(const Options& options);
+  ~Loop();
+
+  // Any thread.
+  bool wait_connected(Millis timeout);
+  int connections() const;
+  void follow(std::shared_ptr<Job::State> job, JobSpec spec);  // an id alone: attach
+  void follow(std::shared_ptr<Job::State> job, int64_t from_index);
+  void cancel(const std::shared_ptr<Job::State>& job);
+  void forget(const std::shared_ptr<Job::State>& job);
+  Listing list(limpet::Listing what, uint32_t limit, Millis timeout);
+
+ private:
+  struct Followed {
+    JobStream stream;
+    std::shared_ptr<Job::State> job;
+  };
+  struct Request {  // for a listing; answers come in the order of the questions
+    List what;
+    bool answered = false, abandoned = false;
+    Listing answer;
+  };
+  struct Due {
+    Time at;
+    std::string job_id;
+    bool operator>(const Due& o) const { return at > o.at; }
+  };
+
+  void run();
+  void post(std::function<void()> command);
+  void run_commands();
+  void open(std::shared_ptr<Job::State> job, std::shared_ptr<const JobSpec> spec,
+            int64_t from_index);
+  void on_connection(const Connection::Arrived& arrived, Time now);
+  void on_message(BrokerToClient&& message, Time now);
+  void on_refused_frame(const Refused& refused, Time now);
+  void on_listing(Listing answer);
+  void ask_all(Time now);
+  void ask_due(Time now);
+  void ask(Followed& followed, Time now);
+  void give_up_all(const std::string& why);
+  void deliver(Job::State& job, std::vector<Event>& events);
+  Millis until_next(Time now) const;
+
+  const Options options_;
+  int wake_fd_;
+  Connection connection_;
+
+  // The thread's own.
+  std::unordered_map<std::string, Followed> jobs_;
+  std::priority_queue<Due, std::vector<Due>, std::greater<>> due_;  // lazily: streams know better
+  std::deque<std::shared_ptr<Request>> requests_;
+  std::vector<ClientMessage> out_;
+  Time lost_since_;
+
+  // Shared.
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::function<void()>> commands_;
+  int connections_ = 0;
+  bool connected_ = false, stop_ = false;
+
+  std::thread thread_;
+};
+
+}  // namespace limpet::client

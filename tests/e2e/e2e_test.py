@@ -20,7 +20,7 @@ LONG = ["--max-tokens", 900, "--ignore-eos", "--seed", 3]
 
 
 def promtool_check(page):
-    r = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, text=True)
+    r = subprocess.run([str(BIN / "promtool"), "check", "metrics"], input=page, capture_output=True, text=True)
     return r.returncode, r.stdout + r.stderr
 
 

@@ -1,0 +1,65 @@
+#include "broker/core.h"
+
+#include "broker/core_state.h"
+
+namespace limpet::broker {
+
+Core::Core(const CoreOptions& options) : state_(std::make_unique<State>(options)) {}
+Core::~Core() = default;
+Core::Core(Core&&) noexcept = default;
+Core& Core::operator=(Core&&) noexcept = default;
+
+void Core::step(Now now, const Event& event, Output& out) {
+  State& s = *state_;
+  State::Turn t{now, out};
+  // After a stall of this process the workers' heartbeats lie in its queues, behind the timers.
+  if (now.mono - s.last_now > s.options.lease / 2) {
+    s.patience_until = now.mono + 2 * s.options.heartbeat;
+  }
+  s.last_now = now.mono;
+  if (const auto* client = std::get_if<ClientEvent>(&event)) {
+    s.on(t, *client);
+  } else if (const auto* worker = std::get_if<WorkerEvent>(&event)) {
+    s.on(t, *worker);
+  } else if (const auto* gone = std::get_if<WorkerUnreachable>(&event)) {
+    if (Worker* w = s.workers.find(gone->worker)) s.lose(t, *w, "unreachable");
+  } else if (std::holds_alternative<Wake>(event)) {
+    s.on(t, Wake{});
+  }
+  // ClientGone: a job belongs to no connection; who follows it is the streams' concern.
+  s.settle(t);
+  s.forget_unused_workers();
+}
+
+void Core::State::forget_unused_workers() {
+  for (const uint32_t slot : unused) workers.forget_if_unused(slot);
+  unused.clear();
+}
+
+void Core::apply(const JournalEntry& entry) { state_->apply(entry); }
+
+void Core::recovered(Now now) { state_->recovered(now); }
+
+Time Core::next_deadline() const { return state_->timers.next(); }
+
+Core::Gauges Core::gauges() const {
+  State& s = *state_;
+  Gauges g;
+  const JobTable::Counts& counts = s.jobs.counts();
+  g.queued = counts.queued;
+  g.dispatched = counts.dispatched;
+  g.running = counts.running;
+  g.queued_bytes = counts.queued_bytes;
+  g.sessions_running = counts.dispatched + counts.running;
+  g.sessions_queued = s.ready_sessions;
+  g.sessions_idle =
+      static_cast<int64_t>(s.sessions.size()) - g.sessions_running - g.sessions_queued;
+  s.workers.each([&](const Worker& w) {
+    if (w.state != WorkerState::ready) return;
+    g.sessions_homed += w.homes_now();
+    (s.last_now - w.heard > 2 * s.options.heartbeat ? g.workers_silent : g.workers_ready) += 1;
+  });
+  return g;
+}
+
+}  // namespace limpet::broker

@@ -1,0 +1,69 @@
+// The end of attempts and of jobs.
+#include "broker/core_state.h"
+
+namespace limpet::broker {
+
+// The worker may go on for a while; its reports of this attempt change nothing any more.
+void Core::State::detach_attempt(Turn& t, Job& job, bool tell_worker) {
+  Worker& worker = workers.at(job.worker);
+  const JobAttempt attempt{job.number, job.attempt};
+  job.worker = kNoWorker;
+  job.start_by = Time::max();
+  const auto it = worker.in_flight.find(attempt);
+  if (it == worker.in_flight.end()) return;
+  if (!tell_worker) return workers.forgotten(worker, attempt);
+  it->second.orphan = true;  // it keeps its place until the worker is known to have let go
+  send(t, worker, CancelJob{job.number, attempt.attempt});
+}
+
+void Core::State::end_attempt(Turn& t, Job& job, std::string why, bool tell_worker) {
+  Session& session = *job.session;
+  detach_attempt(t, job, tell_worker);
+  fact(t, Fact::Kind::requeued, job.id(), why);
+  if (raw(job.attempt) >= static_cast<uint32_t>(options.max_attempts)) {
+    return fail(t, job, ErrorCode::attempts_exhausted,
+                std::to_string(raw(job.attempt)) + " attempts failed, the last by " + why);
+  }
+  commit(t, JobRequeued{job.number, std::move(why)});
+  make_ready(t, session);
+}
+
+void Core::State::end_job(Turn& t, Job& job, JobEndedEntry entry) {
+  Session& session = *job.session;
+  const bool first = session.first == &job;
+  if (first) unready(session);
+  const int64_t prompt = std::max<int64_t>(job.prompt_tokens, 0);
+  entry.job = job.number;
+  entry.usage = {prompt + (prompt ? job.base_tokens : 0), job.cached_tokens, job.output_tokens};
+  entry.timings = {job.queue_seconds, job.first_token_seconds,
+                   seconds_between(job.accepted, t.now.mono)};
+  entry.ended_at = t.now.wall;
+  fact(t, Fact::Kind::job_ended, job.id(), name(entry.state), entry.timings.total);
+  t.out.send.push_back(JobEvent{job.number, job.spec, entry});
+  commit(t, std::move(entry));  // the job is gone
+  if (session.ephemeral()) {
+    commit(t, SessionClosed{session.number});
+  } else if (first && session.first) {
+    make_ready(t, session);
+  }
+}
+
+void Core::State::fail(Turn& t, Job& job, ErrorCode code, std::string message) {
+  JobEndedEntry entry;
+  entry.state = JobState::failed;
+  entry.code = code;
+  entry.message = std::move(message);
+  entry.session_tokens = job.base();  // what it had added is cut off again
+  end_job(t, job, std::move(entry));
+}
+
+void Core::State::stop(Turn& t, Job& job, JobState state) {
+  if (job.in_flight()) detach_attempt(t, job, true);
+  JobEndedEntry entry;
+  entry.state = state;
+  entry.reason = state == JobState::expired ? FinishReason::expired : FinishReason::cancelled;
+  entry.session_tokens = job.session->tokens;
+  end_job(t, job, std::move(entry));
+}
+
+}  // namespace limpet::broker

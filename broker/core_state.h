@@ -1,0 +1,143 @@
+// The inside of broker::Core, split over core*.cpp by what each part decides.
+#pragma once
+#include <span>
+#include <string_view>
+
+#include "broker/core.h"
+#include "broker/job_table.h"
+#include "broker/ready_queue.h"
+#include "broker/session_table.h"
+#include "broker/timers.h"
+#include "broker/worker_table.h"
+
+namespace limpet::broker {
+
+struct Core::State {
+  explicit State(const CoreOptions& options) : options(options) {}
+
+  // One event being decided.
+  struct Turn {
+    Now now;
+    Output& out;
+  };
+
+  // ---- core_apply.cpp: the only writers of durable state.
+  void apply(const JournalEntry& entry);
+  void apply_one(const SessionOpened& e);
+  void apply_one(const JobAccepted& e);
+  void apply_one(const HomeSet& e);
+  void apply_one(const JobDispatched& e);
+  void apply_one(const JobRequeued& e);
+  void apply_one(const StartedEntry& e);
+  void apply_one(const TokensAppended& e);
+  void apply_one(const JobEndedEntry& e);
+  void apply_one(const SessionRewound& e);
+  void apply_one(const SessionClosed& e);
+  void apply_one(const SessionSnapshot& e);
+  void apply_one(const JobSnapshot& e);
+  void apply_one(const NumbersReserved& e);
+  void set_home(Session& session, const std::string& worker, uint64_t incarnation);
+  void forget_unused_workers();
+  // Appends and applies.
+  void commit(Turn& t, JournalEntry entry);
+
+  // ---- core_client.cpp
+  void on(Turn& t, const ClientEvent& e);
+  void submit(Turn& t, const ClientEvent& e, const Submit& m);
+  void attach(Turn& t, const ClientEvent& e, const Attach& m);
+  void cancel(Turn& t, const ClientEvent& e, const Cancel& m);
+  void list(Turn& t, const ClientEvent& e, const List& m);
+  void accept(Turn& t, const ClientEvent& e, const Submit& m);
+  bool attach_known(Turn& t, const ClientEvent& e, const std::string& id, const Submit* submit,
+                    int64_t from_index, bool tokens);
+  void refuse(Turn& t, ClientId client, const std::string& job_id, ErrorCode code,
+              std::string message, int64_t retry_after_ms = 0);
+
+  // ---- core_worker.cpp: what workers say of themselves.
+  void on(Turn& t, const WorkerEvent& e);
+  void enroll(Turn& t, WorkerId connection, const Register& m);
+  std::string refusal(WorkerId connection, const Register& m);
+  Registered answer(const Worker& worker, const Register& m);
+  void adopt(Turn& t, Worker& worker, WorkerId connection, const Register& m);
+  void requeue_waiting(Turn& t, Worker& worker);
+  void heartbeat(Turn& t, Worker& worker, const Heartbeat& m);
+  void note_listed(Turn& t, Worker& worker, const HeldJob& held);
+  void end_lost_dispatches(Turn& t, Worker& worker);
+  void session_dropped(Turn& t, Worker& worker, const SessionDropped& m);
+  void leaving(Turn& t, Worker& worker);
+  void lose(Turn& t, Worker& worker, std::string_view why);
+
+  // ---- core_job_report.cpp: what workers say of jobs.
+  Job* current(Turn& t, Worker& worker, JobNumber job, Attempt attempt, std::string_view what);
+  void need_transcript(Turn& t, Worker& worker, const NeedTranscript& m);
+  void job_started(Turn& t, Worker& worker, const JobStarted& m);
+  void step_tokens(Turn& t, Worker& worker, const StepTokens& m);
+  bool take_row(Turn& t, const StepRow& row, Job& job, TokensAppended& entry);
+  void flush(Turn& t, TokensAppended& entry);
+  void job_ended(Turn& t, Worker& worker, const JobEnded& m);
+  void ask_again(Turn& t, Worker& worker, Job& job);
+
+  // ---- core_dispatch.cpp: who gets what, and when it is over.
+  bool home_usable(const Session& session);  // it lives, or may announce itself still
+  bool at_home(const Session& session, const Worker& worker);
+  void make_ready(Turn& t, Session& session);
+  void enqueue(Session& session, ReadyQueue& queue);
+  void unready(Session& session);
+  void settle(Turn& t);  // once, at the end of each step: gives out what can be given
+  void pump(Turn& t, Worker& worker);
+  void place(Turn& t, Session& session);
+  void move_home(Turn& t, Session& session, const Worker& worker);
+  void leave_home(Turn& t, Session& session, Reason reason);
+  void release_home(Turn& t, const Session& session);
+  Reason move_reason(const Session& session);
+  bool admissible(Turn& t, Session& session, Job& job);
+  void dispatch(Turn& t, Session& session, Worker& worker);
+  Dispatch dispatch_message(Turn& t, const Session& session, const Job& job);
+
+  // ---- core_end.cpp: the end of attempts and jobs.
+  void end_attempt(Turn& t, Job& job, std::string why, bool tell_worker);
+  void detach_attempt(Turn& t, Job& job, bool tell_worker);
+  void end_job(Turn& t, Job& job, JobEndedEntry entry);
+  void fail(Turn& t, Job& job, ErrorCode code, std::string message);
+  void stop(Turn& t, Job& job, JobState state);  // cancelled, expired
+
+  // ---- core_time.cpp: what the passing of time does.
+  void on(Turn& t, const Wake&);
+  void arm(Job& job);
+  void arm(Worker& worker);
+  void job_due(Turn& t, Job& job);
+  void start_overdue(Turn& t, Job& job);
+  void worker_due(Turn& t, Worker& worker);
+  Time next_due(const Job& job) const;
+  void sweep_timers();
+  void recovered(Now now);
+  void recover_session(Turn& t, Session& session);
+
+  void send(Turn& t, const Worker& worker, BrokerToWorker message, bool fill = false) {
+    t.out.send.push_back(ToWorker{worker.connection, std::move(message), fill});
+  }
+  void fact(Turn& t, Fact::Kind kind, std::string subject, std::string_view detail = {},
+            double seconds = 0) {
+    t.out.facts.push_back({kind, std::move(subject), std::string(detail), seconds, false, {}});
+  }
+  static double seconds_between(Time from, Time to) {
+    return std::chrono::duration<double>(to - from).count();
+  }
+
+  CoreOptions options;
+  SessionTable sessions;
+  JobTable jobs;
+  WorkerTable workers;
+  ReadyQueue anywhere;  // sessions whose next job may go to any worker
+  Timers timers;
+  JobNumber last_job{};
+  SessionNumber last_session{};
+  std::vector<uint32_t> unused;  // slots that may have no one to speak of them any more
+  int64_t ready_sessions = 0;
+  uint64_t step_mark = 0;
+  Time last_now{};
+  Time patience_until{};         // no worker is given up before this
+  std::vector<uint32_t> gained;  // slots to look at in settle()
+};
+
+}  // namespace limpet::broker

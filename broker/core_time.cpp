@@ -1,0 +1,142 @@
+// What the passing of time does, and the first moments after a restart.
+#include <algorithm>
+#include <stdexcept>
+
+#include "broker/core_state.h"
+
+namespace limpet::broker {
+
+Time Core::State::next_due(const Job& job) const {
+  Time due = std::min(job.deadline, job.start_by);
+  if (job.in_flight()) due = std::min(due, job.silent_since + options.attempt_deadline);
+  return due;
+}
+
+void Core::State::arm(Job& job) {
+  const Time due = next_due(job);
+  if (due >= job.timer_at) return;  // it will be looked at before
+  job.timer_at = due;
+  timers.add(due, Timers::Kind::job, raw(job.number));
+  sweep_timers();
+}
+
+void Core::State::arm(Worker& worker) {
+  const Time due = std::max(worker.heard + options.lease, patience_until);
+  if (due >= worker.timer_at) return;
+  worker.timer_at = due;
+  timers.add(due, Timers::Kind::worker, worker.slot);
+}
+
+// Most entries die before they are due: jobs end sooner than their deadlines.
+void Core::State::sweep_timers() {
+  if (timers.size() < 2 * jobs.size() + 4096) return;
+  timers.sweep([&](const Timers::Entry& e) {
+    if (e.kind != Timers::Kind::job) return true;
+    const Job* job = jobs.find(JobNumber{e.id});
+    return job && job->timer_at == e.at;
+  });
+}
+
+void Core::State::on(Turn& t, const Wake&) {
+  while (const auto due = timers.take(t.now.mono)) {
+    if (due->kind == Timers::Kind::grace) {
+      std::vector<Worker*> missing;
+      workers.each([&](Worker& w) {
+        if (w.state == WorkerState::expected) missing.push_back(&w);
+      });
+      for (Worker* w : missing) lose(t, *w, "not_back");
+    } else if (due->kind == Timers::Kind::worker) {
+      Worker* worker = workers.find_slot(static_cast<uint32_t>(due->id));
+      if (!worker || worker->timer_at != due->at) continue;
+      worker->timer_at = Time::max();
+      worker_due(t, *worker);
+    } else {
+      Job* job = jobs.find(JobNumber{due->id});
+      if (!job || job->timer_at != due->at) continue;
+      job->timer_at = Time::max();
+      job_due(t, *job);
+    }
+  }
+}
+
+void Core::State::worker_due(Turn& t, Worker& worker) {
+  if (worker.state != WorkerState::ready) return;
+  if (t.now.mono >= worker.heard + options.lease && t.now.mono >= patience_until) {
+    return lose(t, worker, "lease");
+  }
+  arm(worker);
+}
+
+void Core::State::job_due(Turn& t, Job& job) {
+  const JobNumber number = job.number;
+  if (t.now.mono >= job.deadline) return stop(t, job, JobState::expired);
+  if (job.in_flight() && t.now.mono >= job.silent_since + options.attempt_deadline) {
+    job.avoid = job.worker;
+    job.move = Reason::worker_lost;
+    end_attempt(t, job, "attempt_deadline", true);
+  } else if (t.now.mono >= job.start_by) {
+    start_overdue(t, job);
+  }
+  if (Job* still = jobs.find(number)) arm(*still);
+}
+
+// Its home has not begun it in time. It goes elsewhere as soon as elsewhere has room; while there
+// is none, waiting at home costs least.
+void Core::State::start_overdue(Turn& t, Job& job) {
+  if (!job.in_flight()) {
+    job.start_by = Time::max();
+    unready(*job.session);
+    enqueue(*job.session, anywhere);
+    return;
+  }
+  const bool last = raw(job.attempt) >= static_cast<uint32_t>(options.max_attempts);
+  if (last || !workers.best_but(job.worker)) {
+    job.start_by = t.now.mono + options.start_deadline / 4;
+    return;
+  }
+  job.avoid = job.worker;
+  job.move = Reason::start_deadline;
+  end_attempt(t, job, "start_deadline", true);
+}
+
+void Core::State::recover_session(Turn& t, Session& session) {
+  if (session.home != kNoWorker) {
+    Worker& home = workers.at(session.home);
+    if (home.state == WorkerState::absent) home.state = WorkerState::expected;
+  }
+  if (!session.first) return;
+  Job& job = *session.first;
+  if (!session.in_flight) return make_ready(t, session);
+  if (session.home == kNoWorker)
+    throw std::logic_error("a dispatched job whose session has no home");
+  job.worker = session.home;
+  job.silent_since = t.now.mono;
+  if (job.state == JobState::dispatched) {
+    job.start_by = t.now.mono + options.home_grace + options.start_deadline;
+  }
+  workers.at(session.home).in_flight[{job.number, job.attempt}] = {.sent = t.now.mono};
+  arm(job);
+}
+
+void Core::State::recovered(Now now) {
+  Output nothing;
+  Turn t{now, nothing};
+  last_now = now.mono;
+  jobs.each([&](Job& job) {
+    const std::chrono::milliseconds age{std::max<int64_t>(now.wall - job.accepted_at, 0)};
+    job.accepted = now.mono - age;
+    if (job.deadline_at != 0) {
+      const WallMs left = std::max<WallMs>(job.deadline_at - now.wall, 0);
+      job.deadline = now.mono + std::chrono::milliseconds(left);
+    }
+    arm(job);
+    return true;
+  });
+  sessions.each([&](Session& session) {
+    recover_session(t, session);
+    return true;
+  });
+  timers.add(now.mono + options.home_grace, Timers::Kind::grace, 0);
+}
+
+}  // namespace limpet::broker

@@ -1,0 +1,102 @@
+// The jobs that have not ended, and the names of those that ended a moment ago. Pure.
+// Its durable part changes only through the core's apply(). O(1) per call.
+#pragma once
+#include <deque>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+
+#include "broker/event.h"
+#include "broker/session_table.h"
+
+namespace limpet::broker {
+
+struct Job {
+  // Durable.
+  JobNumber number{};
+  Session* session = nullptr;
+  std::shared_ptr<const JobSpec> spec;
+  uint64_t body_hash = 0;
+  uint64_t seed = 0;
+  WallMs accepted_at = 0;
+  WallMs deadline_at = 0;
+  Attempt attempt{};
+  JobState state = JobState::queued;
+  int64_t base_tokens = 0;     // transcript before the prompt; known from the first start on
+  int64_t prompt_tokens = -1;  // -1: not started yet
+  int64_t output_tokens = 0;
+  int64_t cached_tokens = 0;
+  std::string why;  // the last attempt ended
+
+  // Of this process.
+  Job* lane_before = nullptr;
+  Job* lane_after = nullptr;
+  uint32_t worker = kNoWorker;  // where the attempt in flight is
+  uint32_t avoid = kNoWorker;   // where the last attempt came to nothing
+  Reason move = Reason::none;   // why it must go elsewhere than its living home
+  size_t bytes = 0;             // what it counts for in max_queued_bytes
+  Time accepted{};
+  Time deadline = Time::max();
+  Time start_by = Time::max();   // waiting at home, or dispatched and not started
+  Time silent_since{};           // of the attempt in flight
+  Time timer_at = Time::max();   // its one live timer
+  Time ask_after = Time::min();  // no ResumeJob before this
+  int64_t heard_index = 0;       // what the worker's last heartbeat said that it had made
+  bool heard_started = false;
+  Residency residency = Residency::resident;  // of the attempt that runs
+  uint64_t step_mark = 0;  // the last message of tokens that had a row of this job
+  double queue_seconds = 0;
+  double first_token_seconds = 0;
+
+  // Transcript length that the next attempt starts from, without prompt and output.
+  int64_t base() const { return prompt_tokens < 0 ? session->tokens : base_tokens; }
+  bool in_flight() const { return state == JobState::dispatched || state == JobState::running; }
+  const std::string& id() const { return spec->job_id; }
+};
+
+class JobTable {
+ public:
+  struct Counts {
+    int64_t queued = 0, dispatched = 0, running = 0;
+    int64_t queued_bytes = 0;
+  };
+  struct Ended {  // remembered until the store surely knows it
+    JobNumber job{};
+    uint64_t body_hash = 0;
+    JobState state = JobState::finished;
+  };
+
+  // Throws std::logic_error when the number or the id is there already.
+  Job& add(const JobAccepted& accepted, Session& session);
+  void set_state(Job& job, JobState state);  // not terminal
+  void end(Job& job, JobState state);        // `job` is gone after this
+  Job* find(JobNumber number);
+  Job* find(std::string_view id);
+  Job& at(JobNumber number);  // std::logic_error when it is not there
+  const Ended* find_ended(const std::string& id) const;
+  const Counts& counts() const { return counts_; }
+  size_t size() const { return jobs_.size(); }
+
+  template <typename Visit>  // visit(job) → whether to go on; in no order
+  void each(Visit visit) {
+    for (auto& [number, job] : jobs_)
+      if (!visit(job)) return;
+  }
+
+ private:
+  // More than one turn of the broker's loop can end: after it the store knows them.
+  static constexpr size_t kRemembered = 1u << 16;
+  void count(const Job& job, int64_t n);
+
+  std::unordered_map<uint64_t, Job> jobs_;
+  std::unordered_map<std::string_view, Job*> ids_;  // views of the specs' ids
+  std::unordered_map<std::string, Ended> ended_;
+  std::deque<std::string> ended_order_;
+  Counts counts_;
+};
+
+// About what a job's body takes in memory.
+size_t body_bytes(const JobSpec& spec);
+
+}  // namespace limpet::broker

@@ -1,0 +1,59 @@
+// What the broker knows of each session: its lane of jobs, its transcript's length, its home.
+// Pure. Its durable part changes only through the core's apply(). O(1) per call; an idle session
+// costs about 200 bytes and its name.
+#pragma once
+#include <string>
+#include <string_view>
+#include <unordered_map>
+
+#include "broker/event.h"
+
+namespace limpet::broker {
+
+struct Job;
+class ReadyQueue;
+inline constexpr uint32_t kNoWorker = UINT32_MAX;
+
+struct Session {
+  SessionNumber number{};
+  std::string name;              // empty: ephemeral
+  int64_t tokens = 0;            // durable transcript, a running job's prompt and output included
+  Epoch epoch{};                 // of its home
+  uint64_t incarnation = 0;      // of its home
+  uint32_t home = kNoWorker;     // slot in the worker table
+  Reason reason = Reason::none;  // why the next start at home is not resident; none: it may be
+  bool in_flight = false;        // the lane's first job is dispatched or running
+  uint32_t jobs = 0;             // in the lane
+  Job* first = nullptr;          // the lane, oldest first
+  Job* last = nullptr;
+  ReadyQueue* waits_in = nullptr;  // the queue in which its first job waits for a place
+
+  bool ephemeral() const { return name.empty(); }
+};
+
+class SessionTable {
+ public:
+  // Throws std::logic_error when the number or the name is there already.
+  Session& open(SessionNumber number, const std::string& name);
+  void close(SessionNumber number);
+  Session* find(SessionNumber number);
+  Session* find(std::string_view name);  // never finds an ephemeral one
+  Session& at(SessionNumber number);     // std::logic_error when it is not there
+  size_t size() const { return sessions_.size(); }
+
+  template <typename Visit>  // visit(session) → whether to go on
+  void each(Visit visit) {
+    for (auto& [number, session] : sessions_)
+      if (!visit(session)) return;
+  }
+
+  // A lane is a list through its jobs.
+  static void append(Session& session, Job& job);
+  static void remove(Session& session, Job& job);
+
+ private:
+  std::unordered_map<uint64_t, Session> sessions_;
+  std::unordered_map<std::string_view, Session*> names_;  // views of Session::name
+};
+
+}  // namespace limpet::broker

@@ -1,0 +1,115 @@
+#include "broker/worker_table.h"
+
+namespace limpet::broker {
+
+Worker& WorkerTable::slot(const std::string& name) {
+  if (const auto it = names_.find(name); it != names_.end()) return *slots_[it->second];
+  uint32_t slot = static_cast<uint32_t>(slots_.size());
+  if (free_.empty()) {
+    slots_.emplace_back();
+  } else {
+    slot = free_.back();
+    free_.pop_back();
+  }
+  slots_[slot] = std::make_unique<Worker>();
+  slots_[slot]->slot = slot;
+  slots_[slot]->name = name;
+  names_.emplace(name, slot);
+  return *slots_[slot];
+}
+
+Worker* WorkerTable::find(WorkerId connection) {
+  const auto it = connections_.find(raw(connection));
+  return it == connections_.end() ? nullptr : slots_[it->second].get();
+}
+
+Worker* WorkerTable::find(std::string_view name) {
+  const auto it = names_.find(std::string(name));
+  return it == names_.end() ? nullptr : slots_[it->second].get();
+}
+
+void WorkerTable::connect(Worker& worker, WorkerId connection) {
+  if (worker.state == WorkerState::ready) connections_.erase(raw(worker.connection));
+  worker.connection = connection;
+  worker.state = WorkerState::ready;
+  connections_[raw(connection)] = worker.slot;
+  rank(worker);
+}
+
+void WorkerTable::disconnect(Worker& worker) {
+  if (worker.state == WorkerState::ready) connections_.erase(raw(worker.connection));
+  worker.state = WorkerState::absent;
+  worker.in_flight.clear();
+  recount(worker);
+}
+
+void WorkerTable::forget_if_unused(uint32_t slot) {
+  if (!slots_[slot]) return;
+  const Worker& worker = *slots_[slot];
+  if (worker.state != WorkerState::absent || worker.homes > 0 || !worker.ready.empty() ||
+      !worker.in_flight.empty()) {
+    return;
+  }
+  names_.erase(worker.name);
+  slots_[slot].reset();
+  free_.push_back(slot);
+}
+
+void WorkerTable::sent(Worker& worker, JobAttempt attempt, const InFlight& entry) {
+  worker.in_flight[attempt] = entry;
+  ++worker.unlisted;
+  worker.promised += entry.promised;
+  rank(worker);
+}
+
+void WorkerTable::over(Worker& worker, JobAttempt attempt) {
+  const auto it = worker.in_flight.find(attempt);
+  if (it == worker.in_flight.end()) return;
+  if (it->second.listed && !it->second.ended) ++worker.freed;
+  forgotten(worker, attempt);
+}
+
+void WorkerTable::forgotten(Worker& worker, JobAttempt attempt) {
+  const auto it = worker.in_flight.find(attempt);
+  if (it == worker.in_flight.end()) return;
+  if (!it->second.listed) {
+    --worker.unlisted;
+    worker.promised -= it->second.promised;
+  }
+  worker.in_flight.erase(it);
+  rank(worker);
+}
+
+void WorkerTable::recount(Worker& worker) {
+  worker.unlisted = worker.freed = worker.promised = 0;
+  for (const auto& [attempt, entry] : worker.in_flight) {
+    if (entry.listed) continue;
+    ++worker.unlisted;
+    worker.promised += entry.promised;
+  }
+  rank(worker);
+}
+
+void WorkerTable::rank(Worker& worker) {
+  const bool takes = worker.credit() > 0;
+  const std::tuple<int64_t, int64_t, uint32_t> now{worker.promised - worker.room.free_kv_tokens,
+                                                   worker.in_flight.size(), worker.slot};
+  if (takes == worker.ranked && (!takes || now == worker.rank)) return;
+  if (worker.ranked) ranks_.erase(worker.rank);
+  worker.ranked = takes;
+  worker.rank = now;
+  if (takes) ranks_.insert(now);
+}
+
+Worker* WorkerTable::best(uint32_t avoid) {
+  if (Worker* other = best_but(avoid)) return other;
+  return ranks_.empty() ? nullptr : slots_[std::get<2>(*ranks_.begin())].get();
+}
+
+Worker* WorkerTable::best_but(uint32_t avoid) {
+  for (const auto& [room, jobs, slot] : ranks_)
+    if (slot != avoid) return slots_[slot].get();
+  return nullptr;
+}
+
+}  // namespace limpet::broker

@@ -1,0 +1,123 @@
+// What the broker knows of each worker: its connection, its room, what it was sent. Pure.
+//
+// A slot is a worker's name. It outlives the connection for as long as a session has its home
+// there; an incarnation is one life of the process behind the name.
+#pragma once
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <unordered_map>
+#include <vector>
+
+#include "broker/event.h"
+#include "broker/ready_queue.h"
+#include "broker/session_table.h"
+
+namespace limpet::broker {
+
+struct JobAttempt {
+  JobNumber job{};
+  Attempt attempt{};
+  bool operator==(const JobAttempt&) const = default;
+};
+struct JobAttemptHash {
+  size_t operator()(const JobAttempt& a) const {
+    return static_cast<size_t>(raw(a.job) * 0x9E3779B97F4A7C15ull + raw(a.attempt));
+  }
+};
+
+// A dispatch that the worker may hold.
+struct InFlight {
+  uint64_t heard = 0;  // the worker's last heartbeat when it left
+  Time sent{};
+  int64_t promised = 0;  // KV tokens that it may come to need
+  bool listed = false;   // in the worker's last heartbeat, so its room allows for it
+  bool ended = false;    // and there it was over already
+  bool gone = false;     // it was listed once, and is no more
+  bool orphan = false;   // the broker has given this attempt up; the worker may not know yet
+};
+
+enum class WorkerState : uint8_t {
+  absent,    // not connected, or silent beyond its lease
+  expected,  // after a restart of the broker: may announce itself still
+  ready,
+};
+
+struct Worker {
+  uint32_t slot = 0;
+  std::string name, device, model;
+  WorkerState state = WorkerState::absent;
+  bool leaving = false;
+  uint64_t incarnation = 0;
+  std::vector<uint64_t> replaced;  // the last incarnations that a newer one has replaced
+  WorkerId connection{};
+  int64_t max_context = 0;
+  Room room;               // as last announced
+  uint64_t heartbeat = 0;  // its number
+  Time heard{};
+  Time timer_at = Time::max();
+  std::unordered_map<JobAttempt, InFlight, JobAttemptHash> in_flight;
+  int64_t unlisted = 0;  // of these, not allowed for in `room`
+  int64_t freed = 0;     // allowed for in `room`, and over since by the worker's own word
+  int64_t promised = 0;  // KV tokens of the unlisted ones
+  ReadyQueue ready;      // sessions that wait for this worker, their home
+  int64_t homes = 0;     // sessions with their home in this slot, of any incarnation
+  std::map<uint64_t, int64_t> homes_of;  // the same by incarnation
+  // As it stands in the order of placement; nothing when it takes no jobs.
+  std::tuple<int64_t, int64_t, uint32_t> rank{};
+  bool ranked = false;
+
+  int64_t homes_now() const {
+    const auto it = homes_of.find(incarnation);
+    return it == homes_of.end() ? 0 : it->second;
+  }
+  int64_t credit() const {
+    return state == WorkerState::ready && !leaving ? room.slots + freed - unlisted : 0;
+  }
+};
+
+class WorkerTable {
+ public:
+  // The slot of this name, made when it is not there.
+  Worker& slot(const std::string& name);
+  Worker& at(uint32_t slot) { return *slots_[slot]; }
+  Worker* find_slot(uint32_t slot) { return slot < slots_.size() ? slots_[slot].get() : nullptr; }
+  Worker* find(WorkerId connection);
+  Worker* find(std::string_view name);
+  void connect(Worker& worker, WorkerId connection);
+  void disconnect(Worker& worker);
+  // Gives the slot back when nothing speaks of it any more.
+  void forget_if_unused(uint32_t slot);
+
+  // In-flight bookkeeping; each call keeps the rank.
+  void sent(Worker& worker, JobAttempt attempt, const InFlight& entry);
+  void over(Worker& worker, JobAttempt attempt);       // the worker itself says so
+  void forgotten(Worker& worker, JobAttempt attempt);  // never to be heard of again
+  void recount(Worker& worker);  // after a heartbeat has been noted in the entries
+  void rank(Worker& worker);
+
+  // The ready worker with credit that has the most room; `avoid` only when there is no other.
+  Worker* best(uint32_t avoid);
+  // As best(), but null rather than `avoid`.
+  Worker* best_but(uint32_t avoid);
+  bool any_credit() const { return !ranks_.empty(); }
+
+  template <typename Visit>
+  void each(Visit visit) {
+    for (auto& worker : slots_)
+      if (worker) visit(*worker);
+  }
+  int64_t ready() const { return static_cast<int64_t>(connections_.size()); }
+
+ private:
+  std::vector<std::unique_ptr<Worker>> slots_;
+  std::vector<uint32_t> free_;
+  std::unordered_map<std::string, uint32_t> names_;
+  std::unordered_map<uint64_t, uint32_t> connections_;
+  std::set<std::tuple<int64_t, int64_t, uint32_t>> ranks_;  // -room, jobs, slot
+};
+
+}  // namespace limpet::broker

@@ -4,8 +4,9 @@
 // pieces wherever they are fed. The pieces and finish() concatenate to Tokenizer::decode(ids).
 // The tokenizer must outlive it.
 #pragma once
-#include <span>
+#include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "engine/tokenizer.h"
 
@@ -15,16 +16,17 @@ class Detokenizer {
  public:
   Detokenizer(const Tokenizer& tokenizer, bool skip_special);
 
-  // Appends to `text` what is certain with this token: whole UTF-8 characters.
+  // Appends to `text` what is certain with this token: whole UTF-8 characters. A tokenizer with
+  // byte fallback decides on a run of byte tokens as a whole, so their text comes at its end.
   void push(Token id, std::string& text);
 
   // Appends what is left; incomplete bytes become U+FFFD as the reference decoders do. Call once.
   void finish(std::string& text);
 
  private:
-  void append_token(Token id, std::string_view bytes, std::string& text);
   void close_byte_run(std::string& text);
-  void append_text(std::string_view bytes, std::string& text);
+  void append_whole_characters(std::string& text, bool at_end);
+  void append_text(std::string_view characters, std::string& text);
 
   const Tokenizer* tokenizer_;
   bool skip_special_;

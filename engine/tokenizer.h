@@ -34,6 +34,8 @@ struct DecoderTraits {
   std::string first_drops;   // a character that the first token loses
 };
 
+struct TokenizerModel;  // tokenizer_model.h
+
 class Tokenizer {
  public:
   static constexpr size_t kMaxText = 64u << 20;  // bytes of text in one call
@@ -65,9 +67,8 @@ class Tokenizer {
   const DecoderTraits& decoder() const;
 
  private:
-  struct Model;
-  explicit Tokenizer(std::unique_ptr<Model> model);
-  std::unique_ptr<Model> model_;
+  explicit Tokenizer(std::unique_ptr<TokenizerModel> model);
+  std::unique_ptr<TokenizerModel> model_;
 };
 
 }  // namespace limpet::engine

@@ -1,0 +1,319 @@
+#include "engine/tokenizer.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "engine/tokenizer_bpe.h"
+#include "engine/tokenizer_normalize.h"
+#include "engine/tokenizer_utf8.h"
+
+namespace limpet::engine {
+namespace {
+
+using Json = nlohmann::json;
+namespace fs = std::filesystem;
+
+const fs::path kGolden = "tests/golden/tokenizers";
+
+class Kinds : public testing::TestWithParam<const char*> {};
+
+// The reference's ids and text, made by Hugging Face's tokenizers library.
+TEST_P(Kinds, AgreesWithTheReference) {
+  const auto tokenizer = Tokenizer::load(kGolden / GetParam());
+  std::ifstream in(kGolden / GetParam() / "cases.json");
+  const Json cases = Json::parse(in);
+  ASSERT_GE(cases.size(), 100u);
+  for (const Json& c : cases) {
+    const auto text = c["text"].get<std::string>();
+    EXPECT_EQ(tokenizer.encode(text, true).ids, c["ids"].get<std::vector<Token>>()) << text;
+    const auto plain = c["ids_no_special"].get<std::vector<Token>>();
+    EXPECT_EQ(tokenizer.encode(text, false).ids, plain) << text;
+    EXPECT_EQ(tokenizer.decode(plain, false), c["decoded"].get<std::string>());
+  }
+}
+
+TEST_P(Kinds, TakesAnyBytes) {
+  const auto tokenizer = Tokenizer::load(kGolden / GetParam());
+  std::mt19937_64 random(7);
+  for (int round = 0; round < 300; ++round) {
+    std::string bytes(random() % 40, '\0');
+    for (char& b : bytes) b = static_cast<char>(random());
+    const TokenIds ids = tokenizer.encode(bytes, true);
+    EXPECT_TRUE(ids.ok()) << ids.error;
+    EXPECT_EQ(ids.ids, tokenizer.encode(replace_bad_utf8(bytes), true).ids);
+    EXPECT_TRUE(valid_utf8(tokenizer.decode(ids.ids, false)));
+  }
+}
+
+// A megabyte without a space is one piece of a byte-level split; merging it must not be quadratic
+// (which would take minutes).
+TEST_P(Kinds, LongPiecesStayFast) {
+  const auto tokenizer = Tokenizer::load(kGolden / GetParam());
+  std::mt19937_64 random(11);
+  std::string letters(1 << 20, ' ');
+  for (char& c : letters) c = static_cast<char>('a' + random() % 26);
+  std::string marks = "e";
+  for (int i = 0; i < 1 << 18; ++i) marks += i % 2 == 0 ? "\u0301" : "\u0323";
+  const auto start = std::chrono::steady_clock::now();
+  for (const std::string& text :
+       {letters, marks, std::string(1 << 20, 'a'), std::string(1 << 20, ' ') + "x",
+        std::string(1 << 20, '\n'), std::string(1 << 20, '1')}) {
+    const TokenIds ids = tokenizer.encode(text, false);
+    EXPECT_TRUE(ids.ok()) << ids.error;
+    EXPECT_FALSE(ids.ids.empty());
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, Kinds,
+                         testing::Values("qwen2-style", "llama3-style", "gpt2-style",
+                                         "llama2-style"),
+                         [](const auto& info) {
+                           const std::string name = info.param;
+                           return name.substr(0, name.find('-'));
+                         });
+
+// What the heap does must be what the definition says: merge the lowest rank, leftmost first.
+std::vector<Token> naive_bpe(std::vector<Token> ids, const std::vector<Bpe::Merge>& merges) {
+  for (;;) {
+    size_t best = merges.size(), at = 0;
+    for (size_t i = 0; i + 1 < ids.size(); ++i) {
+      for (size_t rank = 0; rank < best; ++rank) {
+        if (merges[rank].left == ids[i] && merges[rank].right == ids[i + 1]) {
+          best = rank;
+          at = i;
+        }
+      }
+    }
+    if (best == merges.size()) return ids;
+    ids[at] = merges[best].merged;
+    ids.erase(ids.begin() + static_cast<std::ptrdiff_t>(at) + 1);
+  }
+}
+
+TEST(Bpe, HeapEqualsDefinition) {
+  std::mt19937_64 random(3);
+  for (int round = 0; round < 200; ++round) {
+    Vocabulary vocabulary{{"a", 0}, {"b", 1}, {"c", 2}};
+    std::vector<std::string> contents{"a", "b", "c"};
+    std::vector<Bpe::Merge> merges;
+    for (int m = 0; m < 12; ++m) {
+      const auto l = static_cast<Token>(random() % contents.size());
+      const auto r = static_cast<Token>(random() % contents.size());
+      const bool known = std::any_of(merges.begin(), merges.end(), [&](const auto& other) {
+        return other.left == l && other.right == r;
+      });
+      const std::string joined = contents[l] + contents[r];
+      if (known || vocabulary.contains(joined)) continue;
+      const auto id = static_cast<Token>(contents.size());
+      vocabulary[joined] = id;
+      contents.push_back(joined);
+      merges.push_back({l, r, id});
+    }
+    const Bpe bpe(Bpe::Options{}, vocabulary, merges);
+    std::string piece;
+    std::vector<Token> symbols;
+    for (size_t i = 0; i < 1 + random() % 60; ++i) {
+      symbols.push_back(static_cast<Token>(random() % 3));
+      piece += contents[symbols.back()];
+    }
+    Bpe::Scratch scratch;
+    std::vector<Token> ids;
+    bpe.encode(piece, scratch, ids);
+    EXPECT_EQ(ids, naive_bpe(symbols, merges)) << piece;
+  }
+}
+
+// ---- Files of our own, small enough to reason about -------------------------------------------
+
+class Files : public testing::Test {
+ protected:
+  Files() : folder_(fs::path(testing::TempDir()) / "limpet_tokenizer_test") {
+    fs::create_directories(folder_);
+  }
+  ~Files() override { fs::remove_all(folder_); }
+
+  Tokenizer load(const Json& json) {
+    std::ofstream(folder_ / "tokenizer.json") << json.dump();
+    return Tokenizer::load(folder_);
+  }
+  std::string refusal(const Json& json) {
+    try {
+      load(json);
+    } catch (const std::runtime_error& e) {
+      return e.what();
+    }
+    return "";
+  }
+  // Characters a to e, and what `merges` make of them.
+  static Json small() {
+    return Json::parse(R"({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2, "ab": 3,
+        "\u2581": 4, " ": 5, "<x>": 6}, "merges": ["a b"]},
+        "decoder": {"type": "Fuse"}})");
+  }
+  fs::path folder_;
+};
+
+TEST_F(Files, AddedTokensTakeSpacesAndWholeWordsAsTheySay) {
+  Json json = small();
+  json["added_tokens"] = Json::parse(R"([
+      {"id": 10, "content": "<l>", "lstrip": true, "normalized": false, "special": true},
+      {"id": 11, "content": "<r>", "rstrip": true, "normalized": false, "special": true},
+      {"id": 12, "content": "cc", "single_word": true, "normalized": false, "special": false},
+      {"id": 13, "content": "ccab", "normalized": false, "special": false}])");
+  const Tokenizer t = load(json);
+  EXPECT_EQ(t.encode("a  <l> b", false).ids, (std::vector<Token>{0, 10, 5, 1}));
+  EXPECT_EQ(t.encode("a  <r>  b", false).ids, (std::vector<Token>{0, 5, 5, 11, 1}));
+  EXPECT_EQ(t.encode("cc a", false).ids, (std::vector<Token>{12, 5, 0}));
+  EXPECT_EQ(t.encode("acc", false).ids, (std::vector<Token>{0, 2, 2}));
+  EXPECT_EQ(t.encode("ccab", false).ids, (std::vector<Token>{13}));  // the longest
+  EXPECT_TRUE(t.special(10));
+  EXPECT_FALSE(t.special(12));
+  EXPECT_EQ(t.decode(std::vector<Token>{0, 10, 1}, true), "ab");
+  EXPECT_EQ(t.decode(std::vector<Token>{0, 10, 1}, false), "a<l>b");
+  EXPECT_FALSE(t.has(9));
+  EXPECT_EQ(t.decode(std::vector<Token>{9, -1, 1 << 30, 0}, false), "a");
+  EXPECT_EQ(t.find("<r>"), 11);
+  EXPECT_EQ(t.find("nothing"), std::nullopt);
+}
+
+TEST_F(Files, NormalizedAddedTokensAreFoundAfterNormalization) {
+  Json json = small();
+  json["normalizer"] = {{"type", "NFC"}};
+  json["added_tokens"] = Json::parse(
+      R"([{"id": 10, "content": "\u00e9", "normalized": true, "special": false}])");
+  EXPECT_EQ(load(json).encode("ae\u0301b", false).ids, (std::vector<Token>{0, 10, 1}));
+}
+
+TEST_F(Files, PostProcessorsNest) {
+  Json json = small();
+  json["post_processor"] = Json::parse(R"({"type": "Sequence", "processors": [
+      {"type": "ByteLevel"},
+      {"type": "TemplateProcessing",
+       "single": [{"SpecialToken": {"id": "B"}}, {"Sequence": {"id": "A"}},
+                  {"SpecialToken": {"id": "E"}}],
+       "special_tokens": {"B": {"ids": [7]}, "E": {"ids": [8, 9]}}}]})");
+  const Tokenizer t = load(json);
+  EXPECT_EQ(t.encode("ab", true).ids, (std::vector<Token>{7, 3, 8, 9}));
+  EXPECT_EQ(t.encode("ab", false).ids, (std::vector<Token>{3}));
+}
+
+TEST_F(Files, MetaspaceMarksAndSplits) {
+  Json json = small();
+  json["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", "\u2581"},
+                           {"prepend_scheme", "first"}};
+  json["decoder"] = {{"type", "Metaspace"}, {"replacement", "\u2581"},
+                     {"prepend_scheme", "first"}};
+  const Tokenizer t = load(json);
+  EXPECT_EQ(t.encode("ab  a", false).ids, (std::vector<Token>{4, 3, 4, 4, 0}));
+  EXPECT_EQ(t.decode(std::vector<Token>{4, 3, 4, 4, 0}, false), "ab  a");
+}
+
+TEST_F(Files, SplitBehaviors) {
+  const std::vector<std::pair<std::string, std::vector<Token>>> cases{
+      // "acab": what may merge (a b) depends on where c cuts and joins.
+      {"Removed", {0, 3}},
+      {"Isolated", {0, 2, 3}},
+      {"MergedWithPrevious", {0, 2, 3}},
+      {"MergedWithNext", {0, 2, 3}},
+      {"Contiguous", {0, 2, 3}}};
+  for (const auto& [behavior, ids] : cases) {
+    Json json = small();
+    json["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"String", "c"}}},
+                             {"behavior", behavior}, {"invert", false}};
+    EXPECT_EQ(load(json).encode("acab", false).ids, ids) << behavior;
+  }
+  Json json = small();  // each b is a piece of its own with what is before it
+  json["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "a"}}},
+                           {"behavior", "MergedWithPrevious"}, {"invert", false}};
+  EXPECT_EQ(load(json).encode("cab", false).ids, (std::vector<Token>{2, 0, 1}));
+  json["pre_tokenizer"]["behavior"] = "MergedWithNext";
+  EXPECT_EQ(load(json).encode("cab", false).ids, (std::vector<Token>{2, 3}));
+}
+
+TEST_F(Files, WhiteSpaceIsUnicodesOfToday) {
+  Json json = small();
+  json["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "\\s|[\\sc]"}}},
+                           {"behavior", "Removed"}, {"invert", false}};
+  const Tokenizer t = load(json);
+  EXPECT_EQ(t.encode("a\u2003b", false).ids, (std::vector<Token>{0, 1}));
+  EXPECT_EQ(t.encode("a\u180eb", false).ids, (std::vector<Token>{3}));  // unknown, not a space
+  EXPECT_EQ(t.encode("acb", false).ids, (std::vector<Token>{0, 1}));
+  EXPECT_EQ(t.encode("ab", false).ids, (std::vector<Token>{3}));
+}
+
+TEST_F(Files, ByteFallbackRunsAreDecidedAsAWhole) {
+  Json json = small();
+  for (int b = 0; b < 256; ++b) {
+    char name[8];
+    std::snprintf(name, sizeof name, "<0x%02X>", static_cast<unsigned>(b));
+    json["model"]["vocab"][name] = 100 + b;
+  }
+  json["model"]["byte_fallback"] = true;
+  json["decoder"] = Json::parse(R"({"type": "Sequence", "decoders": [
+      {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+      {"type": "ByteFallback"}, {"type": "Fuse"},
+      {"type": "Strip", "content": " ", "start": 1, "stop": 0}]})");
+  const Tokenizer t = load(json);
+  EXPECT_EQ(t.encode("a\u4f60", false).ids, (std::vector<Token>{0, 328, 289, 260}));
+  EXPECT_EQ(t.decode(std::vector<Token>{328, 289, 260, 0}, false), "\u4f60" "a");
+  EXPECT_EQ(t.decode(std::vector<Token>{328, 289, 260, 328, 0}, false),
+            "\uFFFD\uFFFD\uFFFD\uFFFD" "a");
+  EXPECT_EQ(t.decode(std::vector<Token>{4, 4, 0, 4}, false), " a ");
+}
+
+TEST_F(Files, RefusesByNameWhatItCannotDo) {
+  EXPECT_NE(refusal({{"model", {{"type", "Unigram"}}}}).find("Unigram"), std::string::npos);
+  Json json = small();
+  json["normalizer"] = {{"type", "Nmt"}};
+  EXPECT_NE(refusal(json).find("\"Nmt\" is not supported"), std::string::npos);
+  json = small();
+  json["model"]["merges"] = {"a z"};
+  EXPECT_NE(refusal(json).find("\"z\" is not in the vocabulary"), std::string::npos);
+  json = small();
+  json["model"]["vocab"]["d"] = -4;
+  EXPECT_NE(refusal(json).find("out of range"), std::string::npos);
+  json = small();
+  json["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "(("}}},
+                           {"behavior", "Isolated"}};
+  EXPECT_NE(refusal(json).find("cannot read the pattern"), std::string::npos);
+  json["pre_tokenizer"] = {{"type", "ByteLevel"}};
+  for (int i = 0; i < 20; ++i) {
+    json["pre_tokenizer"] = {{"type", "Sequence"},
+                             {"pretokenizers", Json::array({json["pre_tokenizer"]})}};
+  }
+  EXPECT_NE(refusal(json).find("nested too deeply"), std::string::npos);
+  EXPECT_NE(refusal(Json::array()).find("cannot use"), std::string::npos);
+  EXPECT_THROW(Tokenizer::load("models/no-such-model"), std::runtime_error);
+}
+
+TEST(Normalize, LongRunsOfMarksAreOrderedFast) {
+  std::string text;
+  for (int i = 0; i < 200'000; ++i) text += i % 2 == 0 ? "\u0301" : "\u0323";
+  std::string want = "e";
+  text.insert(0, "e");
+  std::vector<Normalizer> nfd;
+  nfd.emplace_back(UnicodeForm{false, false});
+  EXPECT_EQ(normalize(nfd, text), "");
+  for (int i = 0; i < 100'000; ++i) want += "\u0323";
+  for (int i = 0; i < 100'000; ++i) want += "\u0301";
+  EXPECT_EQ(text == want, true);
+}
+
+TEST(Utf8, BadSequencesAsTheStandardRecommends) {
+  // Unicode 15, table 3-8 and its neighbours.
+  EXPECT_EQ(replace_bad_utf8("\xC0\xAF\xE0\x80\xBF\xF0\x81\x82" "A"),
+            "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD" "A");
+  EXPECT_EQ(replace_bad_utf8("\xE1\x80\xE2\xF0\x91\x92\xF1\xBF" "A"),
+            "\uFFFD\uFFFD\uFFFD\uFFFD" "A");
+  EXPECT_EQ(replace_bad_utf8("\xED\xA0\x80"), "\uFFFD\uFFFD\uFFFD");  // a surrogate
+  EXPECT_TRUE(valid_utf8("\u00e9\u4f60\U0001F642"));
+}
+
+}  // namespace
+}  // namespace limpet::engine

@@ -16,10 +16,12 @@ namespace limpet::engine::hir {
 using Value = int32_t;   // index into Module::values
 using Weight = int32_t;  // index into Module::weights
 
-// Upper bounds of a bucket: token rows of the step, tokens of its longest past.
+// Upper bounds of a bucket: token rows of the step, tokens of its longest past, rows that are
+// wanted back.
 struct Bounds {
   int64_t rows = 1;
   int64_t past = 0;
+  int64_t wanted = 1;
 };
 
 // Rows of the embedding table [vocab, hidden] for the step's tokens -> [rows, hidden].

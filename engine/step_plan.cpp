@@ -40,7 +40,6 @@ void add_group(const StepRow& group, const KvCache& kv, StepPlan& plan) {
     plan.row_sequence.push_back(index);
   }
   plan.sequences.push_back(group.sequence);
-  plan.sequence_rows.push_back(static_cast<int32_t>(plan.rows()));
   plan.longest_past = std::max(plan.longest_past, past);
 }
 
@@ -59,7 +58,6 @@ std::vector<int32_t> StepPlan::page_table(const KvCache& kv, int64_t pages) cons
 std::string plan_step(std::span<const StepRow> groups, const KvCache& kv, const StepLimits& limits,
                       StepPlan& plan) {
   plan = {};
-  plan.sequence_rows.push_back(0);
   if (groups.empty()) return "a step without rows";
   if (std::ssize(groups) > limits.max_sequences) {
     return "a step of " + number(std::ssize(groups)) + " sequences; the limit is " +

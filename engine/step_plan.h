@@ -19,7 +19,6 @@ struct StepPlan {
   std::vector<int32_t> token_ids;      // [T]
   std::vector<int32_t> positions;      // [T] in the sequence, from 0
   std::vector<int32_t> row_sequence;   // [T] index of the step's sequences
-  std::vector<int32_t> sequence_rows;  // [S + 1] first row of each sequence, and T
   std::vector<int32_t> wanted_rows;    // [N] rows to read back, ascending
   std::vector<SequenceId> sequences;   // [S]
   std::vector<int64_t> first;          // of each group: its first row among the wanted

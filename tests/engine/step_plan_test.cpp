@@ -33,7 +33,6 @@ TEST_F(StepPlanTest, RaggedGroupsAreLaidOutInOrder) {
   EXPECT_EQ(plan.token_ids, (Ints{4, 5, 6, 7}));
   EXPECT_EQ(plan.positions, (Ints{0, 1, 2, 5}));
   EXPECT_EQ(plan.row_sequence, (Ints{0, 0, 0, 1}));
-  EXPECT_EQ(plan.sequence_rows, (Ints{0, 3, 4}));
   EXPECT_EQ(plan.wanted_rows, (Ints{0, 1, 2, 3}));
   EXPECT_EQ(plan.first, (std::vector<int64_t>{0, 3}));
   EXPECT_EQ(plan.longest_past, 5);

@@ -1,0 +1,182 @@
+#include "engine/graph.h"
+
+#include <algorithm>
+#include <map>
+#include <stdexcept>
+#include <utility>
+
+namespace limpet::engine {
+namespace {
+
+void check(bool ok, const char* what) {
+  if (!ok) throw std::logic_error(std::string("lowering a module: ") + what);
+}
+
+class Lowering {
+ public:
+  Lowering(const hir::Module& module, const LowerOptions& options) : m_(module), o_(options) {
+    of_value_.resize(m_.values.size(), -1);
+    wanted_.resize(m_.values.size(), false);
+    declare_inputs();
+  }
+
+  Graph run() {
+    for (const hir::Node& node : m_.nodes) {
+      std::visit([&](const auto& operation) { lower(node, operation); }, node.operation);
+    }
+    for (size_t i = 0; i < m_.outputs.size(); ++i) mark_output(i);
+    return std::move(g_);
+  }
+
+ private:
+  void declare_inputs() {
+    const auto input = [&](const char* name, Shape shape) {
+      return g_.add({.name = name, .dtype = DType::i32, .shape = shape, .kind = ValueKind::input});
+    };
+    const int64_t sequences = std::min(m_.bounds.rows, o_.max_sequences);
+    g_.name = "rows " + std::to_string(m_.bounds.rows) + ", past " + std::to_string(m_.bounds.past);
+    g_.counts = input("counts", {kCountOutputs + std::ssize(m_.outputs)});
+    token_ids_ = input("token_ids", {m_.bounds.rows});
+    positions_ = input("positions", {m_.bounds.rows});
+    row_sequence_ = input("row_sequence", {m_.bounds.rows});
+    page_table_ = input("page_table", {sequences, pages_of(m_.bounds, o_.page_tokens)});
+    wanted_rows_ = input("wanted_rows", {m_.bounds.wanted});
+    pool_ = g_.add({.name = "kv_pool", .dtype = o_.kv,
+                    .shape = {o_.pages, o_.layers, 2, o_.kv_heads, o_.page_tokens, o_.head_dim},
+                    .kind = ValueKind::handle});
+  }
+
+  ValueId weight(hir::Weight id, Layout layout) {
+    const auto [it, added] = weights_.try_emplace({id, layout}, -1);
+    if (!added) return it->second;
+    const hir::WeightDecl& decl = m_.weights.at(static_cast<size_t>(id));
+    GraphValue v{.name = decl.name, .kind = ValueKind::weight, .layout = layout, .parts = {decl}};
+    if (decl.shape.size() == 2) {
+      v.dtype = o_.weights;
+      v.shape = {decl.shape[0], decl.shape[1]};
+    } else {
+      v.shape = {decl.shape[0]};
+    }
+    return it->second = g_.add(std::move(v));
+  }
+
+  // A table that is a head's weight too is kept once, in the head's layout.
+  Layout table_layout(hir::Weight table) const {
+    for (const hir::Node& node : m_.nodes) {
+      const auto* p = std::get_if<hir::Project>(&node.operation);
+      if (p != nullptr && p->weight == table) return Layout::linear;
+    }
+    return Layout::dense;
+  }
+
+  ValueId rope_table() {
+    if (rope_table_ >= 0) return rope_table_;
+    const int64_t n = std::ssize(m_.rope_frequencies);
+    check(n > 0, "attention without rotary frequencies");
+    const ValueId frequencies = g_.add({.name = "rope_frequencies", .shape = {n},
+                                        .kind = ValueKind::weight,
+                                        .constant = m_.rope_frequencies});
+    rope_table_ = g_.add({.name = "rope_table", .shape = {m_.bounds.rows, 2 * n}});
+    g_.nodes.push_back({ops::RopeTable{}, {positions_, frequencies}, {rope_table_}, kCountRows});
+    return rope_table_;
+  }
+
+  ValueId in(const hir::Node& node, size_t i) const {
+    const ValueId v = of_value_[static_cast<size_t>(node.inputs[i])];
+    check(v >= 0, "a value is read before it is made");
+    return v;
+  }
+  // The node's result, [rows or wanted rows, its width].
+  ValueId out(const hir::Node& node, bool wanted) {
+    const auto index = static_cast<size_t>(node.output);
+    const int64_t rows = wanted ? m_.bounds.wanted : m_.bounds.rows;
+    wanted_[index] = wanted;
+    return of_value_[index] = g_.add({.name = "t" + std::to_string(index),
+                                      .shape = {rows, m_.values[index]}});
+  }
+  void emit(const hir::Node& node, ops::Op op, std::vector<ValueId> inputs) {
+    bool wanted = std::holds_alternative<hir::Select>(node.operation);
+    for (const hir::Value v : node.inputs) wanted = wanted || wanted_[static_cast<size_t>(v)];
+    const ValueId result = out(node, wanted);
+    g_.nodes.push_back({op, std::move(inputs), {result}, wanted ? kCountWanted : kCountRows});
+  }
+
+  void lower(const hir::Node& node, const hir::Embed& e) {
+    emit(node, ops::Embedding{}, {token_ids_, weight(e.table, table_layout(e.table))});
+  }
+  void lower(const hir::Node& node, const hir::Norm& n) {
+    emit(node, ops::RmsNorm{.eps = n.eps, .heads = std::max<int64_t>(n.heads, 1)},
+         {in(node, 0), weight(n.weight, Layout::dense)});
+  }
+  void lower(const hir::Node& node, const hir::Project& p) {
+    std::vector<ValueId> inputs = {in(node, 0), weight(p.weight, Layout::linear)};
+    if (p.bias) inputs.push_back(weight(*p.bias, Layout::dense));
+    emit(node, ops::Linear{.bias = p.bias.has_value()}, std::move(inputs));
+  }
+  void lower(const hir::Node& node, const hir::Attend& a) {
+    check(a.layer < o_.layers && a.kv_heads == o_.kv_heads && a.head_dim == o_.head_dim,
+          "attention that does not fit the KV pool");
+    const ValueId table = rope_table(), q = in(node, 0);
+    const ValueId rotated = g_.add({.name = g_.at(q).name + "_rotated", .shape = g_.at(q).shape});
+    g_.nodes.push_back({ops::RopeAppend{.layer = a.layer},
+                        {q, in(node, 1), in(node, 2), table, positions_, row_sequence_,
+                         page_table_, pool_},
+                        {rotated}, kCountRows});
+    emit(node, ops::PagedAttention{.layer = a.layer, .scale = a.scale, .window = a.window},
+         {rotated, positions_, row_sequence_, page_table_, pool_});
+  }
+  void lower(const hir::Node& node, const hir::Gate&) {
+    emit(node, ops::SiluMul{}, {in(node, 0), in(node, 1)});
+  }
+  void lower(const hir::Node& node, const hir::Sum&) {
+    emit(node, ops::Add{}, {in(node, 0), in(node, 1)});
+  }
+  void lower(const hir::Node& node, const hir::Select&) {
+    emit(node, ops::GatherRows{}, {in(node, 0), wanted_rows_});
+  }
+
+  void mark_output(size_t i) {
+    const hir::Output& output = m_.outputs[i];
+    const ValueId id = of_value_[static_cast<size_t>(output.value)];
+    GraphValue& value = g_.at(id);
+    check(value.kind == ValueKind::temporary, "a value is an output twice");
+    value.kind = ValueKind::output;
+    value.name = output.name;
+    if (g_.uses(id) > 0) return;
+    for (GraphNode& node : g_.nodes) {
+      if (node.outputs[0] == id) node.count = kCountOutputs + static_cast<int32_t>(i);
+    }
+  }
+
+  const hir::Module& m_;
+  const LowerOptions& o_;
+  Graph g_;
+  std::vector<ValueId> of_value_;
+  std::vector<bool> wanted_;
+  std::map<std::pair<hir::Weight, Layout>, ValueId> weights_;
+  ValueId token_ids_ = -1, positions_ = -1, row_sequence_ = -1, page_table_ = -1;
+  ValueId wanted_rows_ = -1, pool_ = -1, rope_table_ = -1;
+};
+
+}  // namespace
+
+ValueId Graph::add(GraphValue value) {
+  values.push_back(std::move(value));
+  return static_cast<ValueId>(values.size() - 1);
+}
+
+int64_t Graph::uses(ValueId id) const {
+  int64_t n = 0;
+  for (const GraphNode& node : nodes) n += std::ranges::count(node.inputs, id);
+  return n;
+}
+
+int64_t pages_of(const hir::Bounds& bounds, int64_t page_tokens) {
+  return (bounds.past + bounds.rows + page_tokens - 1) / page_tokens;
+}
+
+Graph lower_module(const hir::Module& module, const LowerOptions& options) {
+  return Lowering(module, options).run();
+}
+
+}  // namespace limpet::engine

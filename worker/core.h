@@ -20,9 +20,11 @@ struct CoreOptions {
   std::string device, model;
   uint64_t model_fingerprint = 0;
   int64_t max_context = 4096;  // tokens of a session
+  Token vocab = 0;             // token ids are below; 0: unchecked
   int32_t max_jobs = 32;       // running or waiting here: the slots it offers
   int32_t token_budget = 256;  // token rows in one step, decode rows first
   int32_t prefill_chunk = 128; // most prefill rows of one job in one step
+  int32_t max_sessions = 16384;  // idle ones whose KV is kept; beyond, the longest idle goes
   std::chrono::milliseconds register_retry{500};
 };
 
@@ -35,7 +37,8 @@ class Core {
 
   // The next step's rows (decode rows first, then prefill chunks in order of arrival, within the
   // token budget and the pages there are). May evict idle sessions and preempt the youngest jobs;
-  // the oldest job always fits. Empty when there is nothing to run.
+  // the oldest job always fits. Empty when there is nothing to run. A step that is not empty must
+  // be answered by StepDone.
   Step plan(Time now, Output& out);
 
   Time next_deadline() const;  // when a Tick is due
@@ -43,6 +46,9 @@ class Core {
   struct Gauges {
     int64_t jobs = 0, jobs_waiting = 0, sessions = 0, sessions_idle = 0;
     int64_t evictions = 0, preemptions = 0, prefilled_tokens = 0, decoded_tokens = 0;
+    int64_t idle_pages = 0;   // of KV that could be evicted
+    bool registered = false;
+    std::string refused;      // why the broker would not register this worker; empty: it did not
     std::vector<std::pair<Reason, int64_t>> reprefilled_tokens;  // by reason, since start
     std::vector<std::pair<Reason, int64_t>> evicted_sessions;
   };

@@ -25,6 +25,14 @@ struct Tokenized {
   std::vector<Token> prompt;
   std::string error;  // empty: fine
 };
+// Answers an OpenText whose output has its end already (an end token, a stop string; or the limit,
+// OpenText::complete): the attempt before was lost between its last token and its end.
+struct AlreadyEnded {
+  JobNumber job{};
+  Attempt attempt{};
+  FinishReason reason = FinishReason::stop;
+  std::string tail_text;
+};
 // One sampled (or refused) row of the step that was last run.
 struct RowResult {
   JobNumber job{};
@@ -35,16 +43,19 @@ struct RowResult {
   std::vector<TokenLogprob> logprobs;
   bool end_token = false;   // the token is an end token or a stop token
   bool stop_string = false; // the text has reached a stop string
+  std::string tail_text;    // held-back text, when the output ends here (end_token, StepRow::last)
   std::string error;        // not empty: this sequence failed alone (e.g. its logits are NaN)
 };
 struct StepDone {
   std::vector<RowResult> rows;  // as Step::rows, same order
   std::string error;            // not empty: the whole step failed; no row advanced
 };
-struct Tick {};   // time has passed
+struct Tick {};       // time has passed
 struct Connected {};  // the transport has (again) a way to the broker: register
-struct Stop {};   // take no more jobs
-using Event = std::variant<FromBroker, Tokenized, StepDone, Tick, Connected, Stop>;
+struct Stop {};       // take no more jobs; those that are here go on
+// Between plan() and its StepDone the sequences belong to the engine: every other event is put
+// aside and decided right after StepDone.
+using Event = std::variant<FromBroker, Tokenized, AlreadyEnded, StepDone, Tick, Connected, Stop>;
 
 // ---- Commands: for the loop to carry out, in order --------------------------------------------
 
@@ -61,6 +72,7 @@ struct OpenText {
   std::shared_ptr<const JobSpec> spec;
   uint64_t seed = 0;
   std::vector<Token> output;
+  bool complete = false;  // the output is as long as it may be: answer AlreadyEnded{length}
 };
 struct CloseText {  // nobody wants more of this attempt
   JobNumber job{};
@@ -77,6 +89,7 @@ struct StepRow {
   std::vector<Token> tokens;
   bool sample = false;
   int64_t position = 0;  // of the token that would be sampled: its index in the session
+  bool last = false;     // the token that would be sampled is the last one allowed
 };
 struct Step {
   std::vector<StepRow> rows;

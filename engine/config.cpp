@@ -10,6 +10,8 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "engine/checkpoint.h"
+
 namespace limpet::engine {
 namespace {
 
@@ -188,6 +190,7 @@ ModelConfig parse_config(std::string_view text, const std::string& path) {
   const Json json = parse_object(text, path);
   const Fields f(json, path);
   ModelConfig c;
+  c.text_hash = hash_bytes(text);
   c.architecture = parse_architecture(f);
   if (f.has("quantization_config")) f.refuse("quantized weights are not supported");
   const std::string act = f.text("hidden_act", "silu");

@@ -37,6 +37,7 @@ struct ModelConfig {
   std::vector<int64_t> window;  // of each layer: keys a query sees, itself included; 0 = all
   int64_t prediction_layers = 0;
   std::vector<Token> eos;
+  uint64_t text_hash = 0;  // of config.json as it is written
 };
 
 // `text` is the content of config.json; `path` names it in errors.

@@ -39,6 +39,7 @@ struct EngineOptions {
   bool share_prefixes = true;
   int64_t max_rows = 512;   // token rows in one step
   int64_t max_sequences = 64;  // sequences in one step
+  int64_t max_wanted = 0;      // rows wanted back from one step; 0: max_rows, or what fits 64 MiB
   BucketOptions buckets{};
   int64_t compiled_bytes = 256 << 20;  // budget of the compile cache's arenas
   // For benches: weights drawn from this seed; model_dir needs only its config.json.
@@ -49,7 +50,7 @@ struct EngineInfo {
   std::string architecture, device;
   Precision precision = Precision::bf16;
   int64_t vocab = 0, hidden = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0;
-  int64_t max_context = 0;        // tokens of a sequence that the model allows
+  int64_t max_context = 0;        // tokens of a sequence that the model and the KV pool allow
   std::vector<Token> eos;         // from generation_config.json, else config.json
   uint64_t fingerprint = 0;       // of config and weights (by name, shape, samples) and precision
   int64_t page_bytes = 0;         // one page of KV, all layers

@@ -70,6 +70,10 @@ std::string plan_step(std::span<const StepRow> groups, const KvCache& kv, const 
   if (plan.rows() > limits.max_rows) {
     return "a step of " + number(plan.rows()) + " rows; the limit is " + number(limits.max_rows);
   }
+  if (plan.wanted() > limits.max_wanted) {
+    return number(plan.wanted()) + " rows wanted back from one step; the limit is " +
+           number(limits.max_wanted);
+  }
   auto ids = plan.sequences;
   std::ranges::sort(ids);
   if (std::ranges::adjacent_find(ids) != ids.end()) return "a sequence twice in one step";

@@ -11,7 +11,7 @@
 namespace limpet::engine {
 
 struct StepLimits {
-  int64_t max_rows = 0, max_sequences = 0, max_context = 0, vocab = 0;
+  int64_t max_rows = 0, max_sequences = 0, max_wanted = 0, max_context = 0, vocab = 0;
 };
 
 // T token rows of S sequences, N of them wanted back.

@@ -166,6 +166,7 @@ engine::EngineOptions verify_engine_options(const Golden& golden, const VerifyOp
   const int64_t tokens = std::ssize(golden.input_ids) + std::ssize(golden.greedy_ids);
   engine::EngineOptions e;
   e.max_rows = std::ssize(golden.input_ids) + kOtherRows * options.batch_with + 128;
+  e.max_wanted = e.max_rows;
   e.max_sequences = options.batch_with + 1;
   e.kv_pages = tokens / 16 + 2 + options.batch_with * ((kOtherRows * tokens + 128) / 16 + 2);
   return e;

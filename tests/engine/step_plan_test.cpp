@@ -22,7 +22,8 @@ class StepPlanTest : public ::testing::Test {
 
   KvCache kv;
   SequenceId a{}, b{};
-  StepLimits limits{.max_rows = 6, .max_sequences = 2, .max_context = 20, .vocab = 10};
+  StepLimits limits{.max_rows = 6, .max_sequences = 2, .max_wanted = 4, .max_context = 20,
+                    .vocab = 10};
   StepPlan plan;
 };
 
@@ -55,6 +56,7 @@ TEST_F(StepPlanTest, WhatCannotRunIsAnErrorValue) {
   says({{SequenceId{99}, one}}, "unknown");
   ASSERT_TRUE(kv.reserve(a, 7) && kv.reserve(b, 1));
   says({{a, many}}, "7 rows; the limit is 6");
+  says({{a, std::span(many).first(5), Want::all}}, "5 rows wanted back");
   says({{a, one}, {a, one}}, "twice");
   says({{a, one}, {b, one}, {b, one}}, "3 sequences; the limit is 2");
   grow(a, 15);

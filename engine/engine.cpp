@@ -1,0 +1,343 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <charconv>
+#include <stdexcept>
+
+#include "backends/make_backend.h"
+#include "engine/checkpoint.h"
+#include "engine/compile_cache.h"
+#include "engine/config.h"
+#include "engine/device_support.h"
+#include "engine/handles.h"
+#include "engine/kv_layout.h"
+#include "engine/models/architecture.h"
+#include "engine/step_io.h"
+#include "engine/step_plan.h"
+#include "engine/weight_store.h"
+
+namespace limpet::engine {
+namespace {
+
+constexpr int64_t kPageTokens = 16;
+constexpr uint32_t kFirstPast = 64;  // the smallest bucket of pasts
+
+DType dtype_of(Precision p) { return p == Precision::f32 ? DType::f32 : DType::bf16; }
+
+KvLayout layout_of(const ModelConfig& c, Precision precision) {
+  return {c.layers, c.kv_heads, c.head_dim, kPageTokens, precision};
+}
+
+int64_t pool_pages(const EngineOptions& o, const ModelConfig& c) {
+  const int64_t page = layout_of(c, o.precision).page_bytes();
+  int64_t pages = o.kv_pages;
+  if (pages == 0 && o.kv_bytes != 0) pages = o.kv_bytes / page;
+  if (pages == 0 && o.kv_bytes == 0) {
+    const int64_t room = 4 * ((c.max_context + kPageTokens - 1) / kPageTokens);
+    pages = std::min(room, std::max<int64_t>((int64_t{1} << 30) / page, 1));
+  }
+  if (pages < 1 || pages > (1 << 30)) {
+    throw std::runtime_error("the KV pool holds no page (one takes " + std::to_string(page) +
+                             " bytes) or too many; set its size in pages or bytes");
+  }
+  return pages;
+}
+
+// Options with what 0 stands for filled in, and bounded.
+EngineOptions completed(EngineOptions o, const ModelConfig& c) {
+  o.kv_pages = pool_pages(o, c);
+  const int64_t most = 1 << 20;
+  if (o.max_rows < 1 || o.max_sequences < 1 || o.max_rows > most || o.max_sequences > most) {
+    throw std::runtime_error("max_rows and max_sequences must be from 1 to 1048576");
+  }
+  o.max_sequences = std::min(o.max_sequences, o.max_rows);
+  if (o.max_wanted <= 0) {
+    const int64_t fitting = (int64_t{64} << 20) / (4 * c.vocab);
+    o.max_wanted = std::max(o.max_sequences, fitting);
+  }
+  o.max_wanted = std::min(o.max_wanted, o.max_rows);
+  return o;
+}
+
+class DeviceEngine final : public Engine {
+ public:
+  DeviceEngine(const EngineOptions& options, const ModelConfig& config,
+               const Architecture& architecture, std::unique_ptr<Backend> backend,
+               const Checkpoint& checkpoint)
+      : options_(options),
+        config_(config),
+        architecture_(architecture),
+        layout_(layout_of(config, options.precision)),
+        backend_(std::move(backend)),
+        kv_({.page_tokens = static_cast<int32_t>(kPageTokens),
+             .pages = static_cast<int32_t>(options.kv_pages),
+             .share_prefixes = options.share_prefixes}),
+        limits_(make_limits()),
+        handles_(*backend_),
+        weights_(*backend_),
+        io_(*backend_, io_sizes()),
+        cache_(make_cache()) {
+    handles_.bind("kv_pool", options_.kv_pages * layout_.page_bytes());
+    load_weights(checkpoint);
+    describe(checkpoint);
+  }
+
+  const EngineInfo& info() const override { return info_; }
+  KvCache& kv() override { return kv_; }
+  const BindingState& binding() const override { return binding_; }
+  void reset_binding() override { binding_.reset(); }
+  void reset_after_block() override { binding_.reset_after_block(); }
+
+  EngineCounters counters() const override {
+    EngineCounters c = counters_;
+    c.weight_bytes_up = weights_.bytes();
+    c.compiles = cache_.counters().compiles;
+    c.compile_hits = cache_.counters().hits;
+    c.compile_evictions = cache_.counters().evictions;
+    return c;
+  }
+
+  StepResult step(std::span<const StepRow> rows, ReadBack what) override;
+  std::string install(SequenceId id, std::span<const Token> tokens, const HostKv& kv) override;
+  HostKv sync_to_host(SequenceId id) override;
+  bool has(std::string_view handle) const override { return parse_handle(handle).has_value(); }
+  std::vector<float> read(std::string_view handle, SequenceId id) override;
+  void warm(int64_t max_batch, int64_t max_past) override;
+
+ private:
+  struct LayerHandle {
+    size_t layer = 0;
+    bool k = true;
+  };
+
+  StepLimits make_limits() const {
+    return {.max_rows = options_.max_rows,
+            .max_sequences = options_.max_sequences,
+            .max_wanted = options_.max_wanted,
+            .max_context = std::min(config_.max_context, options_.kv_pages * kPageTokens),
+            .vocab = config_.vocab};
+  }
+  StepIo::Sizes io_sizes() const {
+    const hir::Bounds largest{limits_.max_rows, limits_.max_context, limits_.max_wanted};
+    return {.rows = limits_.max_rows,
+            .wanted = limits_.max_wanted,
+            .sequences = limits_.max_sequences,
+            .pages = pages_of(largest, kPageTokens),
+            .hidden = config_.hidden,
+            .vocab = config_.vocab};
+  }
+  LowerOptions lowering() const {
+    return {.weights = dtype_of(options_.precision),
+            .kv = dtype_of(options_.precision),
+            .layers = config_.layers,
+            .kv_heads = config_.kv_heads,
+            .head_dim = config_.head_dim,
+            .pages = options_.kv_pages,
+            .page_tokens = kPageTokens,
+            .max_sequences = limits_.max_sequences};
+  }
+  CompileCache make_cache() {
+    CompileCache::Options o{
+        .batch = make_ladder(options_.buckets.batch, 1, static_cast<uint32_t>(limits_.max_rows)),
+        .past = make_ladder(options_.buckets.past, kFirstPast,
+                            static_cast<uint32_t>(limits_.max_context)),
+        .max_wanted = limits_.max_wanted,
+        .byte_budget = options_.compiled_bytes};
+    return {*backend_, std::move(o),
+            CompileCache::ModuleBuilder([this](const hir::Bounds& upper) {
+              return architecture_.build(config_, upper);
+            }),
+            lowering(), [this](Compiled& c) {
+              handles_.attach(c.program, *c.executable);
+              weights_.attach(c.program, *c.executable);
+              io_.attach(c.program, *c.executable);
+            }};
+  }
+  void load_weights(const Checkpoint& checkpoint) {
+    Graph graph = lower_module(architecture_.build(config_, {}), lowering());
+    fuse(graph);
+    weights_.load(graph, checkpoint);
+    weights_.keep(architecture_.prediction_weights(config_), dtype_of(options_.precision),
+                  checkpoint);
+  }
+  void describe(const Checkpoint& checkpoint) {
+    const Device device = backend_->info().device;
+    info_ = {.architecture = config_.architecture,
+             .device = to_string(device),
+             .precision = options_.precision,
+             .vocab = config_.vocab,
+             .hidden = config_.hidden,
+             .layers = config_.layers,
+             .heads = config_.heads,
+             .kv_heads = config_.kv_heads,
+             .head_dim = config_.head_dim,
+             .max_context = limits_.max_context,
+             .eos = config_.eos,
+             .page_bytes = layout_.page_bytes(),
+             .weight_bytes = weights_.bytes(),
+             .prediction_layers = config_.prediction_layers,
+             .resident_kv = supports_resident_kv(device.kind)};
+    info_.fingerprint = hash_bytes(options_.precision == Precision::f32 ? "f32" : "bf16",
+                                   checkpoint.fingerprint() ^ config_.text_hash);
+  }
+
+  // Copies of pages that the bookkeeping has promised, before anything else is written.
+  void make_copies() {
+    Buffer& pool = handles_.at("kv_pool");
+    const int64_t bytes = layout_.page_bytes();
+    for (const PageCopy& c : kv_.take_copies()) {
+      backend_->copy(pool, c.to * bytes, pool, c.from * bytes, bytes);
+      counters_.kv_bytes_moved += bytes;
+    }
+  }
+  std::optional<LayerHandle> parse_handle(std::string_view name) const {
+    const bool k = name.starts_with("past_k_");
+    if (!k && !name.starts_with("past_v_")) return std::nullopt;
+    const std::string_view digits = name.substr(7);
+    LayerHandle handle{.layer = 0, .k = k};
+    const auto [end, error] =
+        std::from_chars(digits.data(), digits.data() + digits.size(), handle.layer);
+    const bool whole = error == std::errc() && end == digits.data() + digits.size();
+    if (!whole || static_cast<int64_t>(handle.layer) >= config_.layers) return std::nullopt;
+    return handle;
+  }
+  std::string check_install(SequenceId id, std::span<const Token> tokens, const HostKv& kv) const;
+
+  EngineOptions options_;
+  ModelConfig config_;
+  const Architecture& architecture_;
+  KvLayout layout_;
+  std::unique_ptr<Backend> backend_;
+  KvCache kv_;
+  StepLimits limits_;
+  Handles handles_;
+  WeightStore weights_;
+  StepIo io_;
+  CompileCache cache_;
+  BindingState binding_;
+  EngineInfo info_;
+  EngineCounters counters_;
+};
+
+StepResult DeviceEngine::step(std::span<const StepRow> rows, ReadBack what) {
+  StepResult result;
+  StepPlan plan;
+  result.error = plan_step(rows, kv_, limits_, plan);
+  if (!result.ok()) return result;
+  const auto found = cache_.get(BucketKey::of(static_cast<uint32_t>(plan.rows()),
+                                              static_cast<uint32_t>(plan.longest_past)));
+  result.error = found.error;
+  if (!result.ok()) return result;
+  const Compiled& compiled = *found.compiled;
+  make_copies();
+  counters_.bytes_up += io_.write(plan, kv_, pages_of(compiled.upper, kPageTokens), what);
+  handles_.run(compiled.program, *compiled.executable);
+  binding_.bind(ProgramKind::decode, compiled.upper.past);
+  for (const StepRow& row : rows) kv_.commit(row.sequence, row.tokens);
+  ++counters_.steps;
+  counters_.rows += plan.rows();
+  result.rows = plan.wanted();
+  result.width = io_.width(what);
+  result.values = io_.read(what, plan.wanted());
+  result.first = std::move(plan.first);
+  counters_.bytes_down += 4 * std::ssize(result.values);
+  return result;
+}
+
+std::string DeviceEngine::check_install(SequenceId id, std::span<const Token> tokens,
+                                        const HostKv& kv) const {
+  if (!kv_.contains(id)) return "install into an unknown sequence";
+  if (kv_.length(id) != 0) return "install into a sequence that is not empty";
+  const int64_t n = std::ssize(tokens);
+  if (n > limits_.max_context) return "install of more tokens than the context holds";
+  for (const Token t : tokens) {
+    if (t < 0 || t >= config_.vocab) return "install of a token that is not in the vocab";
+  }
+  if (kv.rows < n || kv.kv_dim != layout_.kv_dim() || std::ssize(kv.layers) != config_.layers) {
+    return "install of KV of another shape";
+  }
+  for (const HostKv::Layer& layer : kv.layers) {
+    const int64_t elements = kv.rows * kv.kv_dim;
+    if (std::ssize(layer.k) != elements || std::ssize(layer.v) != elements) {
+      return "install of KV whose layers do not have its rows";
+    }
+  }
+  return "";
+}
+
+std::string DeviceEngine::install(SequenceId id, std::span<const Token> tokens,
+                                  const HostKv& kv) {
+  if (auto error = check_install(id, tokens, kv); !error.empty()) return error;
+  if (!kv_.reserve(id, std::ssize(tokens))) return "no free KV pages to install into";
+  make_copies();
+  Buffer& pool = handles_.at("kv_pool");
+  std::vector<std::byte> page(static_cast<size_t>(layout_.page_bytes()));
+  int64_t row = 0;
+  for (const int32_t number : kv_.page_table(id)) {
+    const int64_t rows = std::min(kPageTokens, std::ssize(tokens) - row);
+    if (rows <= 0) break;
+    layout_.to_page(kv, row, rows, page);
+    backend_->write(pool, number * layout_.page_bytes(), page.data(), std::ssize(page));
+    counters_.kv_bytes_up += std::ssize(page);
+    row += rows;
+  }
+  kv_.commit(id, tokens);
+  return "";
+}
+
+HostKv DeviceEngine::sync_to_host(SequenceId id) {
+  make_copies();
+  HostKv kv;
+  kv.rows = kv_.length(id);
+  kv.kv_dim = layout_.kv_dim();
+  kv.layers.resize(static_cast<size_t>(config_.layers));
+  for (HostKv::Layer& layer : kv.layers) {
+    layer.k.resize(static_cast<size_t>(kv.rows * kv.kv_dim));
+    layer.v.resize(layer.k.size());
+  }
+  const Buffer& pool = handles_.at("kv_pool");
+  std::vector<std::byte> page(static_cast<size_t>(layout_.page_bytes()));
+  int64_t row = 0;
+  for (const int32_t number : kv_.page_table(id)) {
+    const int64_t rows = std::min(kPageTokens, kv.rows - row);
+    if (rows <= 0) break;
+    backend_->read(pool, number * layout_.page_bytes(), page.data(), std::ssize(page));
+    counters_.kv_bytes_down += std::ssize(page);
+    layout_.to_rows(page, rows, kv, row);
+    row += rows;
+  }
+  return kv;
+}
+
+std::vector<float> DeviceEngine::read(std::string_view handle, SequenceId id) {
+  const auto which = parse_handle(handle);
+  if (!which) throw std::logic_error("no handle '" + std::string(handle) + "'");
+  HostKv kv = sync_to_host(id);
+  HostKv::Layer& layer = kv.layers[which->layer];
+  return std::move(which->k ? layer.k : layer.v);
+}
+
+void DeviceEngine::warm(int64_t max_batch, int64_t max_past) {
+  for (const Ladder::Range& batch : cache_.options().batch.ranges()) {
+    if (batch.low > std::max<int64_t>(max_batch, 1)) break;
+    for (const Ladder::Range& past : cache_.options().past.ranges()) {
+      if (past.low > max_past) break;
+      cache_.get(BucketKey::of(batch.high, past.high));
+    }
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
+  const ModelConfig config = load_config(options.model_dir);
+  const Architecture& architecture = find_architecture(config.architecture);
+  auto backend = make_backend(parse_device(options.device), {.threads = options.threads});
+  const Checkpoint checkpoint = options.random_weights
+                                    ? Checkpoint::random(*options.random_weights)
+                                    : Checkpoint::open(options.model_dir);
+  return std::make_unique<DeviceEngine>(completed(options, config), config, architecture,
+                                        std::move(backend), checkpoint);
+}
+
+}  // namespace limpet::engine

@@ -1,0 +1,270 @@
+#include "broker/store.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sqlite3.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+
+#include "tests/broker/journal_reference.h"
+
+namespace limpet::broker {
+namespace {
+
+namespace fs = std::filesystem;
+
+class StoreTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = (fs::temp_directory_path() / ("limpet-store-XXXXXX")).string();
+    ASSERT_NE(mkdtemp(folder_.data()), nullptr);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  // Small bounds, so that a short run folds, sweeps and cuts the log many times.
+  Store::Options options() const { return {folder_ + "/data", 16, 2000, 1000}; }
+  std::string file() const { return folder_ + "/data/limpet.sqlite"; }
+
+  std::string open_error() const {
+    try {
+      Store::open(options());
+    } catch (const StoreError& e) {
+      return e.what();
+    }
+    return "";
+  }
+
+  std::string folder_;
+};
+
+TEST_F(StoreTest, RemembersWhatAReferenceRemembers) {
+  for (uint64_t seed = 1; seed <= 6; ++seed) {
+    fs::remove_all(folder_ + "/data");
+    ReferenceWorld world(seed);
+    auto store = Store::open(options());
+    for (int commit = 0; commit < 300; ++commit) {
+      store->commit(world.make_commit());
+      if (world.random(40) == 0) {
+        store.reset();
+        store = Store::open(options());
+      }
+      if (commit % 20 == 0) {
+        ASSERT_EQ(describe(*store, world), describe(world)) << "seed " << seed << " " << commit;
+      }
+    }
+    ASSERT_EQ(describe(*store, world), describe(world)) << "seed " << seed;
+    EXPECT_GT(store->counters().commits, 0);
+    EXPECT_LT(store->counters().log_rows, 290) << "the log was never cut";
+  }
+}
+
+TEST_F(StoreTest, OutputFromAnyIndex) {
+  ReferenceWorld world(77);
+  auto store = Store::open(options());
+  for (int commit = 0; commit < 400; ++commit) store->commit(world.make_commit());
+  for (const auto& [number, job] : world.jobs) {
+    std::vector<Token> ids;
+    std::string text_from;
+    for (const auto& row : job.rows) ids.insert(ids.end(), row.ids.begin(), row.ids.end());
+    for (int64_t from = 0; from <= job.output(); ++from) {
+      std::vector<Token> got;
+      std::string got_text, want_text;
+      store->read_output(JobNumber(number), from, [&](OutputRow&& row) {
+        EXPECT_EQ(row.first_index, from + static_cast<int64_t>(got.size()));
+        got.insert(got.end(), row.ids.begin(), row.ids.end());
+        got_text += row.text;
+        return true;
+      });
+      for (const auto& row : job.rows) {
+        if (row.first_index + static_cast<int64_t>(row.ids.size()) > from) want_text += row.text;
+      }
+      ASSERT_EQ(got, std::vector<Token>(ids.begin() + from, ids.end())) << number << " " << from;
+      ASSERT_EQ(got_text, want_text) << number << " " << from;
+    }
+  }
+}
+
+// A child commits and is killed; what it left must be the commits that it told of, or one more.
+TEST_F(StoreTest, AKilledBrokerLeavesACommittedPrefix) {
+  for (uint64_t seed = 1; seed <= 25; ++seed) {
+    fs::remove_all(folder_ + "/data");
+    int pipe_ends[2];
+    ASSERT_EQ(pipe(pipe_ends), 0);
+    const pid_t child = fork();
+    if (child == 0) {
+      ReferenceWorld world(seed);
+      auto store = Store::open(options());
+      for (int commit = 0; commit < 100000; ++commit) {
+        store->commit(world.make_commit());
+        if (write(pipe_ends[1], "c", 1) != 1) _exit(1);
+      }
+      _exit(0);
+    }
+    close(pipe_ends[1]);
+    const int until = static_cast<int>(3 + seed * 17 % 230);
+    int told = 0;
+    char c;
+    while (told < until && read(pipe_ends[0], &c, 1) == 1) ++told;
+    usleep(static_cast<useconds_t>(seed * 37 % 400));
+    kill(child, SIGKILL);
+    while (read(pipe_ends[0], &c, 1) == 1) ++told;
+    close(pipe_ends[0]);
+    waitpid(child, nullptr, 0);
+
+    ReferenceWorld world(seed);
+    for (int i = 0; i < told; ++i) world.make_commit();
+    const std::string before = describe(world);
+    world.make_commit();
+    auto store = Store::open(options());
+    const std::string found = describe(*store, world);
+    EXPECT_TRUE(found == before || found == describe(world)) << "seed " << seed;
+  }
+}
+
+TEST_F(StoreTest, NumbersAreNeverGivenTwice) {
+  {
+    auto store = Store::open(options());
+    store->commit(std::vector<JournalEntry>{SessionOpened{SessionNumber(41), ""},
+                                            SessionClosed{SessionNumber(41)}});
+  }
+  SessionNumber highest{};
+  Store::open(options())->snapshot([&](const JournalEntry& e) {
+    if (auto* n = std::get_if<NumbersReserved>(&e)) highest = n->session;
+  });
+  EXPECT_EQ(highest, SessionNumber(41));
+}
+
+TEST_F(StoreTest, EphemeralSessionsLeaveNothingButTheirJob) {
+  auto store = Store::open(options());
+  auto spec = std::make_shared<JobSpec>();
+  spec->job_id = "j";
+  spec->text = "hello";
+  JobEndedEntry end;
+  end.job = JobNumber(1);
+  StartedEntry started;
+  started.job = JobNumber(1);
+  started.attempt = Attempt(1);
+  started.has_prompt = true;
+  started.prompt = {1, 2, 3};
+  store->commit(std::vector<JournalEntry>{
+      SessionOpened{SessionNumber(1), ""},
+      JobAccepted{JobNumber(1), SessionNumber(1), spec, 5, 6, 7, 0},
+      JobDispatched{JobNumber(1), Attempt(1)}, started,
+      TokensAppended{{{JobNumber(1), 0, {8, 9}, "ab", {}}}}});
+  store->commit(std::vector<JournalEntry>{end, SessionClosed{SessionNumber(1)}});
+  store.reset();
+  sqlite3* db = nullptr;
+  ASSERT_EQ(sqlite3_open(file().c_str(), &db), SQLITE_OK);
+  auto count = [&](const char* sql) {
+    sqlite3_stmt* s = nullptr;
+    EXPECT_EQ(sqlite3_prepare_v2(db, sql, -1, &s, nullptr), SQLITE_OK);
+    EXPECT_EQ(sqlite3_step(s), SQLITE_ROW);
+    const int n = sqlite3_column_int(s, 0);
+    sqlite3_finalize(s);
+    return n;
+  };
+  EXPECT_EQ(count("SELECT count(*) FROM session"), 0);
+  EXPECT_EQ(count("SELECT count(*) FROM job"), 1);
+  EXPECT_EQ(count("SELECT count(*) FROM chunk"), 1);  // the output
+  sqlite3_close(db);
+}
+
+TEST_F(StoreTest, TwoBrokersCannotShareAFolder) {
+  auto store = Store::open(options());
+  EXPECT_THAT(open_error(), testing::HasSubstr("another broker is using the data folder"));
+  store.reset();
+  EXPECT_EQ(open_error(), "");
+}
+
+TEST_F(StoreTest, ForeignNewerAndDamagedFilesAreRefused) {
+  fs::create_directories(folder_ + "/data");
+  std::ofstream(file()) << std::string(5000, 'x');
+  EXPECT_THAT(open_error(), testing::HasSubstr("not a sound limpet store"));
+  fs::remove(file());
+
+  auto execute = [&](const char* sql) {
+    sqlite3* db = nullptr;
+    ASSERT_EQ(sqlite3_open(file().c_str(), &db), SQLITE_OK);
+    EXPECT_EQ(sqlite3_exec(db, sql, nullptr, nullptr, nullptr), SQLITE_OK);
+    sqlite3_close(db);
+  };
+  execute("CREATE TABLE other(x)");
+  EXPECT_THAT(open_error(), testing::HasSubstr("is not a limpet store"));
+  fs::remove(file());
+
+  { Store::open(options())->commit(std::vector<JournalEntry>{SessionOpened{SessionNumber(1), ""}}); }
+  execute("UPDATE log SET records = x'0102'");
+  EXPECT_THAT(open_error(), testing::HasSubstr("is damaged"));
+  execute("PRAGMA user_version = 9");
+  EXPECT_THAT(open_error(), testing::HasSubstr("written by a newer limpet"));
+}
+
+TEST_F(StoreTest, AFolderThatCannotBeIsToldClearly) {
+  std::ofstream(folder_ + "/data") << "a file, not a folder";
+  EXPECT_THAT(open_error(), testing::HasSubstr("--data"));
+}
+
+TEST_F(StoreTest, AReadOnlyFolderIsToldClearly) {
+  ASSERT_EQ(chmod(folder_.c_str(), 0555), 0);
+  const bool root = geteuid() == 0;  // whom permissions do not stop
+  if (root) {
+    ASSERT_EQ(seteuid(65534), 0);
+  }
+  const std::string error = open_error();
+  if (root) {
+    ASSERT_EQ(seteuid(0), 0);
+  }
+  chmod(folder_.c_str(), 0755);
+  EXPECT_THAT(error, testing::AllOf(testing::HasSubstr("data folder"),
+                                    testing::HasSubstr("--data")));
+}
+
+TEST_F(StoreTest, AFullDiskKeepsWhatWasCommitted) {
+  ReferenceWorld world(5);
+  std::string good;
+  std::string error;
+  {
+    auto store = Store::open(options());
+    for (int i = 0; i < 20; ++i) store->commit(world.make_commit());
+    good = describe(world);
+    // Files cannot grow beyond this: what SQLite meets is what it meets on a full disk.
+    struct rlimit before {};
+    ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+    struct rlimit tight = before;
+    tight.rlim_cur = 256 << 10;
+    auto* old = std::signal(SIGXFSZ, SIG_IGN);
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &tight), 0);
+    std::string next = good;
+    try {
+      for (int i = 0; i < 100000; ++i) {
+        const auto entries = world.make_commit();
+        next = describe(world);
+        store->commit(entries);
+        good = next;
+      }
+    } catch (const StoreError& e) {
+      error = e.what();
+    }
+    setrlimit(RLIMIT_FSIZE, &before);
+    std::signal(SIGXFSZ, old);
+    EXPECT_THROW(store->commit(world.make_commit()), StoreError);
+  }
+  EXPECT_THAT(error, testing::HasSubstr("using the store"));
+  auto store = Store::open(options());
+  EXPECT_EQ(describe(*store, world), good);
+}
+
+TEST_F(StoreTest, ContradictionsAreBugs) {
+  auto store = Store::open(options());
+  EXPECT_THROW(store->commit(std::vector<JournalEntry>{JobDispatched{JobNumber(3), Attempt(1)}}),
+               std::logic_error);
+}
+
+}  // namespace
+}  // namespace limpet::broker

@@ -15,15 +15,15 @@ constexpr std::array<std::string_view, 7> kJobStates = {
 constexpr std::array<std::string_view, 3> kSessionStates = {"idle", "queued", "running"};
 constexpr std::array<std::string_view, 4> kResidencies = {"resident", "restored", "migrated",
                                                           "reprefilled"};
-constexpr std::array<std::string_view, 8> kReasons = {"none",    "new_session",    "worker_lost",
-                                                      "evicted", "drained",        "start_deadline",
+constexpr std::array<std::string_view, 8> kReasons = {"none",    "new_session",  "worker_lost",
+                                                      "evicted", "drained",      "start_deadline",
                                                       "rewound", "model_changed"};
 constexpr std::array<std::string_view, 4> kFinishReasons = {"stop", "length", "cancelled",
                                                             "expired"};
 constexpr std::array<std::string_view, 15> kErrorCodes = {
-    "none",         "invalid",   "busy",     "conflict",     "not_found",
-    "too_long",     "too_large", "version",  "not_resident", "deadline",
-    "attempts_exhausted", "worker_error", "no_worker", "storage", "internal"};
+    "none",      "invalid", "busy",         "conflict", "not_found",          "too_long",
+    "too_large", "version", "not_resident", "deadline", "attempts_exhausted", "worker_error",
+    "no_worker", "storage", "internal"};
 
 static_assert(raw(JobState::expired) + 1 == kJobStates.size());
 static_assert(raw(SessionState::running) + 1 == kSessionStates.size());

@@ -15,12 +15,8 @@ auto put(Builder& fbb, const Submit& m) {
 auto put(Builder& fbb, const Attach& m) {
   return fbs::CreateAttach(fbb, wire::put(fbb, m.job_id), m.from_index);
 }
-auto put(Builder& fbb, const Detach& m) {
-  return fbs::CreateDetach(fbb, wire::put(fbb, m.job_id));
-}
-auto put(Builder& fbb, const Cancel& m) {
-  return fbs::CreateCancel(fbb, wire::put(fbb, m.job_id));
-}
+auto put(Builder& fbb, const Detach& m) { return fbs::CreateDetach(fbb, wire::put(fbb, m.job_id)); }
+auto put(Builder& fbb, const Cancel& m) { return fbs::CreateCancel(fbb, wire::put(fbb, m.job_id)); }
 auto put(Builder& fbb, const List& m) {
   return fbs::CreateList(fbb, static_cast<fbs::Listing>(m.what), m.limit);
 }
@@ -67,12 +63,18 @@ struct ClientLink {
   }
   static bool get_message(Reader& r, Union type, const void* in, std::vector<Message>& out) {
     switch (type) {
-      case Union::Submit: return take<Submit, fbs::Submit>(r, in, out);
-      case Union::Attach: return take<Attach, fbs::Attach>(r, in, out);
-      case Union::Detach: return take<Detach, fbs::Detach>(r, in, out);
-      case Union::Cancel: return take<Cancel, fbs::Cancel>(r, in, out);
-      case Union::List: return take<List, fbs::List>(r, in, out);
-      case Union::NONE: break;
+      case Union::Submit:
+        return take<Submit, fbs::Submit>(r, in, out);
+      case Union::Attach:
+        return take<Attach, fbs::Attach>(r, in, out);
+      case Union::Detach:
+        return take<Detach, fbs::Detach>(r, in, out);
+      case Union::Cancel:
+        return take<Cancel, fbs::Cancel>(r, in, out);
+      case Union::List:
+        return take<List, fbs::List>(r, in, out);
+      case Union::NONE:
+        break;
     }
     return false;
   }
@@ -85,13 +87,12 @@ auto put(Builder& fbb, const Accepted& m) {
 }
 auto put(Builder& fbb, const Refused& m) {
   auto job_id = wire::put(fbb, m.job_id);
-  return fbs::CreateRefused(fbb, job_id, raw(m.code), wire::put(fbb, m.message),
-                            m.retry_after_ms);
+  return fbs::CreateRefused(fbb, job_id, raw(m.code), wire::put(fbb, m.message), m.retry_after_ms);
 }
 auto put(Builder& fbb, const Started& m) {
   auto job_id = wire::put(fbb, m.job_id);
-  return fbs::CreateStarted(fbb, job_id, wire::put(fbb, m.worker), raw(m.residency),
-                            raw(m.reason), m.cached_tokens, m.prefilled_tokens, m.attempt);
+  return fbs::CreateStarted(fbb, job_id, wire::put(fbb, m.worker), raw(m.residency), raw(m.reason),
+                            m.cached_tokens, m.prefilled_tokens, m.attempt);
 }
 auto put(Builder& fbb, const Tokens& m) {
   auto job_id = wire::put(fbb, m.job_id);
@@ -115,14 +116,13 @@ auto put(Builder& fbb, const JobInfo& m) {
   auto session = wire::put(fbb, m.session);
   auto worker = wire::put(fbb, m.worker);
   auto detail = wire::put(fbb, m.detail);
-  return fbs::CreateJobInfo(fbb, job_id, session, worker, raw(m.state), m.attempt,
-                            m.output_tokens, detail);
+  return fbs::CreateJobInfo(fbb, job_id, session, worker, raw(m.state), m.attempt, m.output_tokens,
+                            detail);
 }
 auto put(Builder& fbb, const SessionInfo& m) {
   auto session = wire::put(fbb, m.session);
   auto home = wire::put(fbb, m.home);
-  return fbs::CreateSessionInfo(fbb, session, home, raw(m.state), m.epoch, m.tokens,
-                                m.queued_jobs);
+  return fbs::CreateSessionInfo(fbb, session, home, raw(m.state), m.epoch, m.tokens, m.queued_jobs);
 }
 auto put(Builder& fbb, const WorkerInfo& m) {
   auto worker = wire::put(fbb, m.worker);
@@ -159,8 +159,7 @@ bool get(Reader& r, const fbs::Refused* in, Refused& out) {
 }
 bool get(Reader& r, const fbs::Started* in, Started& out) {
   out.attempt = in->attempt();
-  return r.name(in->job_id(), "job_id", out.job_id) &&
-         r.name(in->worker(), "worker", out.worker) &&
+  return r.name(in->job_id(), "job_id", out.job_id) && r.name(in->worker(), "worker", out.worker) &&
          r.enumerator(in->residency(), Residency::reprefilled, "residency", out.residency) &&
          r.enumerator(in->reason(), Reason::model_changed, "reason", out.reason) &&
          r.count(in->cached_tokens(), "cached_tokens", out.cached_tokens) &&
@@ -204,9 +203,8 @@ bool get(Reader& r, const fbs::SessionInfo* in, SessionInfo& out) {
          r.count(in->queued_jobs(), "queued_jobs", out.queued_jobs);
 }
 bool get(Reader& r, const fbs::WorkerInfo* in, WorkerInfo& out) {
-  return r.name(in->worker(), "worker", out.worker) &&
-         r.name(in->device(), "device", out.device) && r.name(in->model(), "model", out.model) &&
-         r.name(in->state(), "state", out.state) &&
+  return r.name(in->worker(), "worker", out.worker) && r.name(in->device(), "device", out.device) &&
+         r.name(in->model(), "model", out.model) && r.name(in->state(), "state", out.state) &&
          r.count(in->sessions(), "sessions", out.sessions) &&
          r.count(in->running(), "running", out.running) &&
          r.count(in->slots(), "slots", out.slots) &&
@@ -251,14 +249,22 @@ struct ToClientLink {
   }
   static bool get_message(Reader& r, Union type, const void* in, std::vector<Message>& out) {
     switch (type) {
-      case Union::Accepted: return take<Accepted, fbs::Accepted>(r, in, out);
-      case Union::Refused: return take<Refused, fbs::Refused>(r, in, out);
-      case Union::Started: return take<Started, fbs::Started>(r, in, out);
-      case Union::Tokens: return take<Tokens, fbs::Tokens>(r, in, out);
-      case Union::Finished: return take<Finished, fbs::Finished>(r, in, out);
-      case Union::Failed: return take<Failed, fbs::Failed>(r, in, out);
-      case Union::Listed: return take<Listed, fbs::Listed>(r, in, out);
-      case Union::NONE: break;
+      case Union::Accepted:
+        return take<Accepted, fbs::Accepted>(r, in, out);
+      case Union::Refused:
+        return take<Refused, fbs::Refused>(r, in, out);
+      case Union::Started:
+        return take<Started, fbs::Started>(r, in, out);
+      case Union::Tokens:
+        return take<Tokens, fbs::Tokens>(r, in, out);
+      case Union::Finished:
+        return take<Finished, fbs::Finished>(r, in, out);
+      case Union::Failed:
+        return take<Failed, fbs::Failed>(r, in, out);
+      case Union::Listed:
+        return take<Listed, fbs::Listed>(r, in, out);
+      case Union::NONE:
+        break;
     }
     return false;
   }

@@ -38,8 +38,8 @@ class Reader {
   }
   bool within(size_t size, size_t limit, const char* field) {
     if (size <= limit) return true;
-    return fail(ErrorCode::too_large, std::string(field) + " is larger than its limit of " +
-                                          std::to_string(limit));
+    return fail(ErrorCode::too_large,
+                std::string(field) + " is larger than its limit of " + std::to_string(limit));
   }
   bool text(const flatbuffers::String* in, size_t limit, const char* field, std::string& out) {
     if (in == nullptr) return true;

@@ -34,8 +34,7 @@ auto put(Builder& fbb, const Dispatch& m) {
                              transcript);
 }
 auto put(Builder& fbb, const TranscriptReply& m) {
-  return fbs::CreateTranscriptReply(fbb, raw(m.job), raw(m.attempt),
-                                    wire::put(fbb, m.transcript));
+  return fbs::CreateTranscriptReply(fbb, raw(m.job), raw(m.attempt), wire::put(fbb, m.transcript));
 }
 auto put(Builder& fbb, const CancelJob& m) {
   return fbs::CreateCancelJob(fbb, raw(m.job), raw(m.attempt));
@@ -53,8 +52,7 @@ auto put(Builder& fbb, const ReleaseSession& m) {
 bool get(Reader& r, const Vec<const fbs::Resume*>* in, const char* field,
          std::vector<Registered::Resume>& out) {
   if (in == nullptr) return true;
-  if (!r.within(in->size(), Limits::kItems, field) ||
-      !r.spend(in->size() * sizeof(fbs::Resume))) {
+  if (!r.within(in->size(), Limits::kItems, field) || !r.spend(in->size() * sizeof(fbs::Resume))) {
     return false;
   }
   out.reserve(in->size());
@@ -138,18 +136,26 @@ struct ToWorkerLink {
   }
   static bool get_message(Reader& r, Union type, const void* in, std::vector<Message>& out) {
     switch (type) {
-      case Union::Registered: return take<Registered, fbs::Registered>(r, in, out);
+      case Union::Registered:
+        return take<Registered, fbs::Registered>(r, in, out);
       case Union::RegisterRefused:
         return take<RegisterRefused, fbs::RegisterRefused>(r, in, out);
-      case Union::WhoAreYou: return take<WhoAreYou, fbs::WhoAreYou>(r, in, out);
-      case Union::Dispatch: return take<Dispatch, fbs::Dispatch>(r, in, out);
+      case Union::WhoAreYou:
+        return take<WhoAreYou, fbs::WhoAreYou>(r, in, out);
+      case Union::Dispatch:
+        return take<Dispatch, fbs::Dispatch>(r, in, out);
       case Union::TranscriptReply:
         return take<TranscriptReply, fbs::TranscriptReply>(r, in, out);
-      case Union::CancelJob: return take<CancelJob, fbs::CancelJob>(r, in, out);
-      case Union::ResumeJob: return take<ResumeJob, fbs::ResumeJob>(r, in, out);
-      case Union::EndAck: return take<EndAck, fbs::EndAck>(r, in, out);
-      case Union::ReleaseSession: return take<ReleaseSession, fbs::ReleaseSession>(r, in, out);
-      case Union::NONE: break;
+      case Union::CancelJob:
+        return take<CancelJob, fbs::CancelJob>(r, in, out);
+      case Union::ResumeJob:
+        return take<ResumeJob, fbs::ResumeJob>(r, in, out);
+      case Union::EndAck:
+        return take<EndAck, fbs::EndAck>(r, in, out);
+      case Union::ReleaseSession:
+        return take<ReleaseSession, fbs::ReleaseSession>(r, in, out);
+      case Union::NONE:
+        break;
     }
     return false;
   }

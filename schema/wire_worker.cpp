@@ -63,9 +63,9 @@ auto put(Builder& fbb, const StepTokens& m) {
   fbs::StepRow* to = nullptr;
   auto rows = fbb.CreateUninitializedVectorOfStructs(m.rows.size(), &to);
   for (const StepRow& row : m.rows) {
-    *to++ = fbs::StepRow(raw(row.job), row.first_index, raw(row.attempt),
-                         static_cast<uint32_t>(row.ids.size()),
-                         static_cast<uint32_t>(row.text.size()));
+    *to++ =
+        fbs::StepRow(raw(row.job), row.first_index, raw(row.attempt),
+                     static_cast<uint32_t>(row.ids.size()), static_cast<uint32_t>(row.text.size()));
   }
   Token* id = nullptr;
   auto ids = fbb.CreateUninitializedVector<Token>(id_count, &id);
@@ -76,8 +76,8 @@ auto put(Builder& fbb, const StepTokens& m) {
 auto put(Builder& fbb, const JobEnded& m) {
   auto tail = wire::put(fbb, m.tail_text);
   auto message = wire::put(fbb, m.message);
-  return fbs::CreateJobEnded(fbb, raw(m.job), raw(m.attempt), m.ok, raw(m.reason),
-                             m.output_tokens, tail, raw(m.code), message, m.retryable);
+  return fbs::CreateJobEnded(fbb, raw(m.job), raw(m.attempt), m.ok, raw(m.reason), m.output_tokens,
+                             tail, raw(m.code), message, m.retryable);
 }
 auto put(Builder& fbb, const SessionDropped& m) {
   return fbs::CreateSessionDropped(fbb, raw(m.session), raw(m.epoch), raw(m.reason));
@@ -109,8 +109,8 @@ bool get(Reader& r, const Vec<const fbs::HeldJob*>* in, std::vector<HeldJob>& ou
 bool get(Reader& r, const fbs::Register* in, Register& out) {
   out.incarnation = in->incarnation();
   out.model_fingerprint = in->model_fingerprint();
-  return r.name(in->worker(), "worker", out.worker) &&
-         r.name(in->device(), "device", out.device) && r.name(in->model(), "model", out.model) &&
+  return r.name(in->worker(), "worker", out.worker) && r.name(in->device(), "device", out.device) &&
+         r.name(in->model(), "model", out.model) &&
          r.count(in->max_context(), "max_context", out.max_context) &&
          get(r, in->room(), out.room) && get_held(r, in->sessions(), "sessions", out.sessions) &&
          get(r, in->jobs(), out.jobs);
@@ -221,15 +221,24 @@ struct WorkerLink {
   }
   static bool get_message(Reader& r, Union type, const void* in, std::vector<Message>& out) {
     switch (type) {
-      case Union::Register: return take<Register, fbs::Register>(r, in, out);
-      case Union::Heartbeat: return take<Heartbeat, fbs::Heartbeat>(r, in, out);
-      case Union::NeedTranscript: return take<NeedTranscript, fbs::NeedTranscript>(r, in, out);
-      case Union::JobStarted: return take<JobStarted, fbs::JobStarted>(r, in, out);
-      case Union::StepTokens: return take<StepTokens, fbs::StepTokens>(r, in, out);
-      case Union::JobEnded: return take<JobEnded, fbs::JobEnded>(r, in, out);
-      case Union::SessionDropped: return take<SessionDropped, fbs::SessionDropped>(r, in, out);
-      case Union::Leaving: return take<Leaving, fbs::Leaving>(r, in, out);
-      case Union::NONE: break;
+      case Union::Register:
+        return take<Register, fbs::Register>(r, in, out);
+      case Union::Heartbeat:
+        return take<Heartbeat, fbs::Heartbeat>(r, in, out);
+      case Union::NeedTranscript:
+        return take<NeedTranscript, fbs::NeedTranscript>(r, in, out);
+      case Union::JobStarted:
+        return take<JobStarted, fbs::JobStarted>(r, in, out);
+      case Union::StepTokens:
+        return take<StepTokens, fbs::StepTokens>(r, in, out);
+      case Union::JobEnded:
+        return take<JobEnded, fbs::JobEnded>(r, in, out);
+      case Union::SessionDropped:
+        return take<SessionDropped, fbs::SessionDropped>(r, in, out);
+      case Union::Leaving:
+        return take<Leaving, fbs::Leaving>(r, in, out);
+      case Union::NONE:
+        break;
     }
     return false;
   }

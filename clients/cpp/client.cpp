@@ -21,8 +21,7 @@ const std::string& Job::id() const { return state_->id; }
 
 std::optional<Event> Job::next(Millis timeout) {
   std::unique_lock lock(state_->mutex);
-  state_->changed.wait_for(lock, timeout,
-                           [&] { return !state_->events.empty() || state_->ended; });
+  state_->changed.wait_for(lock, timeout, [&] { return !state_->events.empty() || state_->ended; });
   if (state_->events.empty()) return std::nullopt;
   Event event = std::move(state_->events.front());
   state_->events.pop_front();

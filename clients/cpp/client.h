@@ -45,7 +45,8 @@ struct Lost {
 };
 
 // In this order: Accepted; then Started for each attempt and Tokens, whose indices follow one
-// another without gap or repetition; at last one of Finished, Failed, Refused, Lost.
+// another without gap or repetition; at last one of Finished, Failed, Refused, Lost. The reply is
+// the text of all Tokens; the last of them may bring text alone (Finished::tail_text comes so).
 using Event = std::variant<Accepted, Started, Tokens, Finished, Failed, Refused, Lost>;
 bool is_last(const Event& event);
 

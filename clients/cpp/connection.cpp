@@ -10,12 +10,12 @@
 namespace limpet::client {
 namespace {
 
-constexpr int kHeartbeatMs = 1000;         // of the transport: the peer's process answers it
+constexpr int kHeartbeatMs = 1000;  // of the transport: the peer's process answers it
 constexpr int kHeartbeatTimeoutMs = 4000;
 constexpr int kHandshakeMs = 5000;
 constexpr int kReconnectMs = 50, kReconnectMaxMs = 1000;
 constexpr int kLingerMs = 200;
-constexpr int kFramesAtOnce = 256;         // before commands are looked at again
+constexpr int kFramesAtOnce = 256;  // before commands are looked at again
 
 }  // namespace
 
@@ -105,8 +105,8 @@ void Connection::send(const std::vector<ClientMessage>& messages) {
 
 void Connection::flush() {
   auto& waiting = sockets_->waiting;
-  while (!waiting.empty() && sockets_->dealer.send(zmq::buffer(waiting.front()),
-                                                   zmq::send_flags::dontwait)) {
+  while (!waiting.empty() &&
+         sockets_->dealer.send(zmq::buffer(waiting.front()), zmq::send_flags::dontwait)) {
     waiting.pop_front();
   }
 }

@@ -126,9 +126,9 @@ void JobStream::accept(Tokens&& m, size_t text_from, std::vector<Event>& out) {
 void JobStream::on_message(Time now, Tokens&& m, std::vector<Event>& out) {
   const int64_t end_index = m.first_index + static_cast<int64_t>(m.ids.size());
   if (!same_as_before(m)) {
-    contradiction("tokens from index " + std::to_string(m.first_index) +
-                      " differ from those given before",
-                  out);
+    contradiction(
+        "tokens from index " + std::to_string(m.first_index) + " differ from those given before",
+        out);
     return;
   }
   if (m.first_index > next_index()) {  // something was lost on the way
@@ -143,9 +143,9 @@ void JobStream::on_message(Time now, Tokens&& m, std::vector<Event>& out) {
   if (before != kUnknown) {
     const size_t known = std::min(m.text.size(), text_.size() - static_cast<size_t>(before));
     if (text_.compare(static_cast<size_t>(before), known, m.text, 0, known) != 0) {
-      contradiction("text from index " + std::to_string(m.first_index) +
-                        " differs from that given before",
-                    out);
+      contradiction(
+          "text from index " + std::to_string(m.first_index) + " differs from that given before",
+          out);
     } else if (end_index > next_index()) {
       accept(std::move(m), known, out);
     } else {
@@ -164,8 +164,8 @@ void JobStream::on_message(Time now, Tokens&& m, std::vector<Event>& out) {
 void JobStream::on_message(Time now, Finished&& m, std::vector<Event>& out) {
   const bool whole = m.reason == FinishReason::stop || m.reason == FinishReason::length;
   if (whole && m.usage.output_tokens < next_index() && !ids_.empty()) {
-    contradiction("the job ended with " + std::to_string(m.usage.output_tokens) +
-                      " tokens, but " + std::to_string(next_index()) + " were given",
+    contradiction("the job ended with " + std::to_string(m.usage.output_tokens) + " tokens, but " +
+                      std::to_string(next_index()) + " were given",
                   out);
     return;
   }
@@ -174,10 +174,14 @@ void JobStream::on_message(Time now, Finished&& m, std::vector<Event>& out) {
     return;
   }
   if (whole && m.usage.output_tokens > next_index()) {
-    end(Lost{job_id_, false, "the broker does not give the tokens from index " +
-                                 std::to_string(next_index()) + " on; attach later"},
+    end(Lost{job_id_, false,
+             "the broker does not give the tokens from index " + std::to_string(next_index()) +
+                 " on; attach later"},
         out);
     return;
+  }
+  if (!m.tail_text.empty()) {
+    out.emplace_back(Tokens{job_id_, next_index(), {}, std::exchange(m.tail_text, {}), {}});
   }
   end(std::move(m), out);
 }

@@ -52,14 +52,14 @@ class JobStream {
 
   std::string job_id_;
   std::shared_ptr<const JobSpec> spec_;
-  int64_t base_;             // the first index that the follower wanted
+  int64_t base_;  // the first index that the follower wanted
   Millis ask_again_, wait_;
   Time due_{};
   bool accepted_ = false, over_ = false, cancel_wanted_ = false;
-  bool replay_ = false;      // ask from base_: chunks came whose text cannot be aligned
+  bool replay_ = false;  // ask from base_: chunks came whose text cannot be aligned
   int64_t last_attempt_ = -1;
-  int askings_at_end_ = 0;   // Finished came before all tokens
-  std::vector<Token> ids_;   // from base_ on
+  int askings_at_end_ = 0;     // Finished came before all tokens
+  std::vector<Token> ids_;     // from base_ on
   std::vector<int64_t> ends_;  // length of text_ after that token, kUnknown inside a chunk
   std::string text_;
 };

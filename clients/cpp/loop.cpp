@@ -108,7 +108,8 @@ Client::Listing Client::Loop::list(limpet::Listing what, uint32_t limit, Millis 
   if (!changed_.wait_for(lock, timeout, [&] { return request->answered; })) {
     request->abandoned = true;
     return {connected_ ? "the broker at " + options_.endpoint + " does not answer"
-                       : "no broker answers at " + options_.endpoint, {}};
+                       : "no broker answers at " + options_.endpoint,
+            {}};
   }
   return std::move(request->answer);
 }

@@ -18,7 +18,8 @@ namespace limpet::client {
 
 // A followed job as its follower sees it. `mutex` guards all but the callback and the id.
 struct Job::State {
-  State(std::string job_id, OnEvent callback) : id(std::move(job_id)), on_event(std::move(callback)) {}
+  State(std::string job_id, OnEvent callback)
+      : id(std::move(job_id)), on_event(std::move(callback)) {}
   const std::string id;
   const OnEvent on_event;
   std::weak_ptr<Client::Loop> loop;

@@ -78,8 +78,8 @@ TEST(HostileFrames, ANewerMinorIsUnderstoodAsFarAsItCanBe) {
 TEST(HostileFrames, SharedTextIsNotCopiedOverAndOver) {
   Builder fbb;
   auto text = fbb.CreateString(std::string(4u << 20, 'x'));
-  std::vector<flatbuffers::Offset<fbs::ChatMessage>> chat(
-      Limits::kMessages, fbs::CreateChatMessage(fbb, 0, text));
+  std::vector<flatbuffers::Offset<fbs::ChatMessage>> chat(Limits::kMessages,
+                                                          fbs::CreateChatMessage(fbb, 0, text));
   auto spec = fbs::CreateJobSpec(fbb, 0, 0, fbs::InputKind::messages, fbb.CreateVector(chat), text);
   const AnyOffset submit = fbs::CreateSubmit(fbb, spec).Union();
   finish(fbb, kProtocolMajor, kProtocolMinor,

@@ -9,10 +9,10 @@
 
 namespace limpet::test {
 
-#define LIMPET_FIELDS(T, ...)          \
-  inline auto fields(T& m) {           \
-    auto& [__VA_ARGS__] = m;           \
-    return std::tie(__VA_ARGS__);      \
+#define LIMPET_FIELDS(T, ...)     \
+  inline auto fields(T& m) {      \
+    auto& [__VA_ARGS__] = m;      \
+    return std::tie(__VA_ARGS__); \
   }
 LIMPET_FIELDS(ChatMessage, a, b)
 LIMPET_FIELDS(Sampling, a, b, c, d, e, f, g)
@@ -154,8 +154,7 @@ class Shower {
   requires requires(T& m) { fields(m); }
   void operator()(const T& m) {
     out_ << '{';
-    std::apply([this](const auto&... field) { ((*this)(field), ...); },
-               fields(const_cast<T&>(m)));
+    std::apply([this](const auto&... field) { ((*this)(field), ...); }, fields(const_cast<T&>(m)));
     out_ << '}';
   }
   template <typename... T>

@@ -144,7 +144,8 @@ TEST(Wire, BoundsOfAJobAreKept) {
     JobSpec spec;
     spec.job_id = "j";
     change(spec);
-    return tried<ClientMessage>(one<ClientMessage>(Submit{std::make_shared<JobSpec>(spec), true, 0}))
+    return tried<ClientMessage>(
+               one<ClientMessage>(Submit{std::make_shared<JobSpec>(spec), true, 0}))
         .code;
   };
   using S = JobSpec;
@@ -175,13 +176,18 @@ TEST(Wire, BoundsOfOtherMessagesAreKept) {
   EXPECT_EQ(tried<ClientMessage>(one<ClientMessage>(Attach{"j", int64_t{1} << 60})).code, invalid);
   EXPECT_EQ(tried<ClientMessage>(one<ClientMessage>(List{static_cast<Listing>(3), 1})).code,
             invalid);
-  EXPECT_EQ(tried<BrokerToClient>(one<BrokerToClient>(Accepted{"j", static_cast<JobState>(7)})).code,
+  EXPECT_EQ(
+      tried<BrokerToClient>(one<BrokerToClient>(Accepted{"j", static_cast<JobState>(7)})).code,
+      invalid);
+  EXPECT_EQ(
+      tried<WorkerMessage>(one<WorkerMessage>(SessionDropped{{}, {}, static_cast<Reason>(8)})).code,
+      invalid);
+  EXPECT_EQ(tried<WorkerMessage>(one<WorkerMessage>(Heartbeat{1, 1, {-1, 0, 0}, {}})).code,
             invalid);
-  EXPECT_EQ(tried<WorkerMessage>(one<WorkerMessage>(
-                SessionDropped{{}, {}, static_cast<Reason>(8)})).code, invalid);
-  EXPECT_EQ(tried<WorkerMessage>(one<WorkerMessage>(Heartbeat{1, 1, {-1, 0, 0}, {}})).code, invalid);
-  EXPECT_EQ(tried<WorkerMessage>(one<WorkerMessage>(
-                Heartbeat{1, 1, {}, {{JobNumber{1}, Attempt{1}, -5, true, false}}})).code, invalid);
+  EXPECT_EQ(tried<WorkerMessage>(one<WorkerMessage>(Heartbeat{
+                                     1, 1, {}, {{JobNumber{1}, Attempt{1}, -5, true, false}}}))
+                .code,
+            invalid);
   StepTokens step;
   step.rows.push_back({JobNumber{1}, Attempt{1}, 0, {5, -6}, "", {}});
   EXPECT_EQ(tried<WorkerMessage>(one<WorkerMessage>(step)).code, invalid);
@@ -222,7 +228,8 @@ TEST(Wire, WhatIsTooMuchForOneFrameGoesInSeveral) {
 
 TEST(Wire, LogprobsOfAStepStayWithTheirRows) {
   StepTokens step;
-  step.rows.push_back({JobNumber{1}, Attempt{1}, 0, {10, 11}, "ab", {{{10, -.5f}}, {{11, -1}, {4, -2}}}});
+  step.rows.push_back(
+      {JobNumber{1}, Attempt{1}, 0, {10, 11}, "ab", {{{10, -.5f}}, {{11, -1}, {4, -2}}}});
   step.rows.push_back({JobNumber{2}, Attempt{1}, 9, {12}, "c", {}});
   step.rows.push_back({JobNumber{3}, Attempt{2}, 3, {13}, "", {{{13, -3}}}});
   std::vector<WorkerMessage> out;

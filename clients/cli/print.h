@@ -1,0 +1,28 @@
+// What the commands write: events as JSON lines or as text, errors as one line.
+#pragma once
+#include <string>
+#include <string_view>
+
+#include "clients/cpp/client.h"
+
+namespace limpet::client {
+
+// {"event": "accepted" | "started" | "tokens" | "finished" | "failed" | "refused" | "lost", …}
+std::string to_json(const Event& event);
+std::string to_json(const JobInfo& row);
+std::string to_json(const SessionInfo& row);
+std::string to_json(const WorkerInfo& row);
+
+// "resident on one: 35 tokens of KV at hand, 12 prefilled"
+std::string residency_line(const Started& started);
+
+// Why a job that ended with this event did not succeed; empty when it did.
+std::string failure_of(const Event& last);
+
+// "limpet: …" on stderr. Returns 1, the exit status.
+int fail(std::string_view message);
+
+// A name nobody else draws: PREFIX-16 hex digits.
+std::string drawn_name(std::string_view prefix);
+
+}  // namespace limpet::client

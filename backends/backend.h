@@ -53,13 +53,6 @@ class Executable {
   virtual int64_t arena_bytes() const = 0;
 };
 
-// A weight in host memory, row-major [rows, cols]; f32, f16 or bf16.
-struct WeightSource {
-  const void* data = nullptr;
-  DType dtype = DType::f32;
-  int64_t rows = 0, cols = 0;
-};
-
 class Backend {
  public:
   virtual ~Backend() = default;

@@ -56,6 +56,13 @@ struct TensorView {
   }
 };
 
+// A weight in host memory, row-major [rows, cols]; f32, f16 or bf16.
+struct WeightSource {
+  const void* data = nullptr;
+  DType dtype = DType::f32;
+  int64_t rows = 0, cols = 0;
+};
+
 // Operands of one op, in the order that its header gives.
 struct Args {
   std::span<const TensorView> in;

@@ -1,0 +1,252 @@
+#include <algorithm>
+#include <cstring>
+#include <hwy/targets.h>
+#include <memory>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "backends/cpu/host_memory.h"
+#include "backends/cpu/thread_pool.h"
+#include "backends/makers.h"
+#include "ops/linear/bf16_dot.h"
+#include "ops/linear/panel.h"
+
+namespace limpet {
+namespace {
+
+void expect(bool ok, const char* what) {
+  if (!ok) throw std::logic_error(std::string("cpu backend: ") + what);
+}
+
+class CpuBuffer final : public Buffer {
+ public:
+  explicit CpuBuffer(int64_t bytes) : memory_(bytes) {}
+  int64_t bytes() const override { return memory_.bytes(); }
+  std::byte* data() const { return memory_.data(); }
+
+ private:
+  HostMemory memory_;
+};
+
+std::byte* place(const Buffer& buffer, int64_t offset, int64_t bytes) {
+  const auto* cpu = dynamic_cast<const CpuBuffer*>(&buffer);
+  expect(cpu != nullptr, "a buffer of another backend");
+  expect(offset >= 0 && bytes >= 0 && offset <= cpu->bytes() && bytes <= cpu->bytes() - offset,
+         "a range outside its buffer");
+  return cpu->data() + offset;
+}
+
+// The kernels' context: the backend's threads, and scratch memory that grows as asked.
+class Context final : public CpuContext {
+ public:
+  Context(int threads, bool dot)
+      : pool_(threads), scratch_(static_cast<size_t>(threads)), dot_(dot) {}
+
+  int threads() const override { return pool_.threads(); }
+  bool bf16_dot() const override { return dot_; }
+  std::byte* shared_scratch(size_t bytes) override { return at_least(shared_, bytes); }
+  std::byte* thread_scratch(int thread, size_t bytes) override {
+    return at_least(scratch_[static_cast<size_t>(thread)], bytes);
+  }
+
+ protected:
+  void run_items(int64_t count, Item item, void* task) override { pool_.run(count, item, task); }
+
+ private:
+  static std::byte* at_least(HostMemory& memory, size_t bytes) {
+    if (memory.bytes() < static_cast<int64_t>(bytes)) {
+      memory = HostMemory(static_cast<int64_t>(bytes + bytes / 2));
+    }
+    return memory.data();
+  }
+
+  ThreadPool pool_;
+  HostMemory shared_;
+  std::vector<HostMemory> scratch_;
+  bool dot_;
+};
+
+// Steps with their operands' views; run() is a walk over them.
+class CpuExecutable final : public Executable {
+ public:
+  CpuExecutable(const Program& program, Context& context, BackendCounters& counters)
+      : program_(program), context_(context), counters_(counters), arena_(program.arena_bytes) {
+    bound_.resize(program_.values.size(), nullptr);
+    for (size_t i = 0; i < bound_.size(); ++i) {
+      const ProgramValue& v = program_.values[i];
+      if (v.kind == ValueKind::temporary) bound_[i] = arena_.data() + v.offset;
+    }
+    for (const ProgramStep& step : program_.steps) {
+      steps_.push_back({&step.op, views(step.inputs), views(step.outputs), nullptr});
+    }
+  }
+
+  void bind(ValueId value, Buffer& buffer, int64_t offset) override {
+    expect(value >= 0 && static_cast<size_t>(value) < bound_.size(), "no such value to bind");
+    const ProgramValue& v = program_.values[static_cast<size_t>(value)];
+    expect(v.kind != ValueKind::temporary, "temporaries are not bound");
+    expect(offset % 4 == 0 && (v.layout == Layout::dense || offset == 0), "a bad offset");
+    bound_[static_cast<size_t>(value)] = place(buffer, offset, stored_bytes(v));
+    linked_ = false;
+  }
+
+  void run() override {
+    if (!linked_) link();
+    for (Call& call : steps_) {
+      const Args args{call.in, call.out, call.count};
+      std::visit([&](const auto& op) { ops::run(op, context_, args); }, *call.op);
+    }
+    ++counters_.runs;
+  }
+
+  int64_t arena_bytes() const override { return arena_.bytes(); }
+
+ private:
+  struct Call {
+    const ops::Op* op;
+    std::vector<TensorView> in, out;
+    const int32_t* count;
+  };
+
+  static int64_t stored_bytes(const ProgramValue& v) {
+    if (v.layout == Layout::dense) return v.bytes();
+    return ops::panel_count(v.layout, v.shape[0]) * ops::panel_bytes(v.dtype, v.shape.cols());
+  }
+
+  std::vector<TensorView> views(const std::vector<ValueId>& ids) const {
+    std::vector<TensorView> all;
+    for (const ValueId id : ids) {
+      const ProgramValue& v = program_.values[static_cast<size_t>(id)];
+      all.push_back({nullptr, v.dtype, v.layout, v.shape, v.row_stride});
+    }
+    return all;
+  }
+
+  std::byte* data_of(ValueId id) const {
+    std::byte* data = bound_[static_cast<size_t>(id)];
+    if (data == nullptr) {
+      throw std::logic_error("program " + program_.name + ": " +
+                             program_.values[static_cast<size_t>(id)].name + " is not bound");
+    }
+    return data;
+  }
+
+  void link() {
+    for (size_t i = 0; i < steps_.size(); ++i) {
+      const ProgramStep& step = program_.steps[i];
+      for (size_t j = 0; j < step.inputs.size(); ++j) {
+        steps_[i].in[j].data = data_of(step.inputs[j]);
+      }
+      for (size_t j = 0; j < step.outputs.size(); ++j) {
+        steps_[i].out[j].data = data_of(step.outputs[j]);
+      }
+      if (step.count >= 0) {
+        steps_[i].count = reinterpret_cast<int32_t*>(data_of(program_.counts)) + step.count;
+      }
+    }
+    linked_ = true;
+  }
+
+  const Program program_;
+  Context& context_;
+  BackendCounters& counters_;
+  HostMemory arena_;
+  std::vector<std::byte*> bound_;
+  std::vector<Call> steps_;
+  bool linked_ = false;
+};
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(int threads, bool dot) : context_(threads, dot) {
+    info_.device = {DeviceKind::cpu, 0};
+    info_.threads = context_.threads();
+    info_.description = "cpu, " + std::to_string(info_.threads) + " threads, " +
+                        hwy::TargetName(hwy::SupportedTargets() & -hwy::SupportedTargets()) +
+                        (dot ? ", bf16 dot products" : "");
+  }
+
+  const BackendInfo& info() const override { return info_; }
+  BackendCounters counters() const override { return counters_; }
+
+  std::unique_ptr<Buffer> allocate(int64_t bytes) override {
+    return std::make_unique<CpuBuffer>(bytes);
+  }
+  void write(Buffer& to, int64_t offset, const void* from, int64_t bytes) override {
+    copy_bytes(place(to, offset, bytes), from, bytes);
+    counters_.bytes_up += bytes;
+  }
+  void read(const Buffer& from, int64_t offset, void* to, int64_t bytes) override {
+    copy_bytes(to, place(from, offset, bytes), bytes);
+    counters_.bytes_down += bytes;
+  }
+  void copy(Buffer& to, int64_t to_offset, const Buffer& from, int64_t from_offset,
+            int64_t bytes) override {
+    std::byte* destination = place(to, to_offset, bytes);
+    const std::byte* source = place(from, from_offset, bytes);
+    if (bytes > 0) std::memmove(destination, source, static_cast<size_t>(bytes));
+    counters_.bytes_copied += bytes;
+  }
+
+  std::unique_ptr<Buffer> pack(Layout layout, DType dtype,
+                               std::span<const WeightSource> sources) override;
+  std::unique_ptr<Executable> compile(const Program& program) override {
+    validate(program);
+    return std::make_unique<CpuExecutable>(program, context_, counters_);
+  }
+
+ private:
+  static void copy_bytes(void* to, const void* from, int64_t bytes) {
+    if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
+  }
+
+  Context context_;
+  BackendInfo info_;
+  BackendCounters counters_;
+};
+
+std::unique_ptr<Buffer> CpuBackend::pack(Layout layout, DType dtype,
+                                         std::span<const WeightSource> sources) {
+  expect(dtype == DType::f32 || dtype == DType::bf16, "weights are packed as f32 or bf16");
+  expect(!sources.empty() && (layout == Layout::linear || sources.size() <= 2), "bad sources");
+  int64_t rows = 0;
+  const int64_t cols = sources[0].cols;
+  for (const WeightSource& s : sources) {
+    expect(s.cols == cols && s.rows >= 0 && s.dtype != DType::i32, "sources that do not fit");
+    rows += s.rows;
+  }
+  std::unique_ptr<CpuBuffer> packed;
+  if (layout == Layout::dense) {
+    expect(sources.size() == 1, "a dense weight has one source");
+    packed = std::make_unique<CpuBuffer>(rows * cols * size_of(dtype));
+    context_.parallel_for(rows, [&](int64_t row, int) {
+      ops::convert_row(sources[0], row, dtype, packed->data() + row * cols * size_of(dtype));
+    });
+  } else {
+    expect(layout == Layout::linear || (sources.size() == 2 && sources[0].rows == sources[1].rows),
+           "a gated weight is two of one shape");
+    const int64_t panels = ops::panel_count(layout, rows), each = ops::panel_bytes(dtype, cols);
+    packed = std::make_unique<CpuBuffer>(panels * each);
+    context_.parallel_for(panels, [&](int64_t panel, int) {
+      ops::pack_panel(layout, dtype, sources, panel, packed->data() + panel * each);
+    });
+  }
+  counters_.bytes_up += packed->bytes();
+  return packed;
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend(const Device& device, const BackendOptions& options) {
+  if (device.index != 0) throw std::runtime_error("there is one cpu; use --device cpu");
+  if (options.threads < 0 || options.threads > 1024) {
+    throw std::runtime_error("threads must be 1 to 1024, or 0 for as many as the machine has");
+  }
+  int threads = options.threads;
+  if (threads == 0) threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  return std::make_unique<CpuBackend>(threads,
+                                      options.bf16_dot && ops::bf16_dot() != nullptr);
+}
+
+}  // namespace limpet

@@ -1,0 +1,83 @@
+#include "backends/cpu/thread_pool.h"
+
+#include <hwy/cache_control.h>
+
+namespace limpet {
+namespace {
+
+constexpr int kSpins = 2000;  // pauses of some 40 cycles
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads) {
+  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+}
+
+ThreadPool::~ThreadPool() {
+  stop_.store(true);
+  calls_.fetch_add(1);
+  calls_.notify_all();
+  for (std::thread& w : workers_) w.join();
+}
+
+void ThreadPool::run(int64_t count, Item item, void* task) {
+  if (count <= 0) return;
+  if (count == 1 || workers_.empty()) {
+    for (int64_t i = 0; i < count; ++i) item(task, i, 0);
+    return;
+  }
+  // Closing comes first: a worker that still sees the last ticket fails to take from it once any
+  // of the new job can be seen.
+  const uint64_t round = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
+  ticket_.store((round << 32) | kClosed);
+  item_.store(item);
+  task_.store(task);
+  count_.store(count);
+  left_.store(count);
+  ticket_.store((round + 1) << 32);
+  calls_.fetch_add(1);
+  calls_.notify_all();
+
+  take_items(0);
+  for (int i = 0; left_.load() != 0; ++i) {
+    if (i < kSpins) {
+      hwy::Pause();
+    } else if (const int64_t left = left_.load(); left != 0) {
+      left_.wait(left);
+    }
+  }
+}
+
+bool ThreadPool::take_items(int thread) {
+  bool any = false;
+  for (uint64_t ticket = ticket_.load();;) {
+    const uint64_t next = ticket & 0xffffffffu;
+    const Item item = item_.load();
+    void* const task = task_.load();
+    if (next == kClosed || static_cast<int64_t>(next) >= count_.load()) return any;
+    if (!ticket_.compare_exchange_weak(ticket, ticket + 1)) continue;
+    any = true;
+    item(task, static_cast<int64_t>(next), thread);
+    if (left_.fetch_sub(1) == 1) left_.notify_all();
+    ticket = ticket_.load();
+  }
+}
+
+bool ThreadPool::wait_for_work(int last_call) {
+  for (int i = 0; i < kSpins; ++i) {
+    if (calls_.load(std::memory_order_relaxed) != last_call) return !stop_.load();
+    hwy::Pause();
+  }
+  calls_.wait(last_call);
+  return !stop_.load();
+}
+
+void ThreadPool::work(int thread) {
+  for (;;) {
+    const int call = calls_.load();
+    take_items(thread);
+    if (!wait_for_work(call)) return;
+  }
+}
+
+}  // namespace limpet

@@ -1,0 +1,58 @@
+// Weights of Linear and GatedLinear on the CPU, and products with them.
+//
+// A weight [n, k] lies in panels of 32 outputs, two halves of 16, one output a vector lane:
+//   f32:  [panel][k][half][16]
+//   bf16: [panel][pairs of k][half][16][2], k padded with zeros to a whole pair
+// In Linear's layout a panel's halves are 32 outputs in a row; in GatedLinear's they are the gate
+// and the up half of the same 16. Outputs that pad the last panel are zero weights.
+//
+// An output's sum runs over k in one chain, in bf16 the odd element of each pair first: what the
+// dot-product instruction does, and what every other kernel imitates with exact products.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "ops/kernel.h"
+#include "ops/tensor.h"
+
+namespace limpet::ops {
+
+constexpr int64_t kPanelOutputs = 32;
+constexpr int64_t kPanelHalf = 16;
+constexpr int64_t kPanelRows = 8;  // rows of x that share one pass over a panel, at most
+
+// `weight_rows` is n for Layout::linear, 2 n for Layout::gated.
+int64_t panel_count(Layout layout, int64_t weight_rows);
+int64_t panel_bytes(DType dtype, int64_t k);
+
+// Writes one panel, panel_bytes(dtype, k) at `to`, from the sources that Backend::pack describes.
+void pack_panel(Layout layout, DType dtype, std::span<const WeightSource> sources, int64_t panel,
+                std::byte* to);
+// Row `row` of a source as dtype, dense.
+void convert_row(const WeightSource& source, int64_t row, DType dtype, std::byte* to);
+// Row `row` of a weight in Linear's layout, as f32 [k].
+void unpack_row(const TensorView& weight, int64_t row, float* to);
+
+// x · weightᵀ, panel by panel. Prepares x once; then any thread may ask for any panel.
+class PanelProduct {
+ public:
+  // x [rows of it, k]; it and the context's shared scratch must stay until the last multiply().
+  PanelProduct(CpuContext& cpu, const TensorView& x, int64_t rows, const TensorView& weight);
+  // sums[i][j] = x[row + i] · output j of the panel, for `rows` (at most kPanelRows) rows.
+  void multiply(int64_t panel, int64_t row, int64_t rows, float* sums) const;
+
+ private:
+  using Kernel = void (*)(const void* x, size_t stride_bytes, const void* panel, size_t k,
+                          size_t rows, float* sums);
+  void prepare(CpuContext& cpu, const TensorView& x, int64_t rows, bool dot);
+
+  const std::byte* x_ = nullptr;
+  size_t stride_bytes_ = 0;
+  const std::byte* panels_ = nullptr;
+  size_t panel_bytes_ = 0;
+  size_t k_ = 0;
+  Kernel kernel_ = nullptr;
+};
+
+}  // namespace limpet::ops

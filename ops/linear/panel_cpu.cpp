@@ -1,0 +1,168 @@
+#include "ops/linear/panel.h"
+
+#include "ops/linear/bf16_dot.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/linear/panel_cpu.cpp"
+#include <hwy/foreach_target.h>  // IWYU pragma: keep
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace limpet::ops::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using Lanes = hn::CappedTag<float, 16>;
+constexpr size_t kLanes = hn::MaxLanes(Lanes());
+constexpr size_t kVectors = 32 / kLanes;  // that hold one row's sums
+// As many rows at once as registers hold sums for.
+constexpr size_t kRowsAtOnce = kLanes >= 16 ? 8 : kLanes >= 8 ? 2 : 1;
+
+template <size_t kRows>
+HWY_INLINE void RowsF32(const char* x, size_t stride, const float* panel, size_t k, float* sums) {
+  const Lanes d;
+  hn::Vec<Lanes> sum[kRows * kVectors];
+  for (auto& s : sum) s = hn::Zero(d);
+  for (size_t i = 0; i < k; ++i, panel += 32) {
+    for (size_t r = 0; r < kRows; ++r) {
+      const auto xi = hn::Set(d, reinterpret_cast<const float*>(x + r * stride)[i]);
+      for (size_t v = 0; v < kVectors; ++v) {
+        auto& s = sum[r * kVectors + v];
+        s = hn::MulAdd(xi, hn::Load(d, panel + v * kLanes), s);
+      }
+    }
+  }
+  for (size_t i = 0; i < kRows * kVectors; ++i) hn::StoreU(sum[i], d, sums + i * kLanes);
+}
+
+// x is already rounded, so that the products are exact.
+template <size_t kRows>
+HWY_INLINE void RowsBf16(const char* x, size_t stride, const uint32_t* panel, size_t pairs,
+                         float* sums) {
+  const Lanes d;
+  const hn::RebindToUnsigned<Lanes> du;
+  hn::Vec<Lanes> sum[kRows * kVectors];
+  for (auto& s : sum) s = hn::Zero(d);
+  for (size_t p = 0; p < pairs; ++p, panel += 32) {
+    for (size_t v = 0; v < kVectors; ++v) {
+      const auto both = hn::Load(du, panel + v * kLanes);
+      const auto even = hn::BitCast(d, hn::ShiftLeft<16>(both));
+      const auto odd = hn::BitCast(d, hn::And(both, hn::Set(du, 0xffff0000u)));
+      for (size_t r = 0; r < kRows; ++r) {
+        const auto* pair = reinterpret_cast<const float*>(x + r * stride) + 2 * p;
+        auto& s = sum[r * kVectors + v];
+        s = hn::MulAdd(hn::Set(d, pair[1]), odd, s);
+        s = hn::MulAdd(hn::Set(d, pair[0]), even, s);
+      }
+    }
+  }
+  for (size_t i = 0; i < kRows * kVectors; ++i) hn::StoreU(sum[i], d, sums + i * kLanes);
+}
+
+void MultiplyF32(const void* x, size_t stride, const void* panel, size_t k, size_t rows,
+                 float* sums) {
+  const auto* from = static_cast<const char*>(x);
+  const auto* weights = static_cast<const float*>(panel);
+  size_t r = 0;
+  for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) {
+    RowsF32<kRowsAtOnce>(from + r * stride, stride, weights, k, sums + r * 32);
+  }
+  if constexpr (kRowsAtOnce > 2) {
+    for (; r + 2 <= rows; r += 2) {
+      RowsF32<2>(from + r * stride, stride, weights, k, sums + r * 32);
+    }
+  }
+  for (; r < rows; ++r) RowsF32<1>(from + r * stride, stride, weights, k, sums + r * 32);
+}
+
+void MultiplyBf16(const void* x, size_t stride, const void* panel, size_t k, size_t rows,
+                  float* sums) {
+  const auto* from = static_cast<const char*>(x);
+  const auto* weights = static_cast<const uint32_t*>(panel);
+  size_t r = 0;
+  for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) {
+    RowsBf16<kRowsAtOnce>(from + r * stride, stride, weights, k / 2, sums + r * 32);
+  }
+  if constexpr (kRowsAtOnce > 2) {
+    for (; r + 2 <= rows; r += 2) {
+      RowsBf16<2>(from + r * stride, stride, weights, k / 2, sums + r * 32);
+    }
+  }
+  for (; r < rows; ++r) RowsBf16<1>(from + r * stride, stride, weights, k / 2, sums + r * 32);
+}
+
+}  // namespace limpet::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace limpet::ops {
+namespace {
+
+HWY_EXPORT(MultiplyF32);
+HWY_EXPORT(MultiplyBf16);
+
+void multiply_f32(const void* x, size_t stride, const void* panel, size_t k, size_t rows,
+                  float* sums) {
+  HWY_DYNAMIC_DISPATCH(MultiplyF32)(x, stride, panel, k, rows, sums);
+}
+
+void multiply_bf16(const void* x, size_t stride, const void* panel, size_t k, size_t rows,
+                   float* sums) {
+  HWY_DYNAMIC_DISPATCH(MultiplyBf16)(x, stride, panel, k, rows, sums);
+}
+
+// To bf16 and back, padded to an even number.
+void round_to_f32(const float* x, size_t k, float* to) {
+  for (size_t i = 0; i < k; ++i) to[i] = f32_from_bf16(bf16_from_f32(x[i]));
+  if (k % 2 != 0) to[k] = 0;
+}
+
+// Less than this is rounded by the calling thread: waking the others takes longer.
+constexpr int64_t kElementsToShare = 32768;
+
+}  // namespace
+
+PanelProduct::PanelProduct(CpuContext& cpu, const TensorView& x, int64_t rows,
+                           const TensorView& weight)
+    : panels_(weight.as<std::byte>()),
+      panel_bytes_(static_cast<size_t>(panel_bytes(weight.dtype, x.cols()))),
+      k_(static_cast<size_t>(x.cols())) {
+  if (weight.dtype == DType::f32) {
+    x_ = x.as<std::byte>();
+    stride_bytes_ = static_cast<size_t>(x.stride()) * sizeof(float);
+    kernel_ = multiply_f32;
+    return;
+  }
+  const bool dot = cpu.bf16_dot() && bf16_dot() != nullptr;
+  kernel_ = dot ? bf16_dot()->multiply : multiply_bf16;
+  k_ += k_ % 2;
+  prepare(cpu, x, rows, dot);
+}
+
+void PanelProduct::prepare(CpuContext& cpu, const TensorView& x, int64_t rows, bool dot) {
+  stride_bytes_ = k_ * (dot ? sizeof(uint16_t) : sizeof(float));
+  std::byte* to = cpu.shared_scratch(stride_bytes_ * static_cast<size_t>(rows));
+  x_ = to;
+  const auto k = static_cast<size_t>(x.cols());
+  const auto round = [&](int64_t r, int) {
+    const float* from = x.as<float>() + r * x.stride();
+    std::byte* row = to + static_cast<size_t>(r) * stride_bytes_;
+    if (dot) {
+      bf16_dot()->round(from, k, reinterpret_cast<uint16_t*>(row));
+    } else {
+      round_to_f32(from, k, reinterpret_cast<float*>(row));
+    }
+  };
+  if (rows * x.cols() < kElementsToShare) {
+    for (int64_t r = 0; r < rows; ++r) round(r, 0);
+  } else {
+    cpu.parallel_for(rows, round);
+  }
+}
+
+void PanelProduct::multiply(int64_t panel, int64_t row, int64_t rows, float* sums) const {
+  kernel_(x_ + static_cast<size_t>(row) * stride_bytes_, stride_bytes_,
+          panels_ + static_cast<size_t>(panel) * panel_bytes_, k_, static_cast<size_t>(rows), sums);
+}
+
+}  // namespace limpet::ops
+#endif

@@ -1,0 +1,192 @@
+// Credit, queues, deadlines, and numbers that outlive a restart.
+#include "tests/broker/core_scenario.h"
+
+namespace limpet::broker {
+namespace {
+
+TEST(CoreLimits, NoMoreJobsThanSlots) {
+  Scenario s;
+  s.at(1).slots = 2;
+  s.enroll(1);
+  for (const char* id : {"a", "b", "c", "d"}) s.submit(id);
+  EXPECT_EQ(s.at(1).jobs.size(), 2u);
+  s.heartbeat(1);
+  EXPECT_EQ(s.at(1).jobs.size(), 2u);
+  s.run(1, "a");  // its place is free at once, not at the next heartbeat
+  EXPECT_TRUE(s.has(1, "c"));
+  EXPECT_FALSE(s.has(1, "d"));
+}
+
+TEST(CoreLimits, AnAnnouncementOlderThanADispatchDoesNotCountTwice) {
+  Scenario s;
+  s.at(1).slots = 1;
+  s.enroll(1);
+  s.submit("a");
+  s.submit("b");
+  s.say(1,
+        Heartbeat{s.incarnation(1), ++s.at(1).beat, {1, 1000, 1000}, {}});  // sent before "a" came
+  EXPECT_FALSE(s.has(1, "b"));
+}
+
+TEST(CoreLimits, ACancelledJobKeepsItsSlotUntilTheWorkerLetsGo) {
+  Scenario s;
+  s.at(1).slots = 1;
+  s.enroll(1);
+  s.submit("a");
+  s.start(1, "a");
+  const Dispatch d = s.held(1, "a").dispatch;
+  s.submit("b");
+  s.cancel("a");
+  EXPECT_FALSE(s.has(1, "b"));
+  JobEnded m = ended(d);
+  m.reason = FinishReason::cancelled;
+  s.say(1, m);
+  EXPECT_TRUE(s.has(1, "b"));
+}
+
+TEST(CoreLimits, PlacementByRoomThenByJobs) {
+  Scenario s;
+  s.at(1).free_kv = 1000;
+  s.at(2).free_kv = 9000;
+  s.at(1).slots = s.at(2).slots = 8;
+  s.enroll(1);
+  s.enroll(2);
+  s.submit("a");
+  EXPECT_TRUE(s.has(2, "a"));
+  JobSpec big = Scenario::spec("big");
+  big.max_tokens = 8500;  // promised to 2, which has the less room from now on
+  s.submit(big);
+  EXPECT_TRUE(s.has(2, "big"));
+  s.submit("c");
+  EXPECT_TRUE(s.has(1, "c"));
+}
+
+TEST(CoreLimits, AFullQueueAnswersBusy) {
+  CoreOptions o;
+  o.max_queued_jobs = 3;
+  Scenario s(o);
+  for (const char* id : {"a", "b", "c", "d"}) s.submit(id);
+  ASSERT_NE(s.told_client<Refused>(), nullptr);
+  EXPECT_EQ(s.told_client<Refused>()->code, ErrorCode::busy);
+  EXPECT_GT(s.told_client<Refused>()->retry_after_ms, 0);
+  s.submit("a");  // known ids are answered all the same
+  EXPECT_NE(s.told_client<Accepted>(), nullptr);
+  s.enroll(1);
+  s.submit("d");
+  EXPECT_NE(s.told_client<Accepted>(), nullptr);
+}
+
+TEST(CoreLimits, RetryAfterGrowsWithTheQueue) {
+  CoreOptions small, large;
+  small.max_queued_jobs = 10;
+  large.max_queued_jobs = 1000;
+  int64_t waits[2];
+  int i = 0;
+  for (const CoreOptions& o : {small, large}) {
+    Scenario s(o);
+    for (size_t n = 0; n <= o.max_queued_jobs; ++n) s.submit("j" + std::to_string(n));
+    waits[i++] = s.told_client<Refused>()->retry_after_ms;
+  }
+  EXPECT_LT(waits[0], waits[1]);
+}
+
+TEST(CoreLimits, BodiesAreBoundedTogether) {
+  CoreOptions o;
+  o.max_queued_bytes = 10000;
+  Scenario s(o);
+  JobSpec big = Scenario::spec("big");
+  big.tokens.assign(5000, 1);
+  s.submit(big);
+  EXPECT_EQ(s.told_client<Refused>()->code, ErrorCode::busy);
+}
+
+TEST(CoreLimits, ABadRequestIsRefused) {
+  Scenario s;
+  JobSpec bad = Scenario::spec("a");
+  bad.max_tokens = -1;
+  s.submit(bad);
+  EXPECT_EQ(s.told_client<Refused>()->code, ErrorCode::invalid);
+  EXPECT_TRUE(s.out().append.empty());
+}
+
+TEST(CoreLimits, DeadlinesExpireQueuedAndRunningJobs) {
+  Scenario s;
+  s.at(1).slots = 1;
+  s.enroll(1);
+  JobSpec a = Scenario::spec("a"), b = Scenario::spec("b");
+  a.deadline_ms = b.deadline_ms = 1000;
+  s.submit(a);
+  s.submit(b);
+  EXPECT_EQ(s.held(1, "a").dispatch.deadline_ms, 1000);
+  s.start(1, "a");
+  s.make(1, "a", 2);
+  s.clock().wall -= 3'600'000;  // the wall clock jumps; nothing follows
+  s.pass_alive(milliseconds(750), {1});
+  EXPECT_EQ(s.state("b"), JobState::queued);
+  s.pass_alive(milliseconds(500), {1});
+  EXPECT_EQ(s.state("a"), JobState::expired);
+  EXPECT_EQ(s.state("b"), JobState::expired);
+  EXPECT_EQ(s.job("a").end->usage.output_tokens, 2);
+}
+
+TEST(CoreLimits, TokensBeyondMaxTokensAreNotTaken) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a");
+  s.start(1, "a");
+  s.make(1, "a", 12);
+  EXPECT_EQ(s.job("a").output.size(), 8u);
+}
+
+TEST(CoreLimits, MessagesFromNobodyAreAskedWhoTheyAre) {
+  Scenario s;
+  s.say(7, StepTokens{});
+  EXPECT_NE(s.told_worker<WhoAreYou>(7), nullptr);
+  s.say(7, Register{});
+  EXPECT_NE(s.told_worker<RegisterRefused>(7), nullptr);
+}
+
+TEST(CoreLimits, Listings) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.submit("b", "chat");
+  s.start(1, "a");
+  s.client(List{Listing::jobs, 10}, "");
+  EXPECT_EQ(s.told_client<Listed>()->jobs.size(), 2u);
+  s.client(List{Listing::jobs, 1}, "");
+  EXPECT_EQ(s.told_client<Listed>()->jobs.size(), 1u);
+  EXPECT_TRUE(s.told_client<Listed>()->truncated);
+  s.client(List{Listing::sessions, 10}, "");
+  ASSERT_EQ(s.told_client<Listed>()->sessions.size(), 1u);
+  EXPECT_EQ(s.told_client<Listed>()->sessions[0].home, "w1");
+  EXPECT_EQ(s.told_client<Listed>()->sessions[0].queued_jobs, 1);
+  s.client(List{Listing::workers, 10}, "");
+  ASSERT_EQ(s.told_client<Listed>()->workers.size(), 1u);
+  EXPECT_EQ(s.told_client<Listed>()->workers[0].sessions, 1);
+}
+
+TEST(CoreLimits, ALongLaneThatFailsAtOnceIsNoRecursion) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.run(1, "a");
+  s.submit("b", "chat");
+  s.start(1, "b");
+  for (int i = 0; i < 5000; ++i) {
+    JobSpec cold = Scenario::spec("cold" + std::to_string(i), "chat");
+    cold.require_resident = true;
+    s.submit(cold);
+  }
+  s.enroll(2);
+  s.tell(WorkerUnreachable{s.connection(1)});
+  s.run(2, "b");
+  EXPECT_EQ(s.state("cold4999"),
+            JobState::dispatched == s.state("cold0") ? JobState::queued : JobState::failed);
+  s.tell(WorkerUnreachable{s.connection(2)});
+  s.enroll(3);
+  EXPECT_EQ(s.state("cold4999"), JobState::failed);
+}
+
+}  // namespace
+}  // namespace limpet::broker

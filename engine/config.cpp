@@ -172,9 +172,9 @@ void parse_sizes(const Fields& f, ModelConfig& c) {
   c.intermediate = f.integer("intermediate_size", 1, 1 << 20);
   c.layers = f.integer("num_hidden_layers", 1, 1024);
   c.heads = f.integer("num_attention_heads", 1, 4096);
-  const auto heads_of_kv = c.architecture == "LlamaForCausalLM" ? std::optional(c.heads)
-                                                                : std::nullopt;
-  c.kv_heads = f.integer("num_key_value_heads", 1, 4096, heads_of_kv);
+  // Only Llama's old files leave it out, and mean one KV head for each query head.
+  const bool all = c.architecture == "LlamaForCausalLM" && !f.has("num_key_value_heads");
+  c.kv_heads = all ? c.heads : f.integer("num_key_value_heads", 1, 4096);
   c.head_dim = f.integer("head_dim", 2, 1024, c.hidden / c.heads);
   c.max_context = f.integer("max_position_embeddings", 1, 1 << 28);
   c.prediction_layers = f.integer("num_nextn_predict_layers", 0, 16, 0);

@@ -164,7 +164,6 @@ void Client::Loop::open(std::shared_ptr<Job::State> job, std::shared_ptr<const J
   JobStream stream(id, std::move(spec), from_index, options_.ask_again);
   Followed& followed = jobs_.emplace(id, Followed{std::move(stream), std::move(job)}).first->second;
   ask(followed, now_());
-  due_.push({followed.stream.due(), id});
 }
 
 void Client::Loop::on_connection(const Connection::Arrived& arrived, Time now) {
@@ -200,7 +199,7 @@ void Client::Loop::on_message(BrokerToClient&& message, Time now) {
   Followed& followed = it->second;
   std::vector<Event> events;
   followed.stream.on(now, std::move(message), events);
-  if (followed.stream.due() <= now) due_.push({followed.stream.due(), it->first});
+  schedule(followed);
   const auto job = followed.job;
   if (followed.stream.over()) jobs_.erase(it);
   deliver(*job, events);
@@ -246,12 +245,25 @@ void Client::Loop::ask_due(Time now) {
     due_.pop();
     auto it = jobs_.find(id);
     if (it == jobs_.end()) continue;
-    if (it->second.stream.due() <= now) ask(it->second, now);
-    due_.push({it->second.stream.due(), id});
+    it->second.scheduled = Time::max();
+    if (it->second.stream.due() <= now) {
+      ask(it->second, now);
+    } else {
+      schedule(it->second);
+    }
   }
 }
 
-void Client::Loop::ask(Followed& followed, Time now) { followed.stream.ask(now, out_); }
+void Client::Loop::ask(Followed& followed, Time now) {
+  followed.stream.ask(now, out_);
+  schedule(followed);
+}
+
+void Client::Loop::schedule(Followed& followed) {
+  if (followed.stream.due() >= followed.scheduled) return;
+  followed.scheduled = followed.stream.due();
+  due_.push({followed.scheduled, followed.stream.id()});
+}
 
 void Client::Loop::give_up_all(const std::string& why) {
   std::vector<std::shared_ptr<Job::State>> given_up;

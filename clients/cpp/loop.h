@@ -47,6 +47,7 @@ class Client::Loop {
   struct Followed {
     JobStream stream;
     std::shared_ptr<Job::State> job;
+    Time scheduled = Time::max();  // of its earliest entry in due_
   };
   struct Request {  // for a listing; answers come in the order of the questions
     List what;
@@ -71,6 +72,7 @@ class Client::Loop {
   void ask_all(Time now);
   void ask_due(Time now);
   void ask(Followed& followed, Time now);
+  void schedule(Followed& followed);
   void give_up_all(const std::string& why);
   void deliver(Job::State& job, std::vector<Event>& events);
   Millis until_next(Time now) const;
@@ -81,7 +83,7 @@ class Client::Loop {
 
   // The thread's own.
   std::unordered_map<std::string, Followed> jobs_;
-  std::priority_queue<Due, std::vector<Due>, std::greater<>> due_;  // lazily: streams know better
+  std::priority_queue<Due, std::vector<Due>, std::greater<>> due_;  // streams may be due later than told here
   std::deque<std::shared_ptr<Request>> requests_;
   std::vector<ClientMessage> out_;
   Time lost_since_;

@@ -125,8 +125,9 @@ void Core::State::job_ended(Turn& t, Worker& worker, const JobEnded& m) {
   Job* job = current(t, worker, m.job, m.attempt, "job_ended");
   if (!job) return;
   const bool by_itself = m.reason == FinishReason::stop || m.reason == FinishReason::length;
-  if (m.ok && by_itself &&
-      (job->state != JobState::running || m.output_tokens > job->output_tokens)) {
+  // An attempt that finds the output complete ends without a start of its own.
+  const bool begun = job->state == JobState::running || job->prompt_tokens >= 0;
+  if (m.ok && by_itself && (!begun || m.output_tokens > job->output_tokens)) {
     return ask_again(t, worker, *job);  // the end has overtaken what comes before it
   }
   send(t, worker, EndAck{m.job, m.attempt});

@@ -227,6 +227,19 @@ TEST(CoreFailover, ALeavingWorkerGetsNoMore) {
   EXPECT_EQ(s.held(2, "b").dispatch.home_reason, Reason::drained);
 }
 
+TEST(CoreFailover, AnAttemptLostBetweenItsLastTokenAndItsEndEndsWithoutANewStart) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.start(1, "a");
+  s.make(1, "a", 8);
+  s.rebirth(1);
+  s.enroll(1);
+  s.held(1, "a").made = 8;  // what it was given is complete
+  s.end(1, "a");
+  EXPECT_EQ(s.state("a"), JobState::finished);
+}
+
 TEST(CoreFailover, MissingTokensAreAskedForWhenAHeartbeatShowsThem) {
   Scenario s;
   s.enroll(1);

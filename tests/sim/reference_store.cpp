@@ -119,7 +119,7 @@ void ReferenceStore::take(const broker::JobEndedEntry& e) {
   Session& s = open(job.accepted.session, "end");
   demand(is_terminal(e.state), tag(e.job) + "ended in a state that is no end");
   demand(e.usage.output_tokens == std::ssize(job.output), tag(e.job) + "ended with another count");
-  demand(e.state != JobState::finished || job.state == JobState::running,
+  demand(e.state != JobState::finished || (job.has_prompt && job.state != JobState::queued),
          tag(e.job) + "finished though it did not run");
   if (e.state == JobState::failed && job.has_prompt) {
     s.transcript.resize(static_cast<size_t>(job.base));

@@ -57,9 +57,7 @@ Step Core::plan(Time now, Output& out) {
   return step;
 }
 
-Time Core::next_deadline() const {
-  return std::min(state_->next_register, state_->next_heartbeat);
-}
+Time Core::next_deadline() const { return std::min(state_->next_register, state_->next_heartbeat); }
 
 Core::Gauges Core::gauges() const {
   const State& s = *state_;
@@ -110,10 +108,14 @@ void Core::State::on(const Turn& turn, const Tick&) {
 }
 
 void Core::State::say_hello(const Turn& turn) {
-  Register hello{.worker = options.name, .incarnation = options.incarnation,
-                 .device = options.device, .model = options.model,
+  Register hello{.worker = options.name,
+                 .incarnation = options.incarnation,
+                 .device = options.device,
+                 .model = options.model,
                  .model_fingerprint = options.model_fingerprint,
-                 .max_context = options.max_context, .room = room(), .sessions = {},
+                 .max_context = options.max_context,
+                 .room = room(),
+                 .sessions = {},
                  .jobs = held_jobs()};
   for (const auto& [number, session] : sessions.all()) {
     hello.sessions.push_back(
@@ -162,8 +164,8 @@ Room Core::State::room() const {
 std::vector<HeldJob> Core::State::held_jobs() const {
   std::vector<HeldJob> held;
   for (const auto& [number, job] : jobs) {
-    held.push_back({number, job.attempt(), job.output_tokens(), job.started.has_value(),
-                    !job.active()});
+    held.push_back(
+        {number, job.attempt(), job.output_tokens(), job.started.has_value(), !job.active()});
   }
   return held;
 }
@@ -251,10 +253,15 @@ void Core::State::row_done(const Turn& turn, const StepRow& row, const RowResult
   job->logprobs.push_back(result.logprobs);
   const bool stop = result.end_token || result.stop_string;
   if (!stop && !row.last) return;
-  job->end = JobEnded{.job = row.job, .attempt = row.attempt, .ok = true,
+  job->end = JobEnded{.job = row.job,
+                      .attempt = row.attempt,
+                      .ok = true,
                       .reason = stop ? FinishReason::stop : FinishReason::length,
-                      .output_tokens = job->output_tokens(), .tail_text = result.tail_text,
-                      .code = {}, .message = {}, .retryable = false};
+                      .output_tokens = job->output_tokens(),
+                      .tail_text = result.tail_text,
+                      .code = {},
+                      .message = {},
+                      .retryable = false};
   ending.push_back(job);
 }
 

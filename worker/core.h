@@ -15,15 +15,15 @@
 namespace limpet::worker {
 
 struct CoreOptions {
-  std::string name;            // of the worker
-  uint64_t incarnation = 0;    // drawn at start
-  std::string device, model;
+  std::string name{};        // of the worker
+  uint64_t incarnation = 0;  // drawn at start
+  std::string device{}, model{};
   uint64_t model_fingerprint = 0;
-  int64_t max_context = 4096;  // tokens of a session
-  Token vocab = 0;             // token ids are below; 0: unchecked
-  int32_t max_jobs = 32;       // running or waiting here: the slots it offers
-  int32_t token_budget = 256;  // token rows in one step, decode rows first
-  int32_t prefill_chunk = 128; // most prefill rows of one job in one step
+  int64_t max_context = 4096;    // tokens of a session
+  Token vocab = 0;               // token ids are below; 0: unchecked
+  int32_t max_jobs = 32;         // running or waiting here: the slots it offers
+  int32_t token_budget = 256;    // token rows in one step, decode rows first
+  int32_t prefill_chunk = 128;   // most prefill rows of one job in one step
   int32_t max_sessions = 16384;  // idle ones whose KV is kept; beyond, the longest idle goes
   std::chrono::milliseconds register_retry{500};
 };
@@ -46,9 +46,9 @@ class Core {
   struct Gauges {
     int64_t jobs = 0, jobs_waiting = 0, sessions = 0, sessions_idle = 0;
     int64_t evictions = 0, preemptions = 0, prefilled_tokens = 0, decoded_tokens = 0;
-    int64_t idle_pages = 0;   // of KV that could be evicted
+    int64_t idle_pages = 0;  // of KV that could be evicted
     bool registered = false;
-    std::string refused;      // why the broker would not register this worker; empty: it did not
+    std::string refused;  // why the broker would not register this worker; empty: it did not
     std::vector<std::pair<Reason, int64_t>> reprefilled_tokens;  // by reason, since start
     std::vector<std::pair<Reason, int64_t>> evicted_sessions;
   };

@@ -58,10 +58,16 @@ void Core::State::from(const Turn& turn, const Dispatch& m) {
     forget(turn, *session->job);  // its end must have been told in a message that is not here yet
   }
   if (room().slots == 0) {
-    say(turn, JobEnded{.job = m.job, .attempt = m.attempt, .ok = false, .reason = {},
-                       .output_tokens = 0, .tail_text = {}, .code = ErrorCode::worker_error,
-                       .message = stopping ? "the worker is leaving" : "the worker has no free slot",
-                       .retryable = true});
+    say(turn,
+        JobEnded{.job = m.job,
+                 .attempt = m.attempt,
+                 .ok = false,
+                 .reason = {},
+                 .output_tokens = 0,
+                 .tail_text = {},
+                 .code = ErrorCode::worker_error,
+                 .message = stopping ? "the worker is leaving" : "the worker has no free slot",
+                 .retryable = true});
     return;
   }
   Job& job = take(m);
@@ -127,9 +133,8 @@ void Core::State::transcript_known(const Turn& turn, Job& job) {
   const int64_t have = session.sequence ? kv.length(*session.sequence) : 0;
   if (have > std::ssize(session.tokens)) kv.truncate(*session.sequence, std::ssize(session.tokens));
   job.known_tokens = m.output_tokens > 0 ? transcript_tokens(m) : m.base_tokens;
-  const bool out_of_range = std::ranges::any_of(session.tokens, [&](Token t) {
-    return t < 0 || (options.vocab > 0 && t >= options.vocab);
-  });
+  const bool out_of_range = std::ranges::any_of(
+      session.tokens, [&](Token t) { return t < 0 || (options.vocab > 0 && t >= options.vocab); });
   if (out_of_range || (m.prompt_tokens < 0 && m.output_tokens > 0)) {
     sessions.drop_kv(session);
     session.tokens.clear();
@@ -159,9 +164,8 @@ void Core::State::on(const Turn& turn, const Tokenized& event) {
   Job* job = find(event.job, event.attempt);
   if (job == nullptr || job->stage != Stage::needs_prompt) return;
   if (!event.error.empty()) return fail(turn, *job, ErrorCode::invalid, event.error, false);
-  const bool out_of_range = std::ranges::any_of(event.prompt, [&](Token t) {
-    return t < 0 || (options.vocab > 0 && t >= options.vocab);
-  });
+  const bool out_of_range = std::ranges::any_of(
+      event.prompt, [&](Token t) { return t < 0 || (options.vocab > 0 && t >= options.vocab); });
   if (out_of_range) {
     return fail(turn, *job, ErrorCode::invalid,
                 "a token id is outside the model's vocabulary of " + std::to_string(options.vocab),
@@ -217,8 +221,13 @@ void Core::State::start(const Turn& turn, Job& job) {
     job.preempted = false;
     return;
   }
-  JobStarted m{job.number(), job.attempt(), Residency::resident, Reason::none, cached,
-               std::ssize(session.tokens) - cached, {}};
+  JobStarted m{job.number(),
+               job.attempt(),
+               Residency::resident,
+               Reason::none,
+               cached,
+               std::ssize(session.tokens) - cached,
+               {}};
   if (job.known_tokens == 0 || cached < job.known_tokens - 1) {
     m.residency = Residency::reprefilled;
     m.reason = job.dispatch.home_reason;
@@ -234,7 +243,8 @@ void Core::State::start(const Turn& turn, Job& job) {
   say(turn, std::move(m));
 }
 
-// ---- What the broker asks for again, and the end -------------------------------------------------
+// ---- What the broker asks for again, and the end
+// -------------------------------------------------
 
 void Core::State::from(const Turn& turn, const ResumeJob& m) {
   Job* job = find(m.job, m.attempt);
@@ -260,15 +270,29 @@ void Core::State::say_again(const Turn& turn, Job& job, int64_t from_index) {
 
 void Core::State::fail(const Turn& turn, Job& job, ErrorCode code, std::string message,
                        bool retryable) {
-  end(turn, job, {.job = job.number(), .attempt = job.attempt(), .ok = false, .reason = {},
-                  .output_tokens = job.output_tokens(), .tail_text = {}, .code = code,
-                  .message = std::move(message), .retryable = retryable});
+  end(turn, job,
+      {.job = job.number(),
+       .attempt = job.attempt(),
+       .ok = false,
+       .reason = {},
+       .output_tokens = job.output_tokens(),
+       .tail_text = {},
+       .code = code,
+       .message = std::move(message),
+       .retryable = retryable});
 }
 
 void Core::State::finish(const Turn& turn, Job& job, FinishReason reason, std::string tail_text) {
-  end(turn, job, {.job = job.number(), .attempt = job.attempt(), .ok = true, .reason = reason,
-                  .output_tokens = job.output_tokens(), .tail_text = std::move(tail_text),
-                  .code = {}, .message = {}, .retryable = false});
+  end(turn, job,
+      {.job = job.number(),
+       .attempt = job.attempt(),
+       .ok = true,
+       .reason = reason,
+       .output_tokens = job.output_tokens(),
+       .tail_text = std::move(tail_text),
+       .code = {},
+       .message = {},
+       .retryable = false});
 }
 
 void Core::State::end(const Turn& turn, Job& job, JobEnded end) {

@@ -45,7 +45,9 @@ enum class Link : uint8_t { offline, registering, registered, refused };
 
 struct Core::State {
   State(const CoreOptions& o, engine::KvCache& cache)
-      : options(o), kv(cache), sessions(cache, o.max_sessions),
+      : options(o),
+        kv(cache),
+        sessions(cache, o.max_sessions),
         scheduler(cache, o.token_budget, o.prefill_chunk) {}
 
   // ---- core.cpp ----
@@ -101,8 +103,8 @@ struct Core::State {
   Scheduler scheduler;
   std::map<JobNumber, Job> jobs;  // until their end is acknowledged
   uint64_t next_arrival = 1;
-  Fence<JobNumber, Attempt> over;         // attempts that nobody wants to hear of again
-  Fence<SessionNumber, Epoch> released;   // leases that have been given back
+  Fence<JobNumber, Attempt> over;        // attempts that nobody wants to hear of again
+  Fence<SessionNumber, Epoch> released;  // leases that have been given back
 
   std::optional<Step> in_flight;
   std::vector<Event> put_aside;

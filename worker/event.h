@@ -39,12 +39,12 @@ struct RowResult {
   Attempt attempt{};
   bool sampled = false;  // false: a prefill chunk that asked for no token
   Token token = 0;
-  std::string text;      // certain with this token; replayed tokens gave theirs already
+  std::string text;  // certain with this token; replayed tokens gave theirs already
   std::vector<TokenLogprob> logprobs;
-  bool end_token = false;   // the token is an end token or a stop token
-  bool stop_string = false; // the text has reached a stop string
-  std::string tail_text;    // held-back text, when the output ends here (end_token, StepRow::last)
-  std::string error;        // not empty: this sequence failed alone (e.g. its logits are NaN)
+  bool end_token = false;    // the token is an end token or a stop token
+  bool stop_string = false;  // the text has reached a stop string
+  std::string tail_text;     // held-back text, when the output ends here (end_token, StepRow::last)
+  std::string error;         // not empty: this sequence failed alone (e.g. its logits are NaN)
 };
 struct StepDone {
   std::vector<RowResult> rows;  // as Step::rows, same order

@@ -29,9 +29,9 @@ struct ScheduledRow {
 };
 
 struct Plan {
-  std::vector<ScheduledRow> rows;   // decode rows (one token left), then prefill chunks
-  std::vector<Job*> admitted;       // in this turn
-  std::vector<Job*> preempted;      // had started, and lost their KV
+  std::vector<ScheduledRow> rows;  // decode rows (one token left), then prefill chunks
+  std::vector<Job*> admitted;      // in this turn
+  std::vector<Job*> preempted;     // had started, and lost their KV
 };
 
 class Scheduler {

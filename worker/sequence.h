@@ -16,15 +16,15 @@ namespace limpet::worker {
 // prefix of it. While a job runs, the transcript grows with it.
 struct Session {
   SessionNumber number{};
-  Epoch epoch{};             // of the lease under which it is held
+  Epoch epoch{};  // of the lease under which it is held
   std::vector<Token> tokens;
   std::optional<engine::SequenceId> sequence;  // none: no KV
   // Whether `tokens` is what the broker knows. Not when the lease is newer than the copy: another
   // worker may have gone on from there, so the transcript is compared first.
   bool trusted = true;
-  bool ephemeral = false;         // ends with its job
-  std::optional<JobNumber> job;   // the one at work; none: idle
-  uint64_t idle_since = 0;        // order of becoming idle
+  bool ephemeral = false;        // ends with its job
+  std::optional<JobNumber> job;  // the one at work; none: idle
+  uint64_t idle_since = 0;       // order of becoming idle
 };
 
 enum class Stage : uint8_t {
@@ -36,7 +36,7 @@ enum class Stage : uint8_t {
 };
 
 struct Job {
-  uint64_t arrival = 0;      // order; the smallest is the oldest
+  uint64_t arrival = 0;  // order; the smallest is the oldest
   Stage stage = Stage::waiting;
   Dispatch dispatch;         // without its transcript, once that is merged into the session
   int64_t known_tokens = 0;  // transcript before this attempt's own work: what KV could be at hand
@@ -48,8 +48,8 @@ struct Job {
   std::vector<std::vector<TokenLogprob>> logprobs;  // of output[i], when asked for
   std::optional<JobStarted> started;                // as it was sent
   std::optional<JobEnded> end;
-  bool text_open = false;  // OpenText has been given, CloseText not yet
-  bool preempted = false;  // its KV was dropped since it was last admitted
+  bool text_open = false;                           // OpenText has been given, CloseText not yet
+  bool preempted = false;                           // its KV was dropped since it was last admitted
   std::chrono::steady_clock::time_point said_at{};  // its end, or what it needs
 
   JobNumber number() const { return dispatch.job; }

@@ -1,0 +1,555 @@
+#include "worker/core.h"
+
+#include <gmock/gmock.h>
+
+#include "tests/worker/rig.h"
+
+namespace limpet::worker {
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+using Ids = std::vector<Token>;
+
+Ids joined(Ids a, const Ids& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+TEST(Job, StartsSaysItsTokensAndEnds) {
+  Rig rig;
+  rig.tell(rig.dispatch(1, 1, {5, 6, 7}));
+  rig.settle();
+  const auto started = rig.last<JobStarted>();
+  EXPECT_EQ(started.residency, Residency::reprefilled);
+  EXPECT_EQ(started.reason, Reason::new_session);
+  EXPECT_EQ(started.cached_tokens, 0);
+  EXPECT_EQ(started.prefilled_tokens, 3);
+  EXPECT_THAT(started.prompt, ElementsAre(5, 6, 7));
+  EXPECT_EQ(rig.output_of(1), undisturbed({5, 6, 7}, 1, 4));
+  const auto end = rig.last<JobEnded>();
+  EXPECT_TRUE(end.ok);
+  EXPECT_EQ(end.reason, FinishReason::length);
+  EXPECT_EQ(end.output_tokens, 4);
+  EXPECT_EQ(end.tail_text, "tail");
+  EXPECT_THAT(rig.open, IsEmpty());
+}
+
+TEST(Job, EndsWithAnEndToken) {
+  Rig rig;
+  rig.end_token = undisturbed({5, 6, 7}, 1, 3)[2];
+  rig.tell(rig.dispatch(1, 1, {5, 6, 7}, 0, 50));
+  rig.settle();
+  EXPECT_EQ(rig.last<JobEnded>().reason, FinishReason::stop);
+  EXPECT_EQ(rig.output_of(1), undisturbed({5, 6, 7}, 1, 3));
+}
+
+TEST(Job, LaterTurnIsResidentButForItsLastToken) {
+  Rig rig;
+  rig.tell(rig.dispatch(1, 1, {5, 6, 7}));
+  rig.settle();
+  const Ids before = joined({5, 6, 7}, rig.output_of(1));
+  rig.tell(EndAck{JobNumber{1}, Attempt{1}});
+  rig.tell(rig.dispatch(2, 1, {9}, 7));
+  rig.settle();
+  const auto started = rig.last<JobStarted>();
+  EXPECT_EQ(started.residency, Residency::resident);
+  EXPECT_EQ(started.reason, Reason::none);
+  EXPECT_EQ(started.cached_tokens, 6);
+  EXPECT_EQ(started.prefilled_tokens, 2);
+  EXPECT_EQ(rig.output_of(2), undisturbed(joined(before, {9}), 2, 4));
+}
+
+TEST(Job, LongerCopyThanTheTranscriptIsCutBack) {
+  Rig rig;
+  rig.tell(rig.dispatch(1, 1, {5, 6, 7}));
+  rig.settle();
+  rig.tell(EndAck{JobNumber{1}, Attempt{1}});
+  rig.tell(rig.dispatch(2, 1, {9}, 3));  // the session was rewound to 3 tokens
+  rig.settle();
+  EXPECT_EQ(rig.last<JobStarted>().residency, Residency::resident);
+  EXPECT_EQ(rig.last<JobStarted>().cached_tokens, 3);
+  EXPECT_EQ(rig.output_of(2), undisturbed({5, 6, 7, 9}, 2, 4));
+}
+
+TEST(Job, AsksForTheTranscriptThatItLacks) {
+  Rig rig;
+  Dispatch d = rig.dispatch(3, 1, {9}, 4);
+  rig.tell(d);
+  EXPECT_EQ(rig.all<NeedTranscript>().size(), 1u);
+  rig.now += 100ms;
+  rig.give(Tick{});  // asks again, in the rhythm of heartbeats
+  EXPECT_EQ(rig.all<NeedTranscript>().size(), 2u);
+  EXPECT_FALSE(rig.turn());
+  rig.tell(TranscriptReply{JobNumber{3}, Attempt{1}, {1, 2, 3, 4}});
+  rig.settle();
+  EXPECT_EQ(rig.last<JobStarted>().reason, Reason::evicted);
+  EXPECT_EQ(rig.output_of(3), undisturbed({1, 2, 3, 4, 9}, 3, 4));
+}
+
+TEST(Job, TranscriptOfAnotherLengthEndsTheAttempt) {
+  Rig rig;
+  Dispatch d = rig.dispatch(3, 1, {9}, 4);
+  d.has_transcript = true;
+  d.transcript = {1, 2, 3};
+  rig.tell(d);
+  EXPECT_FALSE(rig.last<JobEnded>().ok);
+  EXPECT_TRUE(rig.last<JobEnded>().retryable);
+}
+
+TEST(Job, SecondAttemptGoesOnAtTheNextIndex) {
+  const Ids whole = undisturbed({5, 6, 7}, 1, 8);
+  Rig rig;
+  Dispatch d = rig.dispatch(1, 1, {5, 6, 7}, 0, 8);
+  d.attempt = Attempt{2};
+  d.home_reason = Reason::worker_lost;
+  d.prompt_tokens = 3;
+  d.output_tokens = 5;
+  d.has_transcript = true;
+  d.transcript = joined({5, 6, 7}, Ids(whole.begin(), whole.begin() + 5));
+  rig.tell(d);
+  rig.settle();
+  EXPECT_EQ(rig.last<JobStarted>().reason, Reason::worker_lost);
+  EXPECT_EQ(rig.last<JobStarted>().residency, Residency::reprefilled);
+  EXPECT_THAT(rig.last<JobStarted>().prompt, IsEmpty());
+  EXPECT_EQ(rig.all<StepTokens>()[0].rows[0].first_index, 5);
+  EXPECT_EQ(rig.last<JobEnded>().output_tokens, 8);
+  const Ids said = rig.output_of(1);
+  EXPECT_EQ(Ids(said.begin() + 5, said.end()), Ids(whole.begin() + 5, whole.end()));
+}
+
+TEST(Job, LostBetweenLastTokenAndEndOnlyEnds) {
+  const Ids whole = undisturbed({5, 6, 7}, 1, 4);
+  for (const bool end_token : {false, true}) {
+    Rig rig;
+    if (end_token) rig.end_token = whole.back();
+    Dispatch d = rig.dispatch(1, 1, {5, 6, 7}, 0, end_token ? 50 : 4);
+    d.attempt = Attempt{2};
+    d.prompt_tokens = 3;
+    d.output_tokens = 4;
+    d.has_transcript = true;
+    d.transcript = joined({5, 6, 7}, whole);
+    rig.tell(d);
+    EXPECT_FALSE(rig.turn());
+    EXPECT_THAT(rig.all<StepTokens>(), IsEmpty());
+    EXPECT_EQ(rig.last<JobEnded>().reason, end_token ? FinishReason::stop : FinishReason::length);
+    EXPECT_EQ(rig.last<JobEnded>().output_tokens, 4);
+  }
+}
+
+TEST(Job, TooLongForTheContextOrThePool) {
+  Rig rig({.max_context = 10});
+  rig.tell(rig.dispatch(1, 1, Ids(10, 1)));
+  EXPECT_EQ(rig.last<JobEnded>().code, ErrorCode::too_long);
+  EXPECT_FALSE(rig.last<JobEnded>().retryable);
+  rig.tell(rig.dispatch(2, 2, Ids(8, 1), 0, 100));  // room for two
+  rig.settle();
+  EXPECT_TRUE(rig.last<JobEnded>().ok);
+  EXPECT_EQ(rig.last<JobEnded>().reason, FinishReason::length);
+  EXPECT_EQ(rig.last<JobEnded>().output_tokens, 2);
+
+  Rig small({}, /*pages=*/2);
+  small.tell(small.dispatch(1, 1, Ids(8, 1)));
+  EXPECT_EQ(small.last<JobEnded>().code, ErrorCode::too_long);
+}
+
+TEST(Job, InputThatCannotBeUsedFailsAlone) {
+  Rig rig;
+  Dispatch d = rig.dispatch(1, 1, {});
+  rig.tell(d);  // nothing at all
+  EXPECT_EQ(rig.last<JobEnded>().code, ErrorCode::invalid);
+  rig.tell(rig.dispatch(2, 2, {kVocab}));
+  EXPECT_EQ(rig.last<JobEnded>().code, ErrorCode::invalid);
+  auto spec = std::make_shared<JobSpec>();
+  spec->text = "the template raises this";
+  d = rig.dispatch(3, 3, {1});
+  d.spec = spec;
+  rig.tell(d);
+  EXPECT_EQ(rig.last<JobEnded>().message, "the template raises this");
+  rig.tell(rig.dispatch(4, 4, {1, 2}));
+  rig.settle();
+  EXPECT_TRUE(rig.last<JobEnded>().ok);
+}
+
+TEST(Job, RequireResident) {
+  Rig rig;
+  const auto strict = [&](Dispatch d) {
+    auto spec = std::make_shared<JobSpec>(*d.spec);
+    spec->require_resident = true;
+    d.spec = spec;
+    return d;
+  };
+  rig.tell(strict(rig.dispatch(1, 1, {5, 6, 7})));  // a new session is fine
+  rig.settle();
+  EXPECT_TRUE(rig.last<JobEnded>().ok);
+  rig.tell(EndAck{JobNumber{1}, Attempt{1}});
+  rig.tell(strict(rig.dispatch(2, 1, {8}, 7)));
+  rig.settle();
+  EXPECT_TRUE(rig.last<JobEnded>().ok);
+  rig.tell(strict(rig.dispatch(3, 2, {8}, 7)));
+  EXPECT_EQ(rig.last<JobEnded>().code, ErrorCode::not_resident);
+  Dispatch moved = strict(rig.dispatch(4, 3, {8}, 7));
+  moved.has_transcript = true;
+  moved.transcript = Ids(7, 3);
+  rig.tell(moved);
+  EXPECT_EQ(rig.last<JobEnded>().code, ErrorCode::not_resident);
+  EXPECT_THAT(rig.all<NeedTranscript>(), IsEmpty());
+}
+
+TEST(Job, CancelledInMidStreamIsForgottenAndItsSessionStays) {
+  Rig rig;
+  rig.tell(rig.dispatch(1, 1, {5, 6, 7}, 0, 40));
+  for (int i = 0; i < 5; ++i) rig.turn();
+  rig.tell(CancelJob{JobNumber{1}, Attempt{1}});
+  EXPECT_FALSE(rig.turn());
+  EXPECT_THAT(rig.all<JobEnded>(), IsEmpty());
+  EXPECT_THAT(rig.open, IsEmpty());
+  // Three of its tokens became durable.
+  rig.tell(rig.dispatch(2, 1, {9}, 6));
+  rig.settle();
+  EXPECT_EQ(rig.last<JobStarted>().cached_tokens, 6);
+  EXPECT_EQ(rig.output_of(2),
+            undisturbed(joined(joined({5, 6, 7}, undisturbed({5, 6, 7}, 1, 3)), {9}), 2, 4));
+}
+
+TEST(Job, FailedComputationFailsItAloneAndItsKvIsNotBuiltUpon) {
+  Rig rig;
+  rig.tell(rig.dispatch(1, 1, {5, 6, 7}));
+  rig.tell(rig.dispatch(2, 2, {5, 6, 8}));
+  StepDone done = rig.run(rig.plan());
+  done.rows[0].error = "NaN";
+  rig.give(done);
+  EXPECT_FALSE(rig.last<JobEnded>().ok);
+  EXPECT_TRUE(rig.last<JobEnded>().retryable);
+  EXPECT_EQ(rig.last<SessionDropped>().session, SessionNumber{1});
+  rig.settle();
+  EXPECT_TRUE(rig.last<JobEnded>().ok);
+  EXPECT_EQ(rig.last<JobEnded>().job, JobNumber{2});
+}
+
+TEST(Job, FailedStepEndsTheAttemptsInIt) {
+  Rig rig;
+  rig.tell(rig.dispatch(1, 1, {5, 6, 7}));
+  rig.tell(rig.dispatch(2, 2, {5, 6, 8}));
+  rig.plan();
+  rig.give(StepDone{{}, "the device is gone"});
+  EXPECT_EQ(rig.all<JobEnded>().size(), 2u);
+  EXPECT_FALSE(rig.turn());
+}
+
+// ---- Fencing ------------------------------------------------------------------------------------
+
+TEST(Fencing, LateDuplicateOfADispatchChangesNothing) {
+  Rig rig;
+  const Dispatch first = rig.dispatch(1, 1, {5, 6, 7});
+  rig.tell(first);
+  rig.settle();
+  rig.tell(first);  // ended, not acknowledged
+  EXPECT_FALSE(rig.turn());
+  rig.tell(EndAck{JobNumber{1}, Attempt{1}});
+  rig.tell(first);
+  EXPECT_FALSE(rig.turn());
+  rig.tell(rig.dispatch(2, 1, {9}, 7));
+  rig.tell(first);
+  rig.settle();
+  EXPECT_EQ(rig.last<JobStarted>().cached_tokens, 6);
+}
+
+TEST(Fencing, CancelThatOvertakesItsDispatchWins) {
+  Rig rig;
+  rig.tell(CancelJob{JobNumber{1}, Attempt{1}});
+  rig.tell(rig.dispatch(1, 1, {5, 6, 7}));
+  EXPECT_FALSE(rig.turn());
+}
+
+TEST(Fencing, NewerAttemptReplacesTheOlder) {
+  Rig rig;
+  Dispatch d = rig.dispatch(1, 1, {5, 6, 7}, 0, 40);
+  rig.tell(d);
+  for (int i = 0; i < 4; ++i) rig.turn();
+  d.attempt = Attempt{2};
+  d.prompt_tokens = 3;
+  d.output_tokens = 2;
+  rig.tell(d);
+  rig.tell(CancelJob{JobNumber{1}, Attempt{1}});  // of the older one
+  rig.settle();
+  EXPECT_EQ(rig.last<JobEnded>().attempt, Attempt{2});
+  EXPECT_EQ(rig.last<JobStarted>().residency, Residency::resident);
+  EXPECT_EQ(rig.output_of(1), undisturbed({5, 6, 7}, 1, 40));
+}
+
+TEST(Fencing, ReleaseDropsALeaseAndItsRunningJob) {
+  Rig rig;
+  rig.tell(rig.dispatch(1, 1, {5, 6, 7}, 0, 40));
+  rig.turn();
+  rig.tell(ReleaseSession{SessionNumber{1}, Epoch{0}});  // of an older lease
+  EXPECT_TRUE(rig.turn());
+  rig.sent.clear();
+  rig.tell(ReleaseSession{SessionNumber{1}, Epoch{1}});
+  EXPECT_FALSE(rig.turn());
+  EXPECT_THAT(rig.sent, IsEmpty());
+  EXPECT_EQ(rig.kv.sequences(), 0);
+  rig.tell(rig.dispatch(1, 1, {5, 6, 7}));  // late
+  EXPECT_FALSE(rig.turn());
+}
+
+TEST(Fencing, CopyOfAnOlderLeaseIsComparedBeforeItIsTrusted) {
+  Rig rig;
+  rig.tell(rig.dispatch(1, 1, {5, 6, 7, 8}));
+  rig.settle();
+  rig.tell(EndAck{JobNumber{1}, Attempt{1}});
+  Dispatch d = rig.dispatch(2, 1, {9}, 8);
+  d.epoch = Epoch{3};  // it was elsewhere meanwhile, and went on from token 4 in another way
+  d.home_reason = Reason::start_deadline;
+  rig.tell(d);
+  EXPECT_EQ(rig.all<NeedTranscript>().size(), 1u);
+  const Ids transcript = {5, 6, 7, 8, 1, 1, 1, 1};
+  rig.tell(TranscriptReply{JobNumber{2}, Attempt{1}, transcript});
+  rig.settle();
+  EXPECT_EQ(rig.last<JobStarted>().cached_tokens, 4);
+  EXPECT_EQ(rig.last<JobStarted>().reason, Reason::start_deadline);
+  EXPECT_EQ(rig.output_of(2), undisturbed(joined(transcript, {9}), 2, 4));
+}
+
+TEST(Fencing, UncomparedCopyIsNotKeptWhenItsJobGoes) {
+  Rig rig;
+  rig.tell(rig.dispatch(1, 1, {5, 6, 7, 8}));
+  rig.settle();
+  rig.tell(EndAck{JobNumber{1}, Attempt{1}});
+  Dispatch d = rig.dispatch(2, 1, {9}, 8);
+  d.epoch = Epoch{3};
+  rig.tell(d);
+  rig.tell(CancelJob{JobNumber{2}, Attempt{1}});
+  EXPECT_EQ(rig.last<SessionDropped>().epoch, Epoch{3});
+  EXPECT_EQ(rig.kv.sequences(), 0);
+}
+
+// ---- Pages --------------------------------------------------------------------------------------
+
+TEST(Pages, IdleSessionsGoLongestIdleFirst) {
+  Rig rig({}, /*pages=*/8);
+  for (uint64_t s = 1; s <= 3; ++s) {
+    rig.tell(rig.dispatch(s, s, {static_cast<Token>(s), 6, 7, 8}));
+    rig.settle();
+    rig.tell(EndAck{JobNumber{s}, Attempt{1}});
+  }
+  EXPECT_THAT(rig.all<SessionDropped>(), IsEmpty());
+  rig.tell(rig.dispatch(9, 9, Ids(12, 9)));
+  rig.settle();
+  const auto dropped = rig.all<SessionDropped>();
+  ASSERT_GE(dropped.size(), 1u);
+  EXPECT_EQ(dropped[0].session, SessionNumber{1});
+  EXPECT_EQ(dropped[0].reason, Reason::evicted);
+  EXPECT_EQ(rig.core->gauges().evictions, std::ssize(dropped));
+}
+
+TEST(Pages, YoungestIsPreemptedAndSaysNothingTwice) {
+  Rig rig({}, /*pages=*/8);
+  rig.tell(rig.dispatch(1, 1, {1, 2, 3, 4}, 0, 24));
+  rig.tell(rig.dispatch(2, 2, {5, 6, 7, 8}, 0, 24));
+  rig.settle();
+  EXPECT_GT(rig.core->gauges().preemptions, 0);
+  EXPECT_EQ(rig.all<JobStarted>().size(), 2u);
+  for (uint64_t job : {1u, 2u}) {
+    int64_t next = 0;
+    for (const auto& m : rig.all<StepTokens>()) {
+      for (const auto& row : m.rows) {
+        if (raw(row.job) != job) continue;
+        EXPECT_EQ(row.first_index, next++);
+      }
+    }
+    EXPECT_EQ(next, 24);
+  }
+  EXPECT_EQ(rig.output_of(1), undisturbed({1, 2, 3, 4}, 1, 24));
+  EXPECT_EQ(rig.output_of(2), undisturbed({5, 6, 7, 8}, 2, 24));
+  EXPECT_EQ(rig.all<JobEnded>()[0].job, JobNumber{1}) << "the oldest ends first";
+}
+
+TEST(Pages, CommonPrefixIsComputedOnce) {
+  Rig rig;
+  const Ids system = {1, 2, 3, 4, 5, 6, 7, 8};
+  rig.tell(rig.dispatch(1, 1, joined(system, {20})));
+  rig.settle();
+  rig.tell(rig.dispatch(2, 2, joined(system, {30})));
+  rig.settle();
+  EXPECT_EQ(rig.last<JobStarted>().cached_tokens, 8);
+  EXPECT_EQ(rig.last<JobStarted>().prefilled_tokens, 1);
+  EXPECT_EQ(rig.last<JobStarted>().reason, Reason::new_session);
+  EXPECT_EQ(rig.output_of(2), undisturbed(joined(system, {30}), 2, 4));
+}
+
+TEST(Pages, EphemeralSessionLeavesNothingButSharedPages) {
+  Rig rig;
+  Dispatch d = rig.dispatch(1, 1, {1, 2, 3, 4, 5});
+  d.ephemeral = true;
+  rig.tell(d);
+  rig.settle();
+  EXPECT_EQ(rig.kv.sequences(), 0);
+  EXPECT_EQ(rig.kv.free_pages(), rig.kv.total_pages());
+  EXPECT_THAT(rig.all<SessionDropped>(), IsEmpty());
+}
+
+TEST(Pages, IdleSessionsAreBounded) {
+  Rig rig({.max_sessions = 2});
+  for (uint64_t s = 1; s <= 5; ++s) {
+    rig.tell(rig.dispatch(s, s, {static_cast<Token>(s)}));
+    rig.settle();
+    rig.tell(EndAck{JobNumber{s}, Attempt{1}});
+  }
+  EXPECT_EQ(rig.core->gauges().sessions, 2);
+  EXPECT_EQ(rig.all<SessionDropped>().size(), 3u);
+}
+
+// ---- Steps --------------------------------------------------------------------------------------
+
+TEST(Steps, DecodeRowsFirstThenChunksWithinTheBudget) {
+  Rig rig({.token_budget = 8, .prefill_chunk = 5});
+  rig.tell(rig.dispatch(1, 1, {1, 2, 3}, 0, 30));
+  rig.turn();
+  rig.tell(rig.dispatch(2, 2, Ids(20, 2)));
+  rig.tell(rig.dispatch(3, 3, Ids(20, 3)));
+  const Step step = rig.plan();
+  ASSERT_EQ(step.rows.size(), 3u);
+  EXPECT_EQ(step.rows[0].job, JobNumber{1});
+  EXPECT_TRUE(step.rows[0].sample);
+  EXPECT_EQ(step.rows[0].position, 4);
+  EXPECT_EQ(step.rows[1].tokens.size(), 5u);
+  EXPECT_FALSE(step.rows[1].sample);
+  EXPECT_EQ(step.rows[2].tokens.size(), 2u);
+  rig.give(rig.run(step));
+  rig.settle();
+  EXPECT_EQ(rig.output_of(3), undisturbed(Ids(20, 3), 3, 4));
+}
+
+TEST(Steps, WhatComesDuringAStepIsDecidedAfterIt) {
+  Rig rig;
+  rig.tell(rig.dispatch(1, 1, {1, 2, 3}, 0, 30));
+  const Step step = rig.plan();
+  rig.tell(ReleaseSession{SessionNumber{1}, Epoch{1}});
+  rig.tell(rig.dispatch(2, 2, {4, 5}));
+  rig.now += 150ms;
+  rig.give(Tick{});
+  EXPECT_THAT(rig.all<Heartbeat>(), IsEmpty()) << "the loop does not turn";
+  rig.give(rig.run(step));
+  EXPECT_EQ(rig.all<Heartbeat>().size(), 1u);
+  rig.settle();
+  EXPECT_EQ(rig.all<JobEnded>().size(), 1u);
+  EXPECT_EQ(rig.last<JobEnded>().job, JobNumber{2});
+}
+
+// ---- The link -----------------------------------------------------------------------------------
+
+TEST(Broker, RegistersUntilItIsHeard) {
+  Rig rig({}, 64, /*connect=*/false);
+  EXPECT_EQ(rig.core->next_deadline(), Time::max());
+  rig.give(Connected{});
+  EXPECT_EQ(rig.all<Register>().size(), 1u);
+  EXPECT_EQ(rig.core->next_deadline(), rig.now + 500ms);
+  rig.now += 500ms;
+  rig.give(Tick{});
+  EXPECT_EQ(rig.all<Register>().size(), 2u);
+  rig.tell(Registered{.incarnation = 6,
+                      .heartbeat_ms = 100,
+                      .lease_ms = 1000,
+                      .release = {},
+                      .resume = {},
+                      .drop = {}});
+  EXPECT_FALSE(rig.core->gauges().registered) << "meant for an earlier incarnation";
+  rig.tell(RegisterRefused{ErrorCode::version, "too new"});
+  EXPECT_EQ(rig.core->gauges().refused, "too new");
+  rig.now += 5s;
+  rig.give(Tick{});
+  EXPECT_EQ(rig.all<Register>().size(), 3u);
+}
+
+TEST(Broker, RestartIsAnsweredWithAllThatIsHere) {
+  Rig rig;
+  rig.tell(rig.dispatch(1, 1, {5, 6, 7}));
+  rig.settle();
+  rig.tell(EndAck{JobNumber{1}, Attempt{1}});
+  rig.tell(rig.dispatch(2, 2, {1, 2}, 0, 20));
+  for (int i = 0; i < 3; ++i) rig.turn();
+  rig.tell(WhoAreYou{});
+  const auto hello = rig.last<Register>();
+  ASSERT_EQ(hello.sessions.size(), 2u);
+  EXPECT_EQ(hello.sessions[0].tokens, 7);
+  ASSERT_EQ(hello.jobs.size(), 1u);
+  EXPECT_EQ(hello.jobs[0].next_index, 3);
+  EXPECT_TRUE(hello.jobs[0].started);
+  rig.sent.clear();
+  rig.tell(WhoAreYou{});
+  rig.turn();
+  EXPECT_THAT(rig.sent, IsEmpty()) << "said already, and nothing else before the answer";
+  rig.tell(Registered{.incarnation = 7,
+                      .heartbeat_ms = 100,
+                      .lease_ms = 1000,
+                      .release = {{SessionNumber{1}, Epoch{1}, 0}},
+                      .resume = {{JobNumber{2}, Attempt{1}, 1}},
+                      .drop = {}});
+  EXPECT_EQ(rig.last<JobStarted>().job, JobNumber{2});
+  const auto again = rig.last<StepTokens>().rows.at(0);
+  const Ids want = undisturbed({1, 2}, 2, 20);
+  EXPECT_EQ(again.first_index, 1);
+  EXPECT_EQ(again.ids, Ids(want.begin() + 1, want.begin() + 4));
+  EXPECT_EQ(again.text, std::to_string(want[1]) + " " + std::to_string(want[2]) + " " +
+                            std::to_string(want[3]) + " ");
+  EXPECT_EQ(rig.core->gauges().sessions, 1);
+  rig.settle();
+  EXPECT_TRUE(rig.last<JobEnded>().ok);
+}
+
+TEST(Broker, EndIsRepeatedUntilItIsAcknowledged) {
+  Rig rig;
+  rig.tell(rig.dispatch(1, 1, {5, 6, 7}));
+  rig.settle();
+  EXPECT_EQ(rig.all<JobEnded>().size(), 1u);
+  rig.now += 100ms;
+  rig.give(Tick{});
+  EXPECT_EQ(rig.all<JobEnded>().size(), 2u);
+  EXPECT_TRUE(rig.last<Heartbeat>().jobs.at(0).ended);
+  rig.tell(ResumeJob{JobNumber{1}, Attempt{1}, 2});
+  EXPECT_EQ(rig.last<StepTokens>().rows.at(0).ids.size(), 2u);
+  EXPECT_EQ(rig.all<JobEnded>().size(), 3u);
+  rig.tell(EndAck{JobNumber{1}, Attempt{1}});
+  rig.now += 100ms;
+  rig.give(Tick{});
+  EXPECT_EQ(rig.all<JobEnded>().size(), 3u);
+  EXPECT_THAT(rig.last<Heartbeat>().jobs, IsEmpty());
+}
+
+TEST(Broker, CreditIsKept) {
+  Rig rig({.max_jobs = 2});
+  for (uint64_t j = 1; j <= 3; ++j) rig.tell(rig.dispatch(j, j, {1, 2}));
+  EXPECT_EQ(rig.last<JobEnded>().job, JobNumber{3});
+  EXPECT_TRUE(rig.last<JobEnded>().retryable);
+  rig.now += 100ms;
+  rig.give(Tick{});
+  EXPECT_EQ(rig.last<Heartbeat>().room.slots, 0);
+  rig.settle();
+  rig.now += 100ms;
+  rig.give(Tick{});
+  EXPECT_EQ(rig.last<Heartbeat>().room.slots, 2);
+  // Ends that nobody acknowledges fill its memory in the end.
+  for (uint64_t j = 4; j < 40; ++j) {
+    rig.tell(rig.dispatch(j, j, {1, 2}));
+    rig.settle();
+  }
+  rig.now += 100ms;
+  rig.give(Tick{});
+  EXPECT_EQ(rig.last<Heartbeat>().room.slots, 0);
+  EXPECT_EQ(rig.last<Heartbeat>().jobs.size(), 8u);
+}
+
+TEST(Broker, StoppingTakesNoMoreAndFinishesWhatIsHere) {
+  Rig rig;
+  rig.tell(rig.dispatch(1, 1, {5, 6, 7}));
+  rig.give(Stop{});
+  EXPECT_EQ(rig.last<Leaving>().incarnation, 7u);
+  rig.tell(rig.dispatch(2, 2, {5, 6, 7}));
+  EXPECT_FALSE(rig.last<JobEnded>().ok);
+  rig.settle();
+  EXPECT_TRUE(rig.last<JobEnded>().ok);
+}
+
+}  // namespace
+}  // namespace limpet::worker

@@ -1,0 +1,209 @@
+#include "broker/broker.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+#include "schema/wire.h"
+
+namespace limpet::broker {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kLongestWait{200};
+constexpr milliseconds kGaugesEvery{250};
+constexpr int64_t kAliveMs = 10000;
+
+Now read_clocks() {
+  const auto wall = std::chrono::system_clock::now().time_since_epoch();
+  return {std::chrono::steady_clock::now(),
+          std::chrono::duration_cast<milliseconds>(wall).count()};
+}
+
+int64_t mono_ms() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<milliseconds>(now).count();
+}
+
+}  // namespace
+
+Broker::Broker(const BrokerOptions& options)
+    : store_(Store::open(options.store)),
+      core_(options.core),
+      transport_(options.endpoints),
+      streams_(*store_,
+               [this](ClientId c, const std::string& f) { return transport_.send(c, f); }) {
+  store_->snapshot([this](const JournalEntry& entry) { core_.apply(entry); });
+  now_ = read_clocks();
+  core_.recovered(now_);
+  last_turn_ms_ = mono_ms();
+  const auto stored = store_->counters();
+  spdlog::info("event=started frontend={} backend={} sessions={} live_jobs={}",
+               transport_.frontend(), transport_.backend(), stored.sessions, stored.live_jobs);
+}
+
+bool Broker::alive() const { return mono_ms() - last_turn_ms_ < kAliveMs; }
+
+void Broker::run(const std::atomic<bool>& stop) {
+  while (!stop) turn();
+  streams_.flush();
+}
+
+milliseconds Broker::wait() const {
+  if (streams_.behind()) return milliseconds(1);
+  const Time deadline = core_.next_deadline();
+  const Time now = std::chrono::steady_clock::now();
+  if (deadline <= now) return milliseconds(0);
+  if (deadline - now > kLongestWait) return kLongestWait;
+  return std::chrono::ceil<milliseconds>(deadline - now);
+}
+
+void Broker::turn() {
+  events_.clear();
+  transport_.poll(wait(), events_);
+  now_ = read_clocks();
+  last_turn_ms_ = mono_ms();
+  out_.append.clear();
+  out_.send.clear();
+  out_.facts.clear();
+  for (Event& event : events_) {
+    prepare(event);
+    core_.step(now_, event, out_);
+  }
+  if (core_.next_deadline() <= now_.mono) core_.step(now_, Wake{}, out_);
+  commit();
+  for (const Fact& fact : out_.facts) note(fact);
+  deliver();
+  if (now_.mono - gauges_at_ >= kGaugesEvery) {
+    gauges_at_ = now_.mono;
+    metrics_.set(core_.gauges());
+  }
+}
+
+// What the core cannot know by itself: the body's hash, and what the store remembers of the id.
+void Broker::prepare(Event& event) {
+  if (auto* gone = std::get_if<ClientGone>(&event)) return streams_.forget(gone->client);
+  auto* e = std::get_if<ClientEvent>(&event);
+  if (e == nullptr) return;
+  if (const auto* submit = std::get_if<Submit>(&e->message)) {
+    if (!submit->spec) return;
+    e->body_hash = wire::body_hash(*submit->spec);
+    e->stored = store_->find_job(submit->spec->job_id);
+  } else if (const auto* attach = std::get_if<Attach>(&e->message)) {
+    e->stored = store_->find_job(attach->job_id);
+  } else if (const auto* cancel = std::get_if<Cancel>(&e->message)) {
+    e->stored = store_->find_job(cancel->job_id);
+  }
+}
+
+void Broker::commit() {
+  if (out_.append.empty()) return;
+  const Time start = std::chrono::steady_clock::now();
+  try {
+    store_->commit(out_.append);
+  } catch (const StoreError& error) {
+    refuse_batch(error.what());
+    throw;
+  }
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  metrics_.committed(took.count(), out_.append.size());
+}
+
+void Broker::refuse_batch(const std::string& why) {
+  for (const Event& event : events_) {
+    const auto* e = std::get_if<ClientEvent>(&event);
+    const auto* submit = e ? std::get_if<Submit>(&e->message) : nullptr;
+    if (submit == nullptr || !submit->spec) continue;
+    const BrokerToClient m = Refused{submit->spec->job_id, ErrorCode::storage, why, 0};
+    transport_.send(e->client, wire::encode(std::span(&m, 1)));
+  }
+}
+
+void Broker::deliver() {
+  for (Send& send : out_.send) {
+    if (auto* event = std::get_if<JobEvent>(&send)) {
+      metrics_.follow(*event, now_.mono);
+      streams_.event(std::move(*event));
+    } else if (auto* to_client = std::get_if<ToClient>(&send)) {
+      deliver(std::move(*to_client));
+    } else if (auto* to_worker = std::get_if<ToWorker>(&send)) {
+      deliver(std::move(*to_worker));
+    } else if (auto* opened = std::get_if<StreamOpened>(&send)) {
+      streams_.open(*opened);
+    } else {
+      streams_.close(std::get<StreamClosed>(send));
+    }
+  }
+  for (auto& [worker, messages] : to_workers_) {
+    if (messages.empty()) continue;
+    transport_.send(worker, messages);
+    messages.clear();
+  }
+  if (to_workers_.size() > 256) to_workers_.clear();  // connections come and go
+  streams_.flush();
+}
+
+// A listing of jobs tells of the live ones; those that have ended are in the store.
+void Broker::deliver(ToClient&& m) {
+  auto* listed = std::get_if<Listed>(&m.message);
+  if (listed != nullptr && listed->workers.empty() && listed->sessions.empty()) {
+    uint32_t limit = 0;
+    for (const Event& event : events_) {
+      const auto* e = std::get_if<ClientEvent>(&event);
+      const auto* list = e && e->client == m.client ? std::get_if<List>(&e->message) : nullptr;
+      if (list != nullptr && list->what == Listing::jobs) limit = list->limit;
+    }
+    limit = std::min<uint32_t>(limit, Limits::kItems);
+    const size_t have = listed->jobs.size();
+    if (have < limit) {
+      auto ended = store_->ended_jobs(limit - static_cast<uint32_t>(have) + 1);
+      if (ended.size() > limit - have) {
+        listed->truncated = true;
+        ended.pop_back();
+      }
+      for (JobInfo& info : ended) listed->jobs.push_back(std::move(info));
+    }
+  }
+  streams_.answer(m.client, std::move(m.message));
+}
+
+void Broker::deliver(ToWorker&& m) {
+  if (m.fill_transcript) {
+    auto* dispatch = std::get_if<Dispatch>(&m.message);
+    auto* reply = std::get_if<TranscriptReply>(&m.message);
+    auto tokens = store_->transcript_of(dispatch ? dispatch->job : reply->job);
+    if (!tokens) return;  // ended in this same turn: the worker need not hear of it
+    (dispatch ? dispatch->transcript : reply->transcript) = std::move(*tokens);
+  }
+  auto it = std::find_if(to_workers_.begin(), to_workers_.end(),
+                         [&](const auto& entry) { return entry.first == m.worker; });
+  if (it == to_workers_.end()) it = to_workers_.insert(it, {m.worker, {}});
+  it->second.push_back(std::move(m.message));
+}
+
+void Broker::note(const Fact& f) {
+  metrics_.count(f);
+  const auto line = [&](spdlog::level::level_enum level, const char* event, const char* subject,
+                        const char* detail) {
+    spdlog::log(level, "event={} {}=\"{}\" {}=\"{}\"", event, subject, f.subject, detail, f.detail);
+  };
+  using spdlog::level::debug, spdlog::level::info, spdlog::level::warn;
+  switch (f.kind) {
+    case Fact::Kind::job_accepted: break;
+    case Fact::Kind::job_ended: line(debug, "job_ended", "job", "outcome"); break;
+    case Fact::Kind::dispatched: line(debug, "job_started", "job", "reason"); break;
+    case Fact::Kind::requeued: line(warn, "job_requeued", "job", "why"); break;
+    case Fact::Kind::affinity_break: line(info, "session_moved", "session", "why"); break;
+    case Fact::Kind::rejected: line(debug, "refused", "job", "code"); break;
+    case Fact::Kind::worker_registered: line(info, "worker_registered", "worker", "note"); break;
+    case Fact::Kind::worker_lost: line(warn, "worker_lost", "worker", "why"); break;
+    case Fact::Kind::worker_left: line(info, "worker_left", "worker", "note"); break;
+    case Fact::Kind::stale_message: line(debug, "stale_message", "worker", "message"); break;
+    case Fact::Kind::home_kept: line(info, "homes_kept", "worker", "sessions"); break;
+    case Fact::Kind::first_token:
+    case Fact::Kind::queue_left: break;
+  }
+}
+
+}  // namespace limpet::broker

@@ -1,0 +1,117 @@
+// limpet-broker: takes jobs, decides who works, and forgets nothing that it has acknowledged.
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <optional>
+
+#include "broker/broker.h"
+#include "broker/http.h"
+
+namespace {
+
+std::atomic<bool> stop{false};
+
+void on_signal(int) { stop = true; }
+
+void catch_signals() {
+  struct sigaction action {};
+  action.sa_handler = on_signal;  // without SA_RESTART: the wait on the sockets ends
+  sigaction(SIGTERM, &action, nullptr);
+  sigaction(SIGINT, &action, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file over its limit is a failed write, told like a full disk
+}
+
+struct Flags {
+  limpet::broker::BrokerOptions options;
+  std::string http = "127.0.0.1:9090";
+  std::string log_level = "info";
+};
+
+void add_ms(CLI::App& app, const char* flag, std::chrono::milliseconds& value, const char* help) {
+  app.add_option_function<int64_t>(
+         flag, [&value](int64_t ms) { value = std::chrono::milliseconds(ms); }, help)
+      ->default_str(std::to_string(value.count()))
+      ->check(CLI::Range(int64_t{1}, int64_t{86400000}));
+}
+
+void add_flags(CLI::App& app, Flags& f) {
+  auto& o = f.options;
+  o.endpoints = {"tcp://127.0.0.1:5555", "tcp://127.0.0.1:5556"};
+  o.store.folder = "limpet-data";
+  app.add_option("--frontend", o.endpoints.frontend, "Where clients connect")
+      ->capture_default_str();
+  app.add_option("--backend", o.endpoints.backend, "Where workers connect")->capture_default_str();
+  app.add_option("--http", f.http, "ADDRESS:PORT of /metrics, /livez, /readyz; empty: none")
+      ->capture_default_str();
+  app.add_option("--data", o.store.folder, "Folder of jobs, sessions and transcripts; one broker")
+      ->capture_default_str();
+  add_ms(app, "--heartbeat-ms", o.core.heartbeat, "How often workers tell that they live");
+  add_ms(app, "--lease-ms", o.core.lease, "A worker silent for this long is lost");
+  add_ms(app, "--start-deadline-ms", o.core.start_deadline,
+         "A session moves when its home has not started its job by then");
+  add_ms(app, "--attempt-deadline-ms", o.core.attempt_deadline,
+         "A running job that makes no token for this long is tried again");
+  add_ms(app, "--home-grace-ms", o.core.home_grace,
+         "After a restart, how long workers have to announce their sessions");
+  add_ms(app, "--retry-after-ms", o.core.retry_after, "Told to a client that is refused as busy");
+  app.add_option("--max-attempts", o.core.max_attempts, "Attempts before a job fails")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000));
+  app.add_option("--max-queued-jobs", o.core.max_queued_jobs, "Beyond: busy")
+      ->capture_default_str();
+  app.add_option("--max-queued-bytes", o.core.max_queued_bytes, "Of waiting bodies; beyond: busy")
+      ->capture_default_str();
+  app.add_option("--log-level", f.log_level, "What to log on stderr")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
+}
+
+int serve(const Flags& flags) {
+  std::atomic<bool> ready{false};
+  limpet::broker::Broker broker(flags.options);
+  std::optional<limpet::broker::HttpServer> http;
+  if (!flags.http.empty()) {
+    http.emplace(flags.http,
+                 limpet::broker::HttpAnswers{[&] { return broker.metrics().text(); },
+                                             [&] { return broker.alive(); },
+                                             [&] { return ready && broker.alive(); }});
+    spdlog::info("event=http address={}", flags.http);
+  }
+  ready = true;
+  broker.run(stop);
+  ready = false;
+  spdlog::info("event=stopped");
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Flags flags;
+  CLI::App app{
+      "Takes jobs from clients, gives them to the workers that hold their sessions, and keeps all\n"
+      "that it has acknowledged in --data: start it again on the same folder and it goes on.\n"
+      "Example: limpet-broker --data ./data & limpet-worker --broker tcp://127.0.0.1:5556"};
+  app.name("limpet-broker");
+  add_flags(app, flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;
+  }
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("limpet-broker"));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e%z level=%l %v");
+  spdlog::set_level(spdlog::level::from_str(flags.log_level));
+  catch_signals();
+  try {
+    return serve(flags);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "limpet-broker: %s\n", e.what());
+    return 1;
+  }
+}

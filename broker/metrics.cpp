@@ -1,0 +1,179 @@
+#include "broker/metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+#include <unordered_map>
+
+namespace limpet::broker {
+namespace {
+
+using prometheus::Counter;
+using prometheus::Family;
+using prometheus::Gauge;
+using prometheus::Histogram;
+using Buckets = Histogram::BucketBoundaries;
+
+const Buckets kShort{0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1};
+const Buckets kLong{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
+                    300};
+const Buckets kEntries{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384};
+
+// Metrics of one family by the value of one label; each value is looked up once.
+template <typename T, typename... Args>
+class ByLabel {
+ public:
+  ByLabel(Family<T>& family, std::string label, Args... args)
+      : family_(family), label_(std::move(label)), args_(std::move(args)...) {}
+  T& operator[](const std::string& value) {
+    T*& metric = known_[value];
+    if (metric == nullptr) {
+      metric = std::apply(
+          [&](const auto&... args) { return &family_.Add({{label_, value}}, args...); }, args_);
+    }
+    return *metric;
+  }
+
+ private:
+  Family<T>& family_;
+  std::string label_;
+  std::tuple<Args...> args_;
+  std::unordered_map<std::string, T*> known_;
+};
+
+// A reason may go on after a colon with words that belong in a log, not in a label.
+std::string label(const std::string& reason) { return reason.substr(0, reason.find(':')); }
+
+template <typename T, typename Build>
+Family<T>& family(Build build, prometheus::Registry& registry, const char* name,
+                  const char* help) {
+  return build.Name(name).Help(help).Register(registry);
+}
+
+}  // namespace
+
+struct Metrics::Impl {
+  prometheus::Registry registry;
+
+  Family<Counter>& counters(const char* name, const char* help) {
+    return family<Counter>(prometheus::BuildCounter(), registry, name, help);
+  }
+  Family<Gauge>& gauges(const char* name, const char* help) {
+    return family<Gauge>(prometheus::BuildGauge(), registry, name, help);
+  }
+  Family<Histogram>& histograms(const char* name, const char* help) {
+    return family<Histogram>(prometheus::BuildHistogram(), registry, name, help);
+  }
+
+  ByLabel<Counter> jobs_total{
+      counters("limpet_broker_jobs_total", "Jobs that have ended, by outcome."), "outcome"};
+  ByLabel<Gauge> jobs{gauges("limpet_broker_jobs", "Jobs that have not ended, by state."), "state"};
+  ByLabel<Counter> dispatches{
+      counters("limpet_broker_dispatches_total", "Attempts started, by what they found."),
+      "residency"};
+  ByLabel<Counter> affinity_breaks{
+      counters("limpet_broker_affinity_breaks_total", "Sessions that left their home, by reason."),
+      "reason"};
+  ByLabel<Gauge> sessions{gauges("limpet_broker_sessions", "Open sessions, by state."), "state"};
+  ByLabel<Gauge> workers{gauges("limpet_broker_workers", "Registered workers, by state."), "state"};
+  ByLabel<Counter> redeliveries{
+      counters("limpet_broker_redeliveries_total", "Attempts that ended without an outcome."),
+      "reason"};
+  ByLabel<Counter> rejections{
+      counters("limpet_broker_rejections_total", "Requests that were refused, by code."), "code"};
+  Histogram& commit_seconds =
+      histograms("limpet_broker_commit_seconds", "Time to make one turn of the loop durable.")
+          .Add({}, kShort);
+  Histogram& commit_entries =
+      histograms("limpet_broker_commit_entries", "Journal entries made durable together.")
+          .Add({}, kEntries);
+  Histogram& queue_seconds =
+      histograms("limpet_broker_queue_seconds", "From acceptance to dispatch.").Add({}, kLong);
+  Histogram& inter_token =
+      histograms("limpet_broker_inter_token_seconds", "Between a job's tokens, as they got durable.")
+          .Add({}, kShort);
+  Family<Histogram>& first_token = histograms(
+      "limpet_broker_first_token_seconds", "From acceptance to the first durable token.");
+  Histogram* first_tokens[2][4] = {};
+  std::unordered_map<JobNumber, Time> last_token;
+};
+
+Metrics::Metrics() : impl_(std::make_unique<Impl>()) {
+  Impl& m = *impl_;
+  for (auto s : {JobState::finished, JobState::failed, JobState::cancelled, JobState::expired}) {
+    m.jobs_total[std::string(name(s))];
+  }
+  for (int r = 0; r <= raw(Residency::reprefilled); ++r) {
+    const std::string residency(name(Residency(r)));
+    m.dispatches[residency];
+    for (const bool later : {false, true}) {
+      m.first_tokens[later][r] = &m.first_token.Add(
+          {{"turn", later ? "later" : "first"}, {"residency", residency}}, kLong);
+    }
+  }
+  m.rejections[std::string(name(ErrorCode::busy))];
+  set({});
+}
+
+Metrics::~Metrics() = default;
+
+void Metrics::count(const Fact& f) {
+  Impl& m = *impl_;
+  switch (f.kind) {
+    case Fact::Kind::job_ended: m.jobs_total[f.detail].Increment(); break;
+    case Fact::Kind::dispatched: m.dispatches[std::string(name(f.residency))].Increment(); break;
+    case Fact::Kind::requeued: m.redeliveries[label(f.detail)].Increment(); break;
+    case Fact::Kind::affinity_break: m.affinity_breaks[label(f.detail)].Increment(); break;
+    case Fact::Kind::rejected: m.rejections[f.detail].Increment(); break;
+    case Fact::Kind::queue_left: m.queue_seconds.Observe(f.seconds); break;
+    case Fact::Kind::first_token:
+      m.first_tokens[f.later_turn][raw(f.residency)]->Observe(f.seconds);
+      break;
+    case Fact::Kind::job_accepted:
+    case Fact::Kind::worker_registered:
+    case Fact::Kind::worker_lost:
+    case Fact::Kind::worker_left:
+    case Fact::Kind::stale_message:
+    case Fact::Kind::home_kept: break;
+  }
+}
+
+void Metrics::committed(double seconds, size_t entries) {
+  impl_->commit_seconds.Observe(seconds);
+  impl_->commit_entries.Observe(static_cast<double>(entries));
+}
+
+void Metrics::follow(const JobEvent& event, Time now) {
+  auto& last = impl_->last_token;
+  if (const auto* row = std::get_if<OutputRow>(&event.what)) {
+    auto [it, first] = last.try_emplace(event.job, now);
+    if (first || row->ids.empty()) return;
+    const double gap = std::chrono::duration<double>(now - it->second).count();
+    impl_->inter_token.Observe(gap / static_cast<double>(row->ids.size()));
+    it->second = now;
+  } else if (std::holds_alternative<JobEndedEntry>(event.what)) {
+    last.erase(event.job);
+  }
+}
+
+void Metrics::set(const Core::Gauges& g) {
+  Impl& m = *impl_;
+  m.jobs["queued"].Set(static_cast<double>(g.queued));
+  m.jobs["dispatched"].Set(static_cast<double>(g.dispatched));
+  m.jobs["running"].Set(static_cast<double>(g.running));
+  m.sessions["idle"].Set(static_cast<double>(g.sessions_idle));
+  m.sessions["queued"].Set(static_cast<double>(g.sessions_queued));
+  m.sessions["running"].Set(static_cast<double>(g.sessions_running));
+  m.sessions["homed"].Set(static_cast<double>(g.sessions_homed));
+  m.workers["ready"].Set(static_cast<double>(g.workers_ready));
+  m.workers["silent"].Set(static_cast<double>(g.workers_silent));
+}
+
+std::string Metrics::text() const {
+  return prometheus::TextSerializer().Serialize(impl_->registry.Collect());
+}
+
+}  // namespace limpet::broker

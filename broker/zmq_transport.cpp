@@ -1,0 +1,294 @@
+#include "broker/zmq_transport.h"
+
+#include <spdlog/spdlog.h>
+#include <zmq.h>
+
+#include <algorithm>
+#include <cstring>
+#include <unordered_map>
+
+#include "schema/wire.h"
+
+namespace limpet::broker {
+namespace {
+
+constexpr size_t kEventsAtOnce = 8192;
+constexpr size_t kBytesAtOnce = 32u << 20;
+constexpr size_t kMostPeers = 1u << 16;
+constexpr int kLingerMs = 1000;
+constexpr int kHeartbeatMs = 5000, kHeartbeatTimeoutMs = 15000;
+constexpr int kClientHighWater = 256, kWorkerHighWater = 10000;  // frames
+
+void set(void* socket, int option, int value) {
+  if (zmq_setsockopt(socket, option, &value, sizeof(value)) != 0) {
+    throw TransportError(std::string("cannot set up a socket: ") + zmq_strerror(zmq_errno()));
+  }
+}
+
+// One received part; valid until the next receive.
+class Part {
+ public:
+  Part() { zmq_msg_init(&message_); }
+  ~Part() { zmq_msg_close(&message_); }
+  Part(const Part&) = delete;
+  Part& operator=(const Part&) = delete;
+  bool receive(void* socket) { return zmq_msg_recv(&message_, socket, ZMQ_DONTWAIT) >= 0; }
+  bool more() const { return zmq_msg_more(&message_) != 0; }
+  std::string_view bytes() {
+    return {static_cast<const char*>(zmq_msg_data(&message_)), zmq_msg_size(&message_)};
+  }
+
+ private:
+  zmq_msg_t message_;
+};
+
+// Routing ids of one socket and the numbers that the broker knows them by.
+template <typename Id>
+class Peers {
+ public:
+  Id id_of(std::string_view routing, uint64_t turn) {
+    auto it = ids_.find(std::string(routing));
+    if (it == ids_.end()) {
+      if (ids_.size() >= kMostPeers) forget_silent();
+      it = ids_.emplace(std::string(routing), Id(++last_)).first;
+      peers_.emplace(it->second, Peer{it->first, turn});
+    }
+    peers_.at(it->second).heard = turn;
+    return it->second;
+  }
+  const std::string* routing(Id id) const {
+    auto it = peers_.find(id);
+    return it == peers_.end() ? nullptr : &it->second.routing;
+  }
+  void forget(Id id) {
+    if (auto it = peers_.find(id); it != peers_.end()) {
+      ids_.erase(it->second.routing);
+      peers_.erase(it);
+    }
+  }
+
+ private:
+  struct Peer {
+    std::string routing;
+    uint64_t heard = 0;
+  };
+  // The half that has been silent for longest. One that lives gets a new number when it speaks.
+  void forget_silent() {
+    std::vector<std::pair<uint64_t, Id>> by_age;
+    for (const auto& [id, peer] : peers_) by_age.emplace_back(peer.heard, id);
+    const auto middle = by_age.begin() + static_cast<ptrdiff_t>(by_age.size() / 2);
+    std::nth_element(by_age.begin(), middle, by_age.end());
+    for (auto it = by_age.begin(); it != middle; ++it) forget(it->second);
+  }
+
+  std::unordered_map<std::string, Id> ids_;
+  std::unordered_map<Id, Peer> peers_;
+  uint64_t last_ = 0;
+};
+
+bool is_loopback(std::string_view host) {
+  if (host == "localhost" || host == "[::1]") return true;
+  int dots = 0;
+  for (char c : host) {
+    if (c == '.') ++dots;
+    else if (c < '0' || c > '9') return false;
+  }
+  return dots == 3 && host.substr(0, 4) == "127.";
+}
+
+}  // namespace
+
+std::string refuse_endpoint(const std::string& endpoint) {
+  if (endpoint.starts_with("ipc://") || endpoint.starts_with("inproc://")) return "";
+  if (!endpoint.starts_with("tcp://")) {
+    return "endpoint " + endpoint + " is not understood: write tcp://127.0.0.1:PORT or ipc://PATH";
+  }
+  const std::string rest = endpoint.substr(6);
+  if (is_loopback(std::string_view(rest).substr(0, rest.rfind(':')))) return "";
+  return "endpoint " + endpoint +
+         " can be reached from other machines, and keys are required off loopback, which this"
+         " version does not have: use tcp://127.0.0.1:PORT, or an encrypted tunnel to it";
+}
+
+struct ZmqTransport::Impl {
+  explicit Impl(const Options& options) {
+    context = zmq_ctx_new();
+    try {
+      frontend = open(options.frontend, Limits::kClientFrame, kClientHighWater);
+      backend = open(options.backend, Limits::kWorkerFrame, kWorkerHighWater);
+    } catch (...) {
+      close();
+      throw;
+    }
+  }
+  ~Impl() { close(); }
+
+  void close() {
+    if (frontend) zmq_close(frontend);
+    if (backend) zmq_close(backend);
+    zmq_ctx_term(context);
+  }
+
+  void* open(const std::string& endpoint, size_t largest, int high_water) {
+    if (const std::string why = refuse_endpoint(endpoint); !why.empty()) throw TransportError(why);
+    void* socket = zmq_socket(context, ZMQ_ROUTER);
+    if (socket == nullptr) throw TransportError("cannot make a socket");
+    try {
+      set(socket, ZMQ_ROUTER_MANDATORY, 1);
+      set(socket, ZMQ_ROUTER_HANDOVER, 0);
+      set(socket, ZMQ_IMMEDIATE, 1);
+      set(socket, ZMQ_LINGER, kLingerMs);
+      set(socket, ZMQ_SNDHWM, high_water);
+      set(socket, ZMQ_HEARTBEAT_IVL, kHeartbeatMs);
+      set(socket, ZMQ_HEARTBEAT_TIMEOUT, kHeartbeatTimeoutMs);
+      set(socket, ZMQ_IPV6, endpoint.starts_with("tcp://[") ? 1 : 0);
+      const auto most = static_cast<int64_t>(largest);
+      zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &most, sizeof(most));
+      if (zmq_bind(socket, endpoint.c_str()) != 0) {
+        throw TransportError("cannot listen on " + endpoint + ": " + zmq_strerror(zmq_errno()) +
+                             ". Is another broker running there? Stop it or choose another.");
+      }
+    } catch (...) {
+      zmq_close(socket);
+      throw;
+    }
+    return socket;
+  }
+
+  static std::string bound(void* socket) {
+    char text[512];
+    size_t size = sizeof(text);
+    if (zmq_getsockopt(socket, ZMQ_LAST_ENDPOINT, text, &size) != 0) return "";
+    return std::string(text);
+  }
+
+  Delivery send(void* socket, const std::string& routing, const std::string& frame) {
+    if (zmq_send(socket, routing.data(), routing.size(), ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0) {
+      return zmq_errno() == EAGAIN ? Delivery::full : Delivery::gone;
+    }
+    if (zmq_send(socket, frame.data(), frame.size(), ZMQ_DONTWAIT) < 0) return Delivery::gone;
+    ++counters.frames_out;
+    counters.bytes_out += static_cast<int64_t>(frame.size());
+    return Delivery::sent;
+  }
+
+  // The payload of the next frame; false when there is none. `routing` is who sent it. A message
+  // that is not one frame gives an empty payload, which no decoder takes.
+  bool receive(void* socket) {
+    if (!routing.receive(socket)) return false;
+    payload_bytes = {};
+    bool more = routing.more();
+    for (int parts = 0; more; ++parts) {
+      if (!payload.receive(socket)) break;
+      more = payload.more();
+      payload_bytes = parts == 0 && !more ? payload.bytes() : std::string_view{};
+    }
+    ++counters.frames_in;
+    counters.bytes_in += static_cast<int64_t>(payload_bytes.size());
+    return true;
+  }
+
+  void note_bad(const char* from, const wire::DecodeError& error) {
+    const int64_t n = ++counters.bad_frames;
+    if ((n & (n - 1)) == 0) {  // 1, 2, 4, …: a flood of them does not flood the log
+      spdlog::warn("event=bad_frame from={} code={} count={} why=\"{}\"", from, name(error.code), n,
+                   error.message);
+    }
+  }
+
+  bool take_client(std::vector<Event>& out) {
+    if (!receive(frontend)) return false;
+    from_client.clear();
+    const auto error = wire::decode(std::as_bytes(std::span(payload_bytes)), from_client);
+    if (error.code != ErrorCode::none) {
+      note_bad("client", error);
+      const BrokerToClient answer = Refused{"", error.code, error.message, 0};
+      send(frontend, std::string(routing.bytes()), wire::encode(std::span(&answer, 1)));
+      return true;
+    }
+    const ClientId id = clients.id_of(routing.bytes(), turn);
+    for (auto& m : from_client) out.push_back(ClientEvent{id, std::move(m), 0, std::nullopt});
+    return true;
+  }
+
+  bool take_worker(std::vector<Event>& out) {
+    if (!receive(backend)) return false;
+    from_worker.clear();
+    const auto error = wire::decode(std::as_bytes(std::span(payload_bytes)), from_worker);
+    if (error.code != ErrorCode::none) {
+      note_bad("worker", error);
+      if (error.code == ErrorCode::version) {
+        const BrokerToWorker answer = RegisterRefused{error.code, error.message};
+        send(backend, std::string(routing.bytes()), wire::encode(std::span(&answer, 1)));
+      }
+      return true;
+    }
+    const WorkerId id = workers.id_of(routing.bytes(), turn);
+    for (auto& m : from_worker) out.push_back(WorkerEvent{id, std::move(m)});
+    return true;
+  }
+
+  void* context = nullptr;
+  void* frontend = nullptr;
+  void* backend = nullptr;
+  Peers<ClientId> clients;
+  Peers<WorkerId> workers;
+  std::vector<Event> to_tell;  // who could not be reached
+  std::vector<ClientMessage> from_client;
+  std::vector<WorkerMessage> from_worker;
+  Part routing, payload;
+  std::string_view payload_bytes;
+  uint64_t turn = 0;
+  Counters counters;
+};
+
+ZmqTransport::ZmqTransport(const Options& options) : impl_(std::make_unique<Impl>(options)) {}
+ZmqTransport::~ZmqTransport() = default;
+
+void ZmqTransport::poll(std::chrono::milliseconds wait, std::vector<Event>& out) {
+  Impl& t = *impl_;
+  ++t.turn;
+  for (Event& e : t.to_tell) out.push_back(std::move(e));
+  if (!t.to_tell.empty()) wait = std::chrono::milliseconds(0);
+  t.to_tell.clear();
+  zmq_pollitem_t items[] = {{t.frontend, 0, ZMQ_POLLIN, 0}, {t.backend, 0, ZMQ_POLLIN, 0}};
+  if (zmq_poll(items, 2, wait.count()) <= 0) return;
+  const int64_t bytes_before = t.counters.bytes_in;
+  bool client = true, worker = true;
+  while ((client || worker) && out.size() < kEventsAtOnce &&
+         t.counters.bytes_in - bytes_before < static_cast<int64_t>(kBytesAtOnce)) {
+    client = client && t.take_client(out);
+    worker = worker && t.take_worker(out);
+  }
+}
+
+Delivery ZmqTransport::send(ClientId client, const std::string& frame) {
+  const std::string* routing = impl_->clients.routing(client);
+  if (routing == nullptr) return Delivery::gone;
+  const Delivery d = impl_->send(impl_->frontend, *routing, frame);
+  if (d == Delivery::gone) {
+    impl_->clients.forget(client);
+    impl_->to_tell.push_back(ClientGone{client});
+  }
+  return d;
+}
+
+void ZmqTransport::send(WorkerId worker, std::span<const BrokerToWorker> messages) {
+  const std::string* routing = impl_->workers.routing(worker);
+  if (routing == nullptr) return;  // has been told
+  for (const std::string& frame : wire::encode_frames(messages)) {
+    const Delivery d = impl_->send(impl_->backend, *routing, frame);
+    if (d == Delivery::sent) continue;
+    spdlog::warn("event=worker_unreachable why={}",
+                 d == Delivery::full ? "it does not read" : "its connection is gone");
+    impl_->to_tell.push_back(WorkerUnreachable{worker});
+    if (d == Delivery::gone) impl_->workers.forget(worker);
+    return;
+  }
+}
+
+std::string ZmqTransport::frontend() const { return Impl::bound(impl_->frontend); }
+std::string ZmqTransport::backend() const { return Impl::bound(impl_->backend); }
+const ZmqTransport::Counters& ZmqTransport::counters() const { return impl_->counters; }
+
+}  // namespace limpet::broker

@@ -1,6 +1,7 @@
 // limpet up: a broker and its workers on this machine, until Ctrl-C.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <set>
@@ -108,7 +109,9 @@ class Up {
       if (!all_running()) return false;
       if (!client.wait_connected(kLook)) continue;
       const auto answer = client.list(limpet::Listing::workers, kMaxListed, kAnswer);
-      if (answer.error.empty() && answer.listed.workers.size() >= workers_) {
+      const auto ready = [](const WorkerInfo& w) { return w.state == "ready"; };
+      const auto& listed = answer.listed.workers;
+      if (std::count_if(listed.begin(), listed.end(), ready) >= std::ssize(processes_) - 1) {
         std::printf("limpet is up: %zu worker%s\n", workers_, workers_ == 1 ? "" : "s");
         std::printf("  clients   %s   (limpet chat --broker %s)\n", frontend_.c_str(),
                     frontend_.c_str());

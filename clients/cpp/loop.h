@@ -83,7 +83,8 @@ class Client::Loop {
 
   // The thread's own.
   std::unordered_map<std::string, Followed> jobs_;
-  std::priority_queue<Due, std::vector<Due>, std::greater<>> due_;  // streams may be due later than told here
+  std::priority_queue<Due, std::vector<Due>, std::greater<>>
+      due_;  // streams may be due later than told here
   std::deque<std::shared_ptr<Request>> requests_;
   std::vector<ClientMessage> out_;
   Time lost_since_;

@@ -346,7 +346,8 @@ TEST(Client, ManyJobsOverManyRestarts) {
     broker.start();
   }
   for (Job& job : jobs) broker.finish(job.id());
-  for (int i = 0; i < kJobs; ++i) expect_whole(follow(jobs[static_cast<size_t>(i)]), 5 * (1 + i % 3));
+  for (int i = 0; i < kJobs; ++i)
+    expect_whole(follow(jobs[static_cast<size_t>(i)]), 5 * (1 + i % 3));
 }
 
 }  // namespace

@@ -64,7 +64,9 @@ class FakeBroker {
     std::lock_guard lock(mutex_);
     tell_locked(job, message);
   }
-  void reply(const std::string& to, const BrokerToClient& message) { outbox_.push_back({to, message}); }
+  void reply(const std::string& to, const BrokerToClient& message) {
+    outbox_.push_back({to, message});
+  }
   void forget_streams() {
     std::lock_guard lock(mutex_);
     streams_.clear();
@@ -136,7 +138,8 @@ class FakeBroker {
   void tell_locked(const std::string& job, const BrokerToClient& message) {
     for (const std::string& to : streams_[job]) outbox_.push_back({to, message});
   }
-  void open_stream(const std::string& from, const std::string& job, int64_t from_index, bool created) {
+  void open_stream(const std::string& from, const std::string& job, int64_t from_index,
+                   bool created) {
     const Job& j = jobs_[job];
     streams_[job].insert(from);
     reply(from, Accepted{job, j.finished ? JobState::finished : JobState::queued, created});
@@ -175,7 +178,8 @@ class FakeBroker {
       }
     } else {
       Listed listed;
-      for (const auto& [id, job] : jobs_) listed.jobs.push_back({id, "", "", {}, 1, job.tokens, ""});
+      for (const auto& [id, job] : jobs_)
+        listed.jobs.push_back({id, "", "", {}, 1, job.tokens, ""});
       reply(from, listed);
     }
   }

@@ -1,0 +1,178 @@
+// The commands that follow jobs, against the broker double: what they print and how they exit.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "clients/cli/commands.h"
+#include "clients/cli/interrupt.h"
+#include "tests/clients/fake_broker.h"
+
+namespace limpet::client {
+namespace {
+
+using nlohmann::json;
+using test::FakeBroker;
+using testing::HasSubstr;
+using namespace testing::internal;
+
+class CliTest : public testing::Test {
+ protected:
+  CliTest() {
+    forget_interrupts();
+    submit_.broker.endpoint = attach_.broker.endpoint = list_.broker.endpoint = broker_.endpoint();
+    submit_.spec.job_id = attach_.job_id = "j";
+    submit_.text = "hello";
+  }
+  template <typename Command, typename Options>
+  int run(Command command, const Options& options) {
+    CaptureStderr();
+    CaptureStdout();
+    const int status = command(options);
+    out_ = GetCapturedStdout();
+    said_ = GetCapturedStderr();
+    return status;
+  }
+  std::vector<json> events() {
+    std::vector<json> all;
+    std::istringstream in(out_);
+    for (std::string line; std::getline(in, line);) all.push_back(json::parse(line));
+    return all;
+  }
+
+  FakeBroker broker_;
+  SubmitOptions submit_;
+  AttachOptions attach_;
+  ListOptions list_;
+  std::string out_, said_;
+};
+
+TEST_F(CliTest, SubmitStreamsTheReply) {
+  broker_.answer_at_once(3);
+  EXPECT_EQ(run(submit, submit_), 0) << said_;
+  EXPECT_EQ(out_, FakeBroker::text(0, 3) + "end\n");
+}
+
+TEST_F(CliTest, JsonIsOneEventPerLine) {
+  broker_.answer_at_once(3);
+  broker_.intercept([](FakeBroker& b, const std::string& from, const ClientMessage& m) {
+    if (std::holds_alternative<Submit>(m)) {
+      b.reply(from, Started{"j", "one", Residency::reprefilled, Reason::new_session, 0, 7, 1});
+    }
+    return false;
+  });
+  submit_.json = true;
+  EXPECT_EQ(run(submit, submit_), 0);
+  std::string kinds, text;
+  for (const json& e : events()) {
+    kinds += e["event"].get<std::string>() + " ";
+    text += e.value("text", "");
+    if (e["event"] == "started") {
+      EXPECT_EQ(e["residency"], "reprefilled");
+      EXPECT_EQ(e["reason"], "new_session");
+      EXPECT_EQ(e["prefilled_tokens"], 7);
+    }
+    if (e["event"] == "finished") {
+      EXPECT_EQ(e["reason"], "stop");
+      EXPECT_EQ(e["usage"]["output_tokens"], 3);
+    }
+  }
+  EXPECT_EQ(kinds, "started accepted tokens tokens finished ");
+  EXPECT_EQ(text, FakeBroker::text(0, 3) + "end");
+}
+
+TEST_F(CliTest, ResidencyGoesToStderr) {
+  broker_.answer_at_once(1);
+  broker_.intercept([](FakeBroker& b, const std::string& from, const ClientMessage& m) {
+    if (std::holds_alternative<Submit>(m)) b.reply(from, Started{"j", "one", {}, {}, 35, 12, 1});
+    return false;
+  });
+  EXPECT_EQ(run(submit, submit_), 0);
+  EXPECT_THAT(said_, HasSubstr("resident on one: 35 tokens of KV at hand, 12 prefilled"));
+}
+
+TEST_F(CliTest, TheTextIsAUserMessageUnlessRaw) {
+  broker_.answer_at_once(1);
+  std::vector<JobSpec> seen;
+  broker_.intercept([&](FakeBroker&, const std::string&, const ClientMessage& m) {
+    if (const auto* s = std::get_if<Submit>(&m)) seen.push_back(*s->spec);
+    return false;
+  });
+  submit_.system = "Be brief.";
+  run(submit, submit_);
+  submit_.raw = true;
+  submit_.spec.job_id = "";
+  run(submit, submit_);
+  ASSERT_EQ(seen.size(), 2u);
+  EXPECT_EQ(seen[0].messages,
+            (std::vector<ChatMessage>{{"system", "Be brief."}, {"user", "hello"}}));
+  EXPECT_EQ(seen[1].kind, InputKind::text);
+  EXPECT_EQ(seen[1].text, "hello");
+  EXPECT_THAT(seen[1].job_id, testing::StartsWith("job-"));
+}
+
+TEST_F(CliTest, FailuresAreOneLineAndStatusOne) {
+  broker_.intercept([](FakeBroker& b, const std::string& from, const ClientMessage& m) {
+    if (!std::holds_alternative<Submit>(m)) return false;
+    b.reply(from, Accepted{"j"});
+    b.reply(from, Failed{"j", ErrorCode::too_long, "5000 tokens,\nthe model takes 4096"});
+    return true;
+  });
+  EXPECT_EQ(run(submit, submit_), 1);
+  EXPECT_EQ(said_, "limpet: job j failed: too_long: 5000 tokens, the model takes 4096\n");
+  EXPECT_EQ(out_, "");
+}
+
+TEST_F(CliTest, NoBroker) {
+  broker_.stop();
+  submit_.broker.connect_s = 0.2;
+  EXPECT_EQ(run(submit, submit_), 1);
+  EXPECT_THAT(said_, HasSubstr("no broker answers at " + broker_.endpoint()));
+  EXPECT_EQ(std::count(said_.begin(), said_.end(), '\n'), 1);
+  submit_.broker.endpoint = "nonsense";
+  EXPECT_EQ(run(submit, submit_), 1);
+  EXPECT_THAT(said_, HasSubstr("no endpoint"));
+}
+
+TEST_F(CliTest, AttachFromAnIndex) {
+  broker_.answer_at_once(5);
+  run(submit, submit_);
+  attach_.from_index = 3;
+  EXPECT_EQ(run(attach, attach_), 0);
+  EXPECT_EQ(out_, FakeBroker::text(3, 5) + "end\n");
+  attach_.job_id = "unknown";
+  EXPECT_EQ(run(attach, attach_), 1);
+  EXPECT_THAT(said_, HasSubstr("not_found"));
+}
+
+TEST_F(CliTest, CancelAndACancelTooLate) {
+  std::thread other([&] {
+    while (!broker_.followed("j")) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    AttachOptions o = attach_;
+    cancel(o);
+  });
+  EXPECT_EQ(run(submit, submit_), 1);
+  other.join();
+  EXPECT_THAT(said_, HasSubstr("cancelled"));
+  EXPECT_TRUE(broker_.cancelled("j"));
+  broker_.answer_at_once(2);
+  submit_.spec.job_id = attach_.job_id = "done";
+  run(submit, submit_);
+  EXPECT_EQ(run(cancel, attach_), 1);
+  EXPECT_THAT(said_, HasSubstr("had ended already"));
+}
+
+TEST_F(CliTest, Listings) {
+  broker_.answer_at_once(2);
+  run(submit, submit_);
+  EXPECT_EQ(run(list, list_), 0);
+  EXPECT_THAT(out_, HasSubstr("JOB"));
+  EXPECT_THAT(out_, HasSubstr("\nj "));
+  list_.json = true;
+  EXPECT_EQ(run(list, list_), 0);
+  EXPECT_EQ(events().at(0)["job"], "j");
+}
+
+}  // namespace
+}  // namespace limpet::client

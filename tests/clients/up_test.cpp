@@ -1,0 +1,147 @@
+// `limpet up` over programs that are scripts: what it starts, says, and leaves behind.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <thread>
+
+#include "clients/cli/commands.h"
+#include "clients/cli/interrupt.h"
+#include "clients/cli/processes.h"
+#include "tests/clients/fake_broker.h"
+#include "tests/clients/temporary_folder.h"
+
+namespace limpet::client {
+namespace {
+
+using testing::HasSubstr;
+using testing::internal::CaptureStderr;
+using testing::internal::CaptureStdout;
+using testing::internal::GetCapturedStderr;
+using testing::internal::GetCapturedStdout;
+using namespace std::chrono_literals;
+
+class UpTest : public testing::Test {
+ protected:
+  UpTest() {
+    forget_interrupts();
+    std::filesystem::create_directories(folder_.path() / "model");
+    folder_.write("model/config.json", "{}");
+    folder_.write("model/tokenizer.json", "{}");
+    options_.bin = folder_.path().string();
+    options_.model = folder_.file("model");
+    options_.data = folder_.file("data");
+    options_.workers = 2;
+  }
+  ~UpTest() override { forget_interrupts(); }
+
+  void script(const std::string& name, const std::string& body) {
+    folder_.write(name, "#!/bin/sh\n" + body);
+    std::filesystem::permissions(folder_.file(name), std::filesystem::perms::owner_all);
+  }
+  int run() {
+    CaptureStderr();
+    CaptureStdout();
+    const int status = up(options_);
+    told_ = GetCapturedStdout();
+    said_ = GetCapturedStderr();
+    return status;
+  }
+  void expect_one_line(const std::string& with) {
+    EXPECT_EQ(std::count(said_.begin(), said_.end(), '\n'), 1) << said_;
+    EXPECT_THAT(said_, HasSubstr(with));
+  }
+  // True while the process whose id a script wrote there lives.
+  bool lives(const std::string& pid_file) {
+    const std::string text = folder_.read(pid_file);
+    return !text.empty() && kill(std::stoi(text), 0) == 0;
+  }
+
+  test::TemporaryFolder folder_;
+  UpOptions options_;
+  std::string said_, told_;
+};
+
+constexpr const char* kWait = "echo $$ > \"$(dirname $0)/$(basename $0).pid\"; exec sleep 60\n";
+
+TEST_F(UpTest, AWrongModelFolder) {
+  script("limpet-broker", kWait);
+  script("limpet-worker", kWait);
+  std::filesystem::remove(folder_.file("model/tokenizer.json"));
+  EXPECT_EQ(run(), 1);
+  expect_one_line(options_.model);
+  EXPECT_THAT(said_, HasSubstr("tokenizer.json"));
+  EXPECT_EQ(folder_.read("limpet-broker.pid"), "");
+}
+
+TEST_F(UpTest, ADataFolderThatCannotBeMade) {
+  script("limpet-broker", kWait);
+  script("limpet-worker", kWait);
+  options_.data = "/proc/limpet";
+  EXPECT_EQ(run(), 1);
+  expect_one_line("/proc/limpet");
+  EXPECT_THAT(said_, HasSubstr("--data"));
+}
+
+TEST_F(UpTest, ProgramsThatAreNotThere) {
+  EXPECT_EQ(run(), 1);
+  expect_one_line("limpet-broker");
+}
+
+TEST_F(UpTest, ABrokerThatCannotStartIsQuotedAndTheRestIsStopped) {
+  script("limpet-broker", "sleep 0.2; echo starting >&2; echo 'address in use' >&2; exit 1\n");
+  script("limpet-worker", kWait);
+  EXPECT_EQ(run(), 1);
+  expect_one_line("address in use");
+  EXPECT_THAT(said_, HasSubstr("exit status 1"));
+  EXPECT_FALSE(lives("limpet-worker.pid"));
+}
+
+TEST_F(UpTest, StopsOnAnInterruptEvenBeforeAllIsReady) {
+  script("limpet-broker", kWait);
+  script("limpet-worker", kWait);
+  std::thread interrupter([] {
+    std::this_thread::sleep_for(300ms);
+    kill(getpid(), SIGINT);
+  });
+  EXPECT_EQ(run(), 0);
+  interrupter.join();
+  EXPECT_EQ(said_, "");
+  EXPECT_NE(folder_.read("limpet-broker.pid"), "");
+  EXPECT_FALSE(lives("limpet-broker.pid"));
+  EXPECT_FALSE(lives("limpet-worker.pid"));
+}
+
+TEST(Process, AStubbornProcessIsKilledAfterTheGrace) {
+  test::TemporaryFolder folder;
+  const std::string log = folder.file("log");
+  std::vector<Process> all;
+  all.emplace_back(
+      "stubborn",
+      std::vector<std::string>{"/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.05; done"}, log);
+  all[0].start();
+  std::this_thread::sleep_for(200ms);
+  const auto began = std::chrono::steady_clock::now();
+  stop_all(all, 300ms);
+  EXPECT_FALSE(all[0].running());
+  EXPECT_EQ(all[0].how(), "signal 9");
+  EXPECT_LT(std::chrono::steady_clock::now() - began, 5s);
+}
+
+TEST(Process, ItsLastWordsAndHowItEnded) {
+  test::TemporaryFolder folder;
+  Process p("p", {"/bin/sh", "-c", "echo one; echo two; echo; exit 3"}, folder.file("log"));
+  p.start();
+  while (p.running()) std::this_thread::sleep_for(5ms);
+  EXPECT_EQ(p.last_words(), "two");
+  EXPECT_EQ(p.how(), "exit status 3");
+  Process missing("missing", {folder.file("nothing")}, folder.file("log"));
+  missing.start();
+  while (missing.running()) std::this_thread::sleep_for(5ms);
+  EXPECT_THAT(missing.how(), HasSubstr("cannot be run"));
+}
+
+}  // namespace
+}  // namespace limpet::client

@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "engine/checkpoint.h"
+#include "ops/dtype.h"
 
 namespace limpet::engine {
 namespace {
@@ -234,7 +235,8 @@ std::vector<float> rope_frequencies(const RopeConfig& rope, int64_t head_dim) {
       const double smooth = std::clamp((turns - rope.low_freq_factor) / span, 0.0, 1.0);
       f = (1.0 - smooth) * f / rope.factor + smooth * f;
     }
-    out[i] = static_cast<float>(f);
+    const auto exact = static_cast<float>(f);
+    out[i] = rope.bf16_frequencies ? f32_from_bf16(bf16_from_f32(exact)) : exact;
   }
   return out;
 }

@@ -22,6 +22,7 @@ struct RopeConfig {
   double factor = 1.0;  // linear, llama3
   double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3
   double original_context = 8192;                        // llama3
+  bool bf16_frequencies = false;  // rounded to bf16, as some references have them
 };
 
 struct ModelConfig {

@@ -179,6 +179,7 @@ class DeviceEngine final : public Engine {
              .resident_kv = supports_resident_kv(device.kind)};
     info_.fingerprint = hash_bytes(options_.precision == Precision::f32 ? "f32" : "bf16",
                                    checkpoint.fingerprint() ^ config_.text_hash);
+    if (config_.rope.bf16_frequencies) info_.fingerprint = ~info_.fingerprint;
   }
 
   // Copies of pages that the bookkeeping has promised, before anything else is written.
@@ -330,7 +331,8 @@ void DeviceEngine::warm(int64_t max_batch, int64_t max_past) {
 }  // namespace
 
 std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
-  const ModelConfig config = load_config(options.model_dir);
+  ModelConfig config = load_config(options.model_dir);
+  config.rope.bf16_frequencies = options.bf16_rope_frequencies;
   const Architecture& architecture = find_architecture(config.architecture);
   auto backend = make_backend(parse_device(options.device), {.threads = options.threads});
   const Checkpoint checkpoint = options.random_weights

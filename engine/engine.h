@@ -42,6 +42,9 @@ struct EngineOptions {
   int64_t max_wanted = 0;      // rows wanted back from one step; 0: max_rows, or what fits 64 MiB
   BucketOptions buckets{};
   int64_t compiled_bytes = 256 << 20;  // budget of the compile cache's arenas
+  // Rotary frequencies rounded to bf16, as a model cast to bf16 as a whole has them. Wrong for
+  // serving (positions drift); for comparing with a reference that was computed so.
+  bool bf16_rope_frequencies = false;
   // For benches: weights drawn from this seed; model_dir needs only its config.json.
   std::optional<uint64_t> random_weights{};
 };

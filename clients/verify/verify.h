@@ -20,7 +20,13 @@ struct Golden {
 // Throws std::runtime_error when the file is no such file.
 Golden load_golden(const std::string& path);
 
+// Rotary frequencies of the reference. A model that was cast to bf16 as a whole has them rounded;
+// one that was loaded in bf16 has not, and limpet serves with the latter. Automatic: as f32, and
+// if that fails as bf16; the report says which it was.
+enum class ReferenceRope : uint8_t { automatic, f32, bf16 };
+
 struct VerifyOptions {
+  ReferenceRope rope = ReferenceRope::automatic;
   int64_t chunk = 0;       // rows of a prefill step; 0: the whole prompt at once
   int64_t batch_with = 0;  // other sequences, of other lengths, in the same steps
 };
@@ -31,6 +37,7 @@ struct VerifyReport {
   double kld = 0;       // mean Kullback-Leibler divergence from the reference, nats per row
   int64_t matched = 0;  // greedy tokens equal to the reference's, given its own tokens before
   int64_t greedy = 0;
+  bool bf16_rope = false;  // the reference's rotary frequencies were taken as bf16
   double first_gap = 0;  // reference's top-2 gap at the first token that differs
   bool pass(engine::Precision precision) const;
   std::string json(engine::Precision precision) const;  // one line
@@ -42,6 +49,10 @@ VerifyReport verify(engine::Engine& engine, const Golden& golden, const VerifyOp
 
 // What an engine needs to verify this file.
 engine::EngineOptions verify_engine_options(const Golden& golden, const VerifyOptions& options);
+
+// Opens an engine with these options and verifies, as `options.rope` says.
+VerifyReport verify_checkpoint(engine::EngineOptions engine_options, const Golden& golden,
+                               const VerifyOptions& options);
 
 // The command. Exit status: 0 passed, 1 failed, 2 wrong usage.
 int verify_main(int argc, char** argv);

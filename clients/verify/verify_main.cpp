@@ -1,6 +1,8 @@
 #include <CLI/CLI.hpp>
 #include <exception>
 #include <iostream>
+#include <map>
+#include <string>
 
 #include "clients/verify/verify.h"
 
@@ -25,6 +27,12 @@ void describe(CLI::App& app, Arguments& a) {
   app.add_option("--batch-with", a.options.batch_with,
                  "Check in a ragged batch with N other sequences")
       ->check(CLI::Range(0, 63));
+  const std::map<std::string, ReferenceRope> ropes = {{"auto", ReferenceRope::automatic},
+                                                      {"f32", ReferenceRope::f32},
+                                                      {"bf16", ReferenceRope::bf16}};
+  app.add_option("--rope-frequencies", a.options.rope,
+                 "Of the reference: f32, or bf16 when its model was cast as a whole")
+      ->transform(CLI::CheckedTransformer(ropes));
   app.add_option("--threads", a.threads, "CPU threads; 0: all")->check(CLI::Range(0, 1024));
 }
 
@@ -47,8 +55,7 @@ int verify_main(int argc, char** argv) {
     options.device = a.device;
     options.threads = a.threads;
     options.precision = a.dtype == "f32" ? engine::Precision::f32 : engine::Precision::bf16;
-    const auto engine = engine::Engine::open(options);
-    const VerifyReport report = verify(*engine, golden, a.options);
+    const VerifyReport report = verify_checkpoint(options, golden, a.options);
     std::cout << report.json(options.precision) << std::endl;
     return report.pass(options.precision) ? 0 : 1;
   } catch (const std::exception& e) {

@@ -28,8 +28,10 @@ TEST_P(Verify, MatchesTheReference) {
   auto options = verify_engine_options(golden, way.options);
   options.model_dir = embedded ? "models/limpet-tiny" : "tests/golden/" + name;
   options.precision = precision;
-  const auto engine = engine::Engine::open(options);
-  const VerifyReport report = verify(*engine, golden, way.options);
+  VerifyOptions checked = way.options;
+  // The random checkpoints' references were computed by models cast to bf16 as a whole.
+  checked.rope = embedded ? ReferenceRope::f32 : ReferenceRope::bf16;
+  const VerifyReport report = verify_checkpoint(options, golden, checked);
   EXPECT_TRUE(report.pass(precision)) << report.json(precision);
   EXPECT_GT(report.logit_std, 0.01);
   EXPECT_EQ(report.greedy, std::ssize(golden.greedy_ids));
@@ -75,13 +77,28 @@ TEST(VerifyReport, ToleranceSeparatesGoodFromBad) {
   EXPECT_FALSE(r.pass(Precision::bf16));
 }
 
-TEST(VerifyReport, AWrongWeightIsNoticed) {
+TEST(VerifyReport, TheReferencesRotaryFrequenciesAreFound) {
+  const auto rope_of = [](const std::string& model, const std::string& golden_name) {
+    const Golden golden = load_golden("tests/golden/" + golden_name + "/golden.safetensors");
+    auto options = verify_engine_options(golden, {});
+    options.model_dir = model;
+    options.precision = Precision::f32;
+    const VerifyReport report = verify_checkpoint(options, golden, {});
+    EXPECT_TRUE(report.pass(Precision::f32));
+    return report.bf16_rope;
+  };
+  EXPECT_TRUE(rope_of("tests/golden/llama-gqa", "llama-gqa"));
+  EXPECT_FALSE(rope_of("models/limpet-tiny", "limpet-tiny"));
+}
+
+TEST(VerifyReport, AWrongTokenIsNoticed) {
   Golden golden = load_golden("tests/golden/llama-gqa/golden.safetensors");
   golden.input_ids[5] ^= 1;  // as a wrong embedding row would
   auto options = verify_engine_options(golden, {});
   options.model_dir = "tests/golden/llama-gqa";
-  const auto engine = engine::Engine::open(options);
-  EXPECT_FALSE(verify(*engine, golden, {}).pass(Precision::bf16));
+  const VerifyReport report = verify_checkpoint(options, golden, {});
+  EXPECT_FALSE(report.pass(Precision::bf16));
+  EXPECT_FALSE(report.bf16_rope);
 }
 
 TEST(VerifyMain, SaysWhatIsWrong) {

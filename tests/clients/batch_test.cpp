@@ -37,8 +37,10 @@ TEST(BatchLines, ARequestBecomesAJob) {
   const BatchLine line = parsed(
       R"({"custom_id": "c1", "body": {"model": "m", "messages": [
           {"role": "system", "content": "Be brief."},
-          {"role": "user", "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]}],
-          "max_completion_tokens": 7, "temperature": 0, "top_p": 0.5, "seed": 3, "stop": "X", "user": "u"}})");
+          {"role": "user", "content": [{"type": "text", "text": "Hel"},
+                                       {"type": "text", "text": "lo"}]}],
+          "max_completion_tokens": 7, "temperature": 0, "top_p": 0.5, "seed": 3, "stop": "X",
+          "user": "u"}})");
   EXPECT_EQ(line.error, "");
   EXPECT_EQ(line.custom_id, "c1");
   EXPECT_EQ(line.model, "m");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <stdexcept>
 #include <utility>
 
@@ -18,6 +19,7 @@ class Lowering {
     of_value_.resize(m_.values.size(), -1);
     wanted_.resize(m_.values.size(), false);
     declare_inputs();
+    find_attention_weights();
   }
 
   Graph run() {
@@ -46,13 +48,29 @@ class Lowering {
                     .kind = ValueKind::handle});
   }
 
+  // The weights of projections that attention reads, as they are or through a norm.
+  void find_attention_weights() {
+    std::vector<bool> read(m_.values.size(), false);
+    for (size_t i = m_.nodes.size(); i-- > 0;) {
+      const hir::Node& n = m_.nodes[i];
+      const bool attend = std::holds_alternative<hir::Attend>(n.operation);
+      const bool norm = std::holds_alternative<hir::Norm>(n.operation);
+      const bool wanted = read[static_cast<size_t>(n.output)];
+      if (attend || (norm && wanted)) {
+        for (const hir::Value v : n.inputs) read[static_cast<size_t>(v)] = true;
+      }
+      const auto* project = std::get_if<hir::Project>(&n.operation);
+      if (project != nullptr && wanted) attention_weights_.insert(project->weight);
+    }
+  }
+
   ValueId weight(hir::Weight id, Layout layout) {
     const auto [it, added] = weights_.try_emplace({id, layout}, -1);
     if (!added) return it->second;
     const hir::WeightDecl& decl = m_.weights.at(static_cast<size_t>(id));
     GraphValue v{.name = decl.name, .kind = ValueKind::weight, .layout = layout, .parts = {decl}};
     if (decl.shape.size() == 2) {
-      v.dtype = o_.weights;
+      v.dtype = attention_weights_.contains(id) ? o_.attention_weights : o_.weights;
       v.shape = {decl.shape[0], decl.shape[1]};
     } else {
       v.shape = {decl.shape[0]};
@@ -153,6 +171,7 @@ class Lowering {
   Graph g_;
   std::vector<ValueId> of_value_;
   std::vector<bool> wanted_;
+  std::set<hir::Weight> attention_weights_;
   std::map<std::pair<hir::Weight, Layout>, ValueId> weights_;
   ValueId token_ids_ = -1, positions_ = -1, row_sequence_ = -1, page_table_ = -1;
   ValueId wanted_rows_ = -1, pool_ = -1, rope_table_ = -1;

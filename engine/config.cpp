@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "engine/checkpoint.h"
+#include "engine/models/architecture.h"
 #include "ops/dtype.h"
 
 namespace limpet::engine {
@@ -193,6 +194,7 @@ ModelConfig parse_config(std::string_view text, const std::string& path) {
   ModelConfig c;
   c.text_hash = hash_bytes(text);
   c.architecture = parse_architecture(f);
+  find_architecture(c.architecture);  // refused by name before anything else is asked of it
   if (f.has("quantization_config")) f.refuse("quantized weights are not supported");
   const std::string act = f.text("hidden_act", "silu");
   if (act != "silu") f.refuse("hidden_act '" + act + "' is not supported (silu is)");

@@ -182,6 +182,7 @@ class DeviceEngine final : public Engine {
     if (config_.rope.bf16_frequencies) info_.fingerprint = ~info_.fingerprint;
   }
 
+  void run_step(const StepPlan& plan, ReadBack what, StepResult& result);
   // Copies of pages that the bookkeeping has promised, before anything else is written.
   void make_copies() {
     Buffer& pool = handles_.at("kv_pool");
@@ -225,24 +226,33 @@ StepResult DeviceEngine::step(std::span<const StepRow> rows, ReadBack what) {
   StepPlan plan;
   result.error = plan_step(rows, kv_, limits_, plan);
   if (!result.ok()) return result;
+  try {
+    run_step(plan, what, result);
+  } catch (const std::runtime_error& e) {  // the device: no memory for a new bucket, an error
+    result.error = e.what();
+  }
+  if (!result.ok()) return result;
+  for (const StepRow& row : rows) kv_.commit(row.sequence, row.tokens);
+  ++counters_.steps;
+  counters_.rows += plan.rows();
+  result.first = std::move(plan.first);
+  return result;
+}
+
+void DeviceEngine::run_step(const StepPlan& plan, ReadBack what, StepResult& result) {
   const auto found = cache_.get(BucketKey::of(static_cast<uint32_t>(plan.rows()),
                                               static_cast<uint32_t>(plan.longest_past)));
   result.error = found.error;
-  if (!result.ok()) return result;
+  if (!result.ok()) return;
   const Compiled& compiled = *found.compiled;
   make_copies();
   counters_.bytes_up += io_.write(plan, kv_, pages_of(compiled.upper, kPageTokens), what);
   handles_.run(compiled.program, *compiled.executable);
   binding_.bind(ProgramKind::decode, compiled.upper.past);
-  for (const StepRow& row : rows) kv_.commit(row.sequence, row.tokens);
-  ++counters_.steps;
-  counters_.rows += plan.rows();
   result.rows = plan.wanted();
   result.width = io_.width(what);
   result.values = io_.read(what, plan.wanted());
-  result.first = std::move(plan.first);
   counters_.bytes_down += 4 * std::ssize(result.values);
-  return result;
 }
 
 std::string DeviceEngine::check_install(SequenceId id, std::span<const Token> tokens,

@@ -38,7 +38,8 @@ void StepIo::attach(const Program& program, Executable& executable) {
     if (value.kind == ValueKind::output) {
       executable.bind(id, value.name == "logits" ? *logits_ : *hidden_);
     } else if (value.kind == ValueKind::input) {
-      const auto it = std::ranges::find(inputs, value.name, &std::pair<const char*, int64_t>::first);
+      const auto it = std::ranges::find_if(
+          inputs, [&](const auto& named) { return named.first == value.name; });
       if (it == inputs.end()) throw std::logic_error("no input '" + value.name + "' is known");
       executable.bind(id, *inputs_, 4 * it->second);
     }

@@ -12,8 +12,8 @@ const Architecture& find_architecture(std::string_view name) {
     if (a->name == name) return *a;
     names += (names.empty() ? "" : ", ") + std::string(a->name);
   }
-  throw std::runtime_error("architecture '" + std::string(name) + "' is not supported; these are: " +
-                           names);
+  throw std::runtime_error("architecture '" + std::string(name) +
+                           "' is not supported; these are: " + names);
 }
 
 }  // namespace limpet::engine

@@ -1,0 +1,160 @@
+// limpet-worker: one device that decodes for a broker and keeps its sessions' KV between jobs.
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <random>
+
+#include "worker/http.h"
+#include "worker/worker.h"
+
+namespace {
+
+std::atomic<int> stop{0};
+
+void on_signal(int) { stop.fetch_add(1); }
+
+void catch_signals() {
+  struct sigaction action {};
+  action.sa_handler = on_signal;  // without SA_RESTART: the wait on the socket ends
+  sigaction(SIGTERM, &action, nullptr);
+  sigaction(SIGINT, &action, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+}
+
+struct Flags {
+  limpet::worker::WorkerOptions options;
+  std::string dtype = "bf16";
+  int64_t kv_tokens = 0;
+  int64_t grace_ms = 5000;
+  bool no_shared_prefixes = false;
+  std::string http = "127.0.0.1:9091";
+  std::string log_level = "info";
+};
+
+std::string own_name() {
+  char host[256] = {};
+  if (gethostname(host, sizeof(host) - 1) != 0) return "worker-" + std::to_string(getpid());
+  return std::string(host) + "-" + std::to_string(getpid());
+}
+
+void add_flags(CLI::App& app, Flags& f) {
+  auto& o = f.options;
+  const auto at_least_one = CLI::Range(int64_t{1}, int64_t{1} << 20);
+  o.broker = "tcp://127.0.0.1:5556";
+  o.name = own_name();
+  o.engine.model_dir = "models/limpet-tiny";
+  app.add_option("--broker", o.broker, "The broker's --backend")->capture_default_str();
+  app.add_option("--model", o.engine.model_dir,
+                 "Folder with config.json, tokenizer.json and *.safetensors")
+      ->capture_default_str();
+  app.add_option("--device", o.engine.device, "cpu, cuda:0, hip:0, vulkan:0")
+      ->capture_default_str();
+  app.add_option("--dtype", f.dtype, "Of weights and KV; arithmetic results are float32")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"f32", "bf16"}));
+  app.add_option("--name", o.name, "How the broker knows it; keep it over restarts")
+      ->check(CLI::Validator(
+          [](const std::string& s) {
+            return s.empty() || s.size() > limpet::Limits::kName
+                       ? "a name has 1 to " + std::to_string(limpet::Limits::kName) + " bytes"
+                       : std::string();
+          },
+          "NAME"));
+  app.add_option("--http", f.http, "ADDRESS:PORT of /metrics, /livez, /readyz; empty: none")
+      ->capture_default_str();
+  app.add_option("--threads", o.engine.threads, "CPU threads; 0: one for each core")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 1024));
+  app.add_option("--kv-tokens", f.kv_tokens,
+                 "Tokens of KV to keep; 0: four times the model's context, at most 1 GiB")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 34));
+  app.add_option("--max-jobs", o.max_jobs, "Jobs at a time, running or waiting for pages")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 4096));
+  app.add_option("--token-budget", o.token_budget, "Token rows in one step, decode rows first")
+      ->capture_default_str()
+      ->check(at_least_one);
+  app.add_option("--prefill-chunk", o.prefill_chunk, "Most prompt rows of one job in one step")
+      ->capture_default_str()
+      ->check(at_least_one);
+  app.add_flag("--no-shared-prefixes", f.no_shared_prefixes,
+               "Compute a prompt's beginning again even when another session has its KV");
+  app.add_option("--grace-ms", f.grace_ms, "When stopped, time to finish what runs")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{0}, int64_t{86400000}));
+  app.add_option("--log-level", f.log_level, "What to log on stderr")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
+}
+
+limpet::worker::WorkerOptions options_of(const Flags& f) {
+  limpet::worker::WorkerOptions o = f.options;
+  o.engine.precision =
+      f.dtype == "f32" ? limpet::engine::Precision::f32 : limpet::engine::Precision::bf16;
+  o.engine.kv_pages = (f.kv_tokens + 15) / 16;
+  o.engine.share_prefixes = !f.no_shared_prefixes;
+  o.grace = std::chrono::milliseconds(f.grace_ms);
+  std::random_device device;
+  o.incarnation = (uint64_t{device()} << 32) | device();
+  return o;
+}
+
+int serve(const Flags& flags) {
+  using limpet::worker::Worker;
+  std::unique_ptr<Worker> worker;  // outlives the server that asks it
+  std::atomic<const Worker*> loaded{nullptr};
+  std::optional<limpet::worker::HttpServer> http;
+  if (!flags.http.empty()) {  // first: a port in use is told before a large model is loaded
+    const auto ask = [&](bool (Worker::*what)() const, bool while_loading) {
+      return [&loaded, what, while_loading] {
+        const Worker* w = loaded;
+        return w == nullptr ? while_loading : (w->*what)();
+      };
+    };
+    http.emplace(flags.http, limpet::worker::HttpAnswers{
+                                 [&loaded] {
+                                   const Worker* w = loaded;
+                                   return w == nullptr ? std::string() : w->metrics().text();
+                                 },
+                                 ask(&Worker::alive, true), ask(&Worker::ready, false)});
+  }
+  worker = std::make_unique<Worker>(options_of(flags));
+  loaded = worker.get();
+  worker->run(stop);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Flags flags;
+  CLI::App app{
+      "Decodes for a broker on one device, and keeps its sessions' KV there between jobs.\n"
+      "Start one for each device; the broker finds them when they come and when they go.\n"
+      "Example: limpet-worker --broker tcp://127.0.0.1:5556 --model models/limpet-tiny"};
+  app.name("limpet-worker");
+  add_flags(app, flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;
+  }
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("limpet-worker"));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e%z level=%l %v");
+  spdlog::set_level(spdlog::level::from_str(flags.log_level));
+  catch_signals();
+  try {
+    return serve(flags);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "limpet-worker: %s\n", e.what());
+    return 1;
+  }
+}

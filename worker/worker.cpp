@@ -1,0 +1,260 @@
+#include "worker/worker.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <filesystem>
+
+namespace limpet::worker {
+namespace {
+
+using std::chrono::milliseconds;
+using Seconds = std::chrono::duration<double>;
+
+constexpr milliseconds kLongestWait{200};
+constexpr milliseconds kGaugesEvery{250};
+constexpr milliseconds kTellUnlinked{2000};  // without a broker, before it is worth a line
+constexpr int64_t kAliveMs = 10000;
+
+Time mono() { return std::chrono::steady_clock::now(); }
+
+int64_t mono_ms() {
+  return std::chrono::duration_cast<milliseconds>(mono().time_since_epoch()).count();
+}
+
+int64_t wall_seconds() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::seconds>(now).count();
+}
+
+engine::EngineOptions engine_options(const WorkerOptions& o) {
+  engine::EngineOptions e = o.engine;
+  e.max_rows = o.token_budget;
+  e.max_sequences = std::min(o.max_jobs, o.token_budget);
+  return e;
+}
+
+TextModel text_model(const WorkerOptions& o, const engine::EngineInfo& info) {
+  return {engine::Tokenizer::load(o.engine.model_dir),
+          engine::ChatTemplate::load(o.engine.model_dir), info.eos};
+}
+
+CoreOptions core_options(const WorkerOptions& o, const engine::EngineInfo& info) {
+  CoreOptions c;
+  c.name = o.name;
+  c.incarnation = o.incarnation;
+  c.device = info.device;
+  const auto folder = std::filesystem::path(o.engine.model_dir).lexically_normal();
+  c.model = (folder.has_filename() ? folder : folder.parent_path()).filename().string();
+  c.model_fingerprint = info.fingerprint;
+  c.max_context = info.max_context;
+  c.vocab = static_cast<Token>(info.vocab);
+  c.max_jobs = o.max_jobs;
+  c.token_budget = o.token_budget;
+  c.prefill_chunk = o.prefill_chunk;
+  return c;
+}
+
+}  // namespace
+
+Worker::Worker(const WorkerOptions& options)
+    : options_(options),
+      engine_(engine::Engine::open(engine_options(options))),
+      text_(text_model(options, engine_->info())),
+      states_(text_),
+      core_(std::make_unique<Core>(core_options(options, engine_->info()), engine_->kv())),
+      transport_(options.broker) {
+  const engine::EngineInfo& info = engine_->info();
+  warm();
+  now_ = unlinked_since_ = mono();
+  last_turn_ms_ = mono_ms();
+  metrics_.set(core_->gauges(), engine_->kv(), engine_->counters());
+  spdlog::info(
+      "event=started name={} broker={} model={} architecture={} device={} dtype={}"
+      " weight_bytes={} kv_tokens={} max_context={}",
+      options.name, options.broker, options.engine.model_dir, info.architecture, info.device,
+      info.precision == engine::Precision::f32 ? "f32" : "bf16", info.weight_bytes,
+      engine_->kv().total_pages() * engine_->kv().page_tokens(), info.max_context);
+}
+
+Worker::~Worker() = default;
+
+void Worker::warm() {
+  const Time start = mono();
+  engine_->warm(options_.token_budget, engine_->info().max_context);
+  metrics_.compiled(Seconds(mono() - start).count());
+}
+
+bool Worker::alive() const { return mono_ms() - last_turn_ms_ < kAliveMs; }
+
+void Worker::run(const std::atomic<int>& stop) {
+  while (stop == 0) turn();
+  ready_ = false;
+  const Time end = mono() + options_.grace;
+  give(Stop{});
+  carry_out();
+  flush();
+  spdlog::info("event=leaving jobs={}", core_->gauges().jobs);
+  while (stop < 2 && mono() < end && core_->gauges().jobs > 0) turn();
+  spdlog::info("event=stopped unfinished_jobs={}", core_->gauges().jobs);
+}
+
+milliseconds Worker::wait() {
+  if (busy_) return milliseconds(0);
+  const Time now = mono(), deadline = core_->next_deadline();
+  if (deadline <= now) return milliseconds(0);
+  if (deadline - now > kLongestWait) return kLongestWait;
+  return std::chrono::ceil<milliseconds>(deadline - now);
+}
+
+void Worker::turn() {
+  const Time before = mono();
+  const bool was_busy = busy_;
+  const ZmqTransport::Polled polled = transport_.poll(wait());
+  now_ = mono();
+  last_turn_ms_ = mono_ms();
+  if (!was_busy) metrics_.idled(Seconds(now_ - before).count());
+  if (polled.new_link) give(Connected{});
+  for (const BrokerToWorker& message : polled.messages) give(FromBroker{message});
+  if (core_->next_deadline() <= now_) give(Tick{});
+  carry_out();
+  run_step();
+  flush();
+  note();
+}
+
+void Worker::give(const Event& event) { core_->step(now_, event, out_); }
+
+// The answers of some commands give new ones; all are done before the next step is planned.
+void Worker::carry_out() {
+  while (!out_.commands.empty()) {
+    for (const Command& command : std::exchange(out_.commands, {})) {
+      if (const auto* t = std::get_if<Tokenize>(&command)) {
+        give(tokenize(text_, *t, wall_seconds()));
+      } else if (const auto* o = std::get_if<OpenText>(&command)) {
+        if (const auto ended = states_.open(*o)) give(*ended);
+      } else {
+        states_.close(std::get<CloseText>(command));
+      }
+    }
+  }
+}
+
+void Worker::run_step() {
+  const Step step = core_->plan(now_, out_);
+  carry_out();
+  busy_ = !step.empty();
+  if (!busy_) return;
+  flush();  // who has started need not wait for the step
+  const engine::EngineCounters counters = engine_->counters();
+  const Time start = mono();
+  const StepDone done = compute(step);
+  now_ = mono();
+  const double seconds = Seconds(now_ - start).count();
+  int64_t rows = 0;
+  bool decode_only = true;
+  for (const StepRow& row : step.rows) {
+    rows += std::ssize(row.tokens);
+    decode_only = decode_only && row.tokens.size() == 1;
+  }
+  metrics_.stepped(decode_only, rows, seconds);
+  if (engine_->counters().compiles > counters.compiles) metrics_.compiled(seconds);
+  give(done);
+  carry_out();
+}
+
+StepDone Worker::compute(const Step& step) {
+  std::vector<engine::StepRow> rows;
+  for (const StepRow& row : step.rows) {
+    rows.push_back(
+        {row.sequence, row.tokens, row.sample ? engine::Want::last : engine::Want::nothing});
+  }
+  StepDone done;
+  done.rows.reserve(step.rows.size());
+  const engine::StepResult together = engine_->step(rows);
+  if (together.ok()) {
+    sample(step, together, done);
+    return done;
+  }
+  // Nothing has advanced. One by one, so that what is wrong with one sequence stays its own.
+  spdlog::warn("event=step_failed rows={} why=\"{}\"", rows.size(), together.error);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const engine::StepResult alone = engine_->step(std::span(&rows[i], 1));
+    if (alone.ok()) {
+      sample({{step.rows[i]}}, alone, done);
+    } else {
+      done.rows.push_back({.job = step.rows[i].job,
+                           .attempt = step.rows[i].attempt,
+                           .sampled = false,
+                           .token = 0,
+                           .text = {},
+                           .logprobs = {},
+                           .tail_text = {},
+                           .error = alone.error});
+    }
+  }
+  return done;
+}
+
+void Worker::sample(const Step& step, const engine::StepResult& result, StepDone& done) {
+  for (size_t i = 0; i < step.rows.size(); ++i) {
+    const StepRow& row = step.rows[i];
+    if (row.sample) {
+      done.rows.push_back(
+          states_.sample(row, result.row(result.first[i]), engine_->kv().tokens(row.sequence)));
+      if (const std::string& why = done.rows.back().error; !why.empty()) {
+        spdlog::warn("event=row_failed job={} attempt={} why=\"{}\"", raw(row.job),
+                     raw(row.attempt), why);
+      }
+    } else {
+      done.rows.push_back({.job = row.job,
+                           .attempt = row.attempt,
+                           .sampled = false,
+                           .token = 0,
+                           .text = {},
+                           .logprobs = {},
+                           .tail_text = {},
+                           .error = {}});
+    }
+  }
+}
+
+// What cannot leave now is said anew after the next registration.
+void Worker::flush() {
+  for (const WorkerMessage& m : out_.send) {
+    const auto* end = std::get_if<JobEnded>(&m);
+    if (end != nullptr && !end->ok) {
+      spdlog::debug("event=job_failed job={} attempt={} code={}", raw(end->job), raw(end->attempt),
+                    name(end->code));
+    }
+  }
+  transport_.send(out_.send);
+  out_.send.clear();
+}
+
+// Figures and the lines worth an operator's time.
+void Worker::note() {
+  if (now_ - gauges_at_ < kGaugesEvery) return;
+  gauges_at_ = now_;
+  const Core::Gauges gauges = core_->gauges();
+  metrics_.set(gauges, engine_->kv(), engine_->counters());
+  ready_ = gauges.registered && transport_.linked();
+  if (gauges.registered != was_registered_) {
+    was_registered_ = gauges.registered;
+    spdlog::info("event={}", was_registered_ ? "registered" : "registering");
+  }
+  if (gauges.refused != told_refused_) {
+    told_refused_ = gauges.refused;
+    if (!told_refused_.empty()) spdlog::error("event=refused why=\"{}\"", told_refused_);
+  }
+  if (transport_.linked()) {
+    unlinked_since_ = now_;
+    told_unlinked_ = false;
+  } else if (!told_unlinked_ && now_ - unlinked_since_ > kTellUnlinked) {
+    told_unlinked_ = true;
+    spdlog::warn("event=no_broker endpoint={} why=\"nobody answers there; trying on\"",
+                 options_.broker);
+  }
+}
+
+}  // namespace limpet::worker

@@ -1,0 +1,74 @@
+// A worker as a whole: the loop that brings the broker's messages to the core, runs the steps that
+// it plans on the engine, and sends what it says. One thread runs it; another may only stop it.
+#pragma once
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "engine/engine.h"
+#include "worker/core.h"
+#include "worker/metrics.h"
+#include "worker/text_state.h"
+#include "worker/zmq_transport.h"
+
+namespace limpet::worker {
+
+struct WorkerOptions {
+  std::string broker;            // endpoint of its backend
+  std::string name;              // a newer worker of a name replaces the older
+  uint64_t incarnation = 0;      // drawn by whoever starts it
+  engine::EngineOptions engine;  // max_rows and max_sequences follow from the three below
+  int32_t max_jobs = 32;
+  int32_t token_budget = 256;
+  int32_t prefill_chunk = 128;
+  std::chrono::milliseconds grace{5000};  // to finish running jobs when it is stopped
+};
+
+class Worker {
+ public:
+  // Loads the model and compiles its usual shapes. Throws std::runtime_error (the model, the
+  // device) or TransportError; what() says what to do.
+  explicit Worker(const WorkerOptions& options);
+  ~Worker();
+
+  // Serves until `stop` is set; then finishes what runs, within the grace, or at once when `stop`
+  // has been counted up to 2.
+  void run(const std::atomic<int>& stop);
+
+  const Metrics& metrics() const { return metrics_; }
+  const engine::EngineInfo& info() const { return engine_->info(); }
+  bool alive() const;                               // any thread: the loop has turned lately
+  bool ready() const { return ready_ && alive(); }  // any thread: registered, shapes warm
+
+ private:
+  void turn();
+  std::chrono::milliseconds wait();
+  void give(const Event& event);
+  void carry_out();
+  void run_step();
+  StepDone compute(const Step& step);
+  void sample(const Step& step, const engine::StepResult& result, StepDone& done);
+  void flush();
+  void note();
+  void warm();
+
+  WorkerOptions options_;
+  std::unique_ptr<engine::Engine> engine_;
+  TextModel text_;
+  TextStates states_;
+  Metrics metrics_;
+  std::unique_ptr<Core> core_;
+  ZmqTransport transport_;
+  Output out_;
+  Time now_{};
+  bool busy_ = false;  // the last plan had rows
+  Time gauges_at_{}, unlinked_since_{};
+  bool told_unlinked_ = false, was_registered_ = false;
+  std::string told_refused_;
+  std::atomic<bool> ready_{false};
+  std::atomic<int64_t> last_turn_ms_{0};
+};
+
+}  // namespace limpet::worker

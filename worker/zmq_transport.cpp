@@ -1,0 +1,136 @@
+#include "worker/zmq_transport.h"
+
+#include <spdlog/spdlog.h>
+#include <zmq.h>
+
+#include "schema/wire.h"
+
+namespace limpet::worker {
+namespace {
+
+constexpr size_t kMessagesAtOnce = 4096;
+constexpr int kLingerMs = 1000;
+constexpr int kHighWater = 10000;  // frames on their way
+constexpr int kHeartbeatMs = 2000, kHeartbeatTimeoutMs = 6000;
+constexpr int kReconnectMs = 50, kReconnectMostMs = 1000;
+
+void set(void* socket, int option, int value) {
+  if (zmq_setsockopt(socket, option, &value, sizeof(value)) != 0) {
+    throw TransportError(std::string("cannot set up a socket: ") + zmq_strerror(zmq_errno()));
+  }
+}
+
+}  // namespace
+
+struct ZmqTransport::Impl {
+  explicit Impl(const std::string& endpoint) {
+    context = zmq_ctx_new();
+    try {
+      open(endpoint);
+    } catch (...) {
+      close();
+      throw;
+    }
+  }
+  ~Impl() { close(); }
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+
+  void close() {
+    if (socket) zmq_close(socket);
+    zmq_ctx_term(context);
+  }
+
+  void open(const std::string& endpoint) {
+    socket = zmq_socket(context, ZMQ_DEALER);
+    if (socket == nullptr) throw TransportError("cannot make a socket");
+    set(socket, ZMQ_IMMEDIATE, 1);  // queue for a broker that is there, not for one that may come
+    set(socket, ZMQ_LINGER, kLingerMs);
+    set(socket, ZMQ_SNDHWM, kHighWater);
+    set(socket, ZMQ_RCVHWM, kHighWater);
+    set(socket, ZMQ_HEARTBEAT_IVL, kHeartbeatMs);
+    set(socket, ZMQ_HEARTBEAT_TIMEOUT, kHeartbeatTimeoutMs);
+    set(socket, ZMQ_RECONNECT_IVL, kReconnectMs);
+    set(socket, ZMQ_RECONNECT_IVL_MAX, kReconnectMostMs);
+    set(socket, ZMQ_IPV6, endpoint.starts_with("tcp://[") ? 1 : 0);
+    const auto most = static_cast<int64_t>(Limits::kWorkerFrame);
+    zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &most, sizeof(most));
+    if (zmq_connect(socket, endpoint.c_str()) != 0) {
+      throw TransportError("--broker " + endpoint + " is not understood (" +
+                           zmq_strerror(zmq_errno()) +
+                           "): write the broker's --backend, as tcp://127.0.0.1:5556");
+    }
+  }
+
+  // One frame's messages; false when there is none. What is not one part is a bad frame.
+  bool take(std::vector<BrokerToWorker>& out) {
+    zmq_msg_t part;
+    zmq_msg_init(&part);
+    if (zmq_msg_recv(&part, socket, ZMQ_DONTWAIT) < 0) {
+      zmq_msg_close(&part);
+      return false;
+    }
+    ++counters.frames_in;
+    bool more = zmq_msg_more(&part) != 0;
+    wire::DecodeError error{ErrorCode::invalid, "a message of several frames"};
+    if (!more) {
+      error = wire::decode(
+          {static_cast<const std::byte*>(zmq_msg_data(&part)), zmq_msg_size(&part)}, out);
+    }
+    while (more && zmq_msg_recv(&part, socket, ZMQ_DONTWAIT) >= 0) more = zmq_msg_more(&part) != 0;
+    zmq_msg_close(&part);
+    if (error.code == ErrorCode::none) return true;
+    const int64_t n = ++counters.bad_frames;
+    if ((n & (n - 1)) == 0) {  // 1, 2, 4, …: a flood of them does not flood the log
+      spdlog::warn("event=bad_frame code={} count={} why=\"{}\"", name(error.code), n,
+                   error.message);
+    }
+    return true;
+  }
+
+  void* context = nullptr;
+  void* socket = nullptr;
+  bool linked = false;
+  Counters counters;
+};
+
+ZmqTransport::ZmqTransport(const std::string& endpoint) : impl_(std::make_unique<Impl>(endpoint)) {}
+ZmqTransport::~ZmqTransport() = default;
+
+ZmqTransport::Polled ZmqTransport::poll(std::chrono::milliseconds wait) {
+  Impl& t = *impl_;
+  Polled polled;
+  const auto events = static_cast<short>(t.linked ? ZMQ_POLLIN : ZMQ_POLLIN | ZMQ_POLLOUT);
+  zmq_pollitem_t item{t.socket, 0, events, 0};
+  if (zmq_poll(&item, 1, wait.count()) <= 0) return polled;
+  if (!t.linked && (item.revents & ZMQ_POLLOUT) != 0) {
+    t.linked = polled.new_link = true;
+    ++t.counters.links;
+  }
+  while (polled.messages.size() < kMessagesAtOnce && t.take(polled.messages)) {
+  }
+  return polled;
+}
+
+bool ZmqTransport::send(std::span<const WorkerMessage> messages) {
+  Impl& t = *impl_;
+  if (messages.empty()) return true;
+  if (!t.linked) return false;
+  for (const std::string& frame : wire::encode_frames(messages)) {
+    if (zmq_send(t.socket, frame.data(), frame.size(), ZMQ_DONTWAIT) < 0) {
+      spdlog::warn("event=link_lost why=\"{}\"", zmq_errno() == EAGAIN
+                                                     ? "the broker is gone or does not read"
+                                                     : zmq_strerror(zmq_errno()));
+      t.linked = false;
+      ++t.counters.lost_links;
+      return false;
+    }
+    ++t.counters.frames_out;
+  }
+  return true;
+}
+
+bool ZmqTransport::linked() const { return impl_->linked; }
+const ZmqTransport::Counters& ZmqTransport::counters() const { return impl_->counters; }
+
+}  // namespace limpet::worker

@@ -22,9 +22,9 @@ enum class ValueKind : uint8_t {
 };
 
 struct ProgramValue {
-  std::string name;
+  std::string name = {};
   DType dtype = DType::f32;
-  Shape shape;
+  Shape shape = {};
   ValueKind kind = ValueKind::temporary;
   Layout layout = Layout::dense;  // weights
   // Of temporaries: bytes from the arena's start, a multiple of 64 unless it is a slice of columns
@@ -41,15 +41,15 @@ struct ProgramValue {
 };
 
 struct ProgramStep {
-  ops::Op op;
-  std::vector<ValueId> inputs, outputs;  // in the order of the op's header
+  ops::Op op = {};
+  std::vector<ValueId> inputs = {}, outputs = {};  // in the order of the op's header
   int32_t count = -1;  // element of `counts` with the true rows of this op; -1: all rows
 };
 
 struct Program {
-  std::string name;
-  std::vector<ProgramValue> values;
-  std::vector<ProgramStep> steps;
+  std::string name = {};
+  std::vector<ProgramValue> values = {};
+  std::vector<ProgramStep> steps = {};
   ValueId counts = -1;  // an input i32 [n], when a step counts
   int64_t arena_bytes = 0;
 };

@@ -163,7 +163,7 @@ class CpuBackend final : public Backend {
     info_.device = {DeviceKind::cpu, 0};
     info_.threads = context_.threads();
     info_.description = "cpu, " + std::to_string(info_.threads) + " threads, " +
-                        hwy::TargetName(hwy::SupportedTargets() & -hwy::SupportedTargets()) +
+                        hwy::TargetName(hwy::SupportedAndGeneratedTargets().front()) +
                         (dot ? ", bf16 dot products" : "");
   }
 

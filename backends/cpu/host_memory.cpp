@@ -7,6 +7,11 @@
 #include <utility>
 
 namespace limpet {
+namespace {
+
+constexpr int64_t kWorthLargePages = 8 << 20;
+
+}  // namespace
 
 HostMemory::HostMemory(int64_t bytes) : bytes_(bytes) {
   if (bytes < 0) throw std::logic_error("HostMemory: negative size");
@@ -19,7 +24,8 @@ HostMemory::HostMemory(int64_t bytes) : bytes_(bytes) {
   }
   data_ = static_cast<std::byte*>(at);
 #ifdef MADV_HUGEPAGE
-  madvise(at, static_cast<size_t>(bytes), MADV_HUGEPAGE);  // a wish; refusal changes nothing
+  // A wish; refusal changes nothing.
+  if (bytes >= kWorthLargePages) madvise(at, static_cast<size_t>(bytes), MADV_HUGEPAGE);
 #endif
 }
 

@@ -48,35 +48,34 @@ void ThreadPool::run(int64_t count, Item item, void* task) {
   }
 }
 
-bool ThreadPool::take_items(int thread) {
-  bool any = false;
+void ThreadPool::take_items(int thread) {
   for (uint64_t ticket = ticket_.load();;) {
     const uint64_t next = ticket & 0xffffffffu;
     const Item item = item_.load();
     void* const task = task_.load();
-    if (next == kClosed || static_cast<int64_t>(next) >= count_.load()) return any;
+    if (next == kClosed || static_cast<int64_t>(next) >= count_.load()) return;
     if (!ticket_.compare_exchange_weak(ticket, ticket + 1)) continue;
-    any = true;
     item(task, static_cast<int64_t>(next), thread);
     if (left_.fetch_sub(1) == 1) left_.notify_all();
     ticket = ticket_.load();
   }
 }
 
-bool ThreadPool::wait_for_work(int last_call) {
+void ThreadPool::wait_for_work(int last_call) {
   for (int i = 0; i < kSpins; ++i) {
-    if (calls_.load(std::memory_order_relaxed) != last_call) return !stop_.load();
+    if (calls_.load(std::memory_order_relaxed) != last_call) return;
     hwy::Pause();
   }
   calls_.wait(last_call);
-  return !stop_.load();
 }
 
 void ThreadPool::work(int thread) {
   for (;;) {
     const int call = calls_.load();
+    // The last call may be the destructor's: it will not be followed by another.
+    if (stop_.load()) return;
     take_items(thread);
-    if (!wait_for_work(call)) return;
+    wait_for_work(call);
   }
 }
 

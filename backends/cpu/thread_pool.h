@@ -31,8 +31,8 @@ class ThreadPool {
   static constexpr uint64_t kClosed = 0xffffffffu;
 
   void work(int thread);
-  bool take_items(int thread);
-  bool wait_for_work(int last_call);
+  void take_items(int thread);
+  void wait_for_work(int last_call);
 
   std::atomic<uint64_t> ticket_{kClosed};
   std::atomic<int64_t> count_{0}, left_{0};

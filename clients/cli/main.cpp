@@ -95,7 +95,7 @@ void add_commands(CLI::App& app, Arguments& a) {
     c->add_flag("--json", a.attach.json, "one event per line");
   }
   const std::pair<const char*, const char*> listings[] = {
-      {"jobs", "jobs, the newest first"},
+      {"jobs", "jobs and their states"},
       {"sessions", "sessions, their homes and lengths"},
       {"workers", "workers and their room"}};
   for (const auto& [name, what] : listings) {
@@ -184,8 +184,9 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);
     const auto chosen = app.get_subcommands();
-    fail(std::string(e.what()) + " (see limpet " +
-         (chosen.empty() ? "" : chosen.front()->get_name() + " ") + "--help)");
+    const auto unknown = app.remaining(true);  // a mistyped flag, rather than what it left missing
+    fail((unknown.empty() ? std::string(e.what()) : "there is no " + unknown.front()) +
+         " (see limpet " + (chosen.empty() ? "" : chosen.front()->get_name() + " ") + "--help)");
     return 2;
   }
   try {

@@ -1,0 +1,48 @@
+// limpet-bench: measurements, one JSON line each. A scenario is a name, a function and a line here.
+#include <cstdio>
+#include <cstring>
+#include <exception>
+
+#include "bench/broker_bench.h"
+#include "bench/engine_bench.h"
+
+namespace {
+
+struct Scenario {
+  const char* name;
+  int (*run)(int argc, char** argv);
+  const char* help;
+};
+
+constexpr Scenario kScenarios[] = {
+    {"broker", limpet::bench::broker_bench, "jobs, streams, latency and memory of the broker"},
+    {"rawstore", limpet::bench::rawstore_bench, "the broker's store alone"},
+    {"turn2", limpet::bench::turn2_bench, "a second turn on resident KV against a re-prefill"},
+    {"decode", limpet::bench::decode_bench, "plain decode steps of the engine"},
+};
+
+void usage(std::FILE* out) {
+  std::fprintf(out, "usage: limpet-bench SCENARIO [flags]; SCENARIO --help tells its flags\n");
+  for (const Scenario& s : kScenarios) std::fprintf(out, "  %-10s %s\n", s.name, s.help);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const char* name = argc > 1 ? argv[1] : "";
+  if (std::strcmp(name, "--help") == 0 || std::strcmp(name, "-h") == 0) {
+    usage(stdout);
+    return 0;
+  }
+  for (const Scenario& s : kScenarios) {
+    if (std::strcmp(name, s.name) != 0) continue;
+    try {
+      return s.run(argc - 1, argv + 1);
+    } catch (const std::exception& e) {
+      std::fprintf(stderr, "limpet-bench %s: %s\n", name, e.what());
+      return 1;
+    }
+  }
+  usage(stderr);
+  return 2;
+}

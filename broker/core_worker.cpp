@@ -62,7 +62,9 @@ std::string Core::State::refusal(WorkerId connection, const Register& m) {
   }
   if (m.incarnation == 0) return "an incarnation is not 0";
   const Worker* known = workers.find(std::string_view(m.worker));
-  if (known && std::ranges::count(known->replaced, m.incarnation) > 0) {
+  // Only while the newer one lives: a late copy of an old registration may have looked newer.
+  if (known && known->state == WorkerState::ready &&
+      std::ranges::count(known->replaced, m.incarnation) > 0) {
     return "a newer process has taken over the name " + m.worker + "; give each its own";
   }
   const bool joins = !workers.find(connection) && !(known && known->state == WorkerState::ready);

@@ -65,14 +65,14 @@ void WorkerTable::sent(Worker& worker, JobAttempt attempt, const InFlight& entry
 void WorkerTable::over(Worker& worker, JobAttempt attempt) {
   const auto it = worker.in_flight.find(attempt);
   if (it == worker.in_flight.end()) return;
-  if (it->second.listed && !it->second.ended) ++worker.freed;
+  if (it->second.allowed_for()) ++worker.freed;
   forgotten(worker, attempt);
 }
 
 void WorkerTable::forgotten(Worker& worker, JobAttempt attempt) {
   const auto it = worker.in_flight.find(attempt);
   if (it == worker.in_flight.end()) return;
-  if (!it->second.listed) {
+  if (!it->second.allowed_for()) {
     --worker.unlisted;
     worker.promised -= it->second.promised;
   }
@@ -83,7 +83,7 @@ void WorkerTable::forgotten(Worker& worker, JobAttempt attempt) {
 void WorkerTable::recount(Worker& worker) {
   worker.unlisted = worker.freed = worker.promised = 0;
   for (const auto& [attempt, entry] : worker.in_flight) {
-    if (entry.listed) continue;
+    if (entry.allowed_for()) continue;
     ++worker.unlisted;
     worker.promised += entry.promised;
   }

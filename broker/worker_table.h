@@ -38,6 +38,10 @@ struct InFlight {
   bool ended = false;    // and there it was over already
   bool gone = false;     // it was listed once, and is no more
   bool orphan = false;   // the broker has given this attempt up; the worker may not know yet
+
+  // By the room that the worker announced in that heartbeat. A job that it has ended takes no
+  // place there any more, but does here until its end is known.
+  bool allowed_for() const { return listed && !ended; }
 };
 
 enum class WorkerState : uint8_t {

@@ -67,6 +67,25 @@ TEST(CoreFailover, ANewIncarnationReplacesTheOldAtOnce) {
   EXPECT_NE(s.told_worker<RegisterRefused>(1), nullptr);
 }
 
+TEST(CoreFailover, AGhostOfAnOldIncarnationKeepsTheLivingOneOutOnlyForItsLease) {
+  Scenario s;
+  const uint64_t old = s.incarnation(1);
+  s.rebirth(1);
+  s.enroll(1);
+  s.restart();  // it does not remember who came after whom
+  s.enroll(1);
+  Register ghost;
+  ghost.worker = "w1";
+  ghost.incarnation = old;
+  s.tell(WorkerEvent{WorkerId{999}, ghost});
+  s.enroll(1);
+  EXPECT_NE(s.told_worker<RegisterRefused>(1), nullptr);
+  s.enroll(2);
+  s.pass_alive(milliseconds(4000), {2});
+  s.enroll(1);
+  EXPECT_NE(s.told_worker<Registered>(1), nullptr);
+}
+
 TEST(CoreFailover, TheSameLifeByANewConnectionKeepsItsJobs) {
   Scenario s;
   s.enroll(1);

@@ -22,7 +22,7 @@ Golden load_golden(const std::string& path);
 
 // Rotary frequencies of the reference. A model that was cast to bf16 as a whole has them rounded;
 // one that was loaded in bf16 has not, and limpet serves with the latter. Automatic: as f32, and
-// if that fails as bf16; the report says which it was.
+// if that fails as bf16; the report says with which it passed.
 enum class ReferenceRope : uint8_t { automatic, f32, bf16 };
 
 struct VerifyOptions {

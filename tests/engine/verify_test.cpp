@@ -77,7 +77,7 @@ TEST(VerifyReport, ToleranceSeparatesGoodFromBad) {
   EXPECT_FALSE(r.pass(Precision::bf16));
 }
 
-TEST(VerifyReport, TheReferencesRotaryFrequenciesAreFound) {
+TEST(VerifyReport, InF32TheReferencesRotaryFrequenciesAreFound) {
   const auto rope_of = [](const std::string& model, const std::string& golden_name) {
     const Golden golden = load_golden("tests/golden/" + golden_name + "/golden.safetensors");
     auto options = verify_engine_options(golden, {});

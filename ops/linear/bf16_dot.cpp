@@ -43,19 +43,19 @@ void multiply_rows(const char* x, size_t stride, const char* panel, size_t pairs
   }
 }
 
+using Rows = void (*)(const char* x, size_t stride, const char* panel, size_t pairs, float* sums);
+constexpr Rows kRows[] = {multiply_rows<1>, multiply_rows<2>, multiply_rows<3>, multiply_rows<4>,
+                          multiply_rows<5>, multiply_rows<6>, multiply_rows<7>, multiply_rows<8>};
+
+// Up to eight rows share one pass over the panel.
 void multiply(const void* x, size_t stride, const void* panel, size_t k, size_t rows,
               float* sums) {
   const auto* from = static_cast<const char*>(x);
-  const auto* weights = static_cast<const char*>(panel);
-  size_t r = 0;
-  const auto part = [&](auto kernel, size_t n) {
-    kernel(from + r * stride, stride, weights, k / 2, sums + r * 32);
-    r += n;
-  };
-  while (rows - r >= 8) part(multiply_rows<8>, 8);
-  if (rows - r >= 4) part(multiply_rows<4>, 4);
-  if (rows - r >= 2) part(multiply_rows<2>, 2);
-  if (rows - r >= 1) part(multiply_rows<1>, 1);
+  for (size_t r = 0; r < rows; r += 8) {
+    const size_t some = rows - r < 8 ? rows - r : 8;
+    kRows[some - 1](from + r * stride, stride, static_cast<const char*>(panel), k / 2,
+                    sums + r * 32);
+  }
 }
 
 constexpr Bf16Dot kKernels = {round_row, multiply};

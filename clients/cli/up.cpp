@@ -59,7 +59,7 @@ std::string program(const std::string& bin, const char* name) {
 class Up {
  public:
   explicit Up(const UpOptions& o) : restart_(o.restart), workers_(static_cast<size_t>(o.workers)) {
-    const std::string data = data_folder(o.data), model = model_folder(o.model);
+    const std::string model = model_folder(o.model), data = data_folder(o.data);
     const std::string broker = program(o.bin, "limpet-broker");
     const std::string worker = program(o.bin, "limpet-worker");
     frontend_ = "tcp://" + loopback(o.port);

@@ -54,24 +54,45 @@ BrokerProcess::BrokerProcess(const std::vector<std::string>& extra_flags) {
   folder_ = (fs::temp_directory_path() / "limpet-bench-XXXXXX").string();
   if (mkdtemp(folder_.data()) == nullptr) throw std::runtime_error("cannot make a folder");
   const std::string program = fs::read_symlink("/proc/self/exe").parent_path() / "limpet-broker";
-  std::vector<std::string> argv{program, "--frontend", frontend(), "--backend", backend(),
-                                "--data", folder_ + "/data", "--http", "", "--log-level", "warn"};
-  argv.insert(argv.end(), extra_flags.begin(), extra_flags.end());
+  argv_ = {program, "--frontend", frontend(), "--backend", backend(), "--data", folder_ + "/data",
+           "--http", "", "--log-level", "warn"};
+  argv_.insert(argv_.end(), extra_flags.begin(), extra_flags.end());
+  start();
+}
+
+void BrokerProcess::start() {
   pid_ = fork();
   if (pid_ == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     std::vector<char*> raw_argv;
-    for (std::string& a : argv) raw_argv.push_back(a.data());
+    for (std::string& a : argv_) raw_argv.push_back(a.data());
     raw_argv.push_back(nullptr);
-    execv(program.c_str(), raw_argv.data());
-    std::perror(program.c_str());
+    execv(raw_argv[0], raw_argv.data());
+    std::perror(raw_argv[0]);
     _exit(127);
   }
 }
 
+void BrokerProcess::kill_and_restart() {
+  if (pid_ > 0) {
+    kill(pid_, SIGKILL);
+    wait_for_exit();
+  }
+  start();
+}
+
+int BrokerProcess::wait_for_exit() {
+  int status = 0;
+  waitpid(pid_, &status, 0);
+  pid_ = -1;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
 BrokerProcess::~BrokerProcess() {
-  kill(pid_, SIGTERM);
-  waitpid(pid_, nullptr, 0);
+  if (pid_ > 0) {
+    kill(pid_, SIGTERM);
+    wait_for_exit();
+  }
   std::error_code ignored;
   fs::remove_all(folder_, ignored);
 }

@@ -19,6 +19,9 @@ class BrokerProcess {
  public:
   explicit BrokerProcess(const std::vector<std::string>& extra_flags = {});
   ~BrokerProcess();
+  void kill_and_restart();  // kill -9; the same folder and endpoints
+  int wait_for_exit();      // its exit status
+  int pid() const { return pid_; }
   std::string frontend() const { return "ipc://" + folder_ + "/front"; }
   std::string backend() const { return "ipc://" + folder_ + "/back"; }
   double cpu_seconds() const;       // user and system, so far
@@ -27,7 +30,9 @@ class BrokerProcess {
   int64_t stored_bytes() const;     // of all files in its data folder
 
  private:
+  void start();
   std::string folder_;
+  std::vector<std::string> argv_;
   int pid_ = -1;
 };
 

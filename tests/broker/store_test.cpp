@@ -13,6 +13,7 @@
 #include <fstream>
 
 #include "tests/broker/journal_reference.h"
+#include "tests/broker/scratch_folder.h"
 
 namespace limpet::broker {
 namespace {
@@ -21,12 +22,6 @@ namespace fs = std::filesystem;
 
 class StoreTest : public testing::Test {
  protected:
-  void SetUp() override {
-    folder_ = (fs::temp_directory_path() / ("limpet-store-XXXXXX")).string();
-    ASSERT_NE(mkdtemp(folder_.data()), nullptr);
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   // Small bounds, so that a short run folds, sweeps and cuts the log many times.
   Store::Options options() const { return {folder_ + "/data", 16, 2000, 1000}; }
   std::string file() const { return folder_ + "/data/limpet.sqlite"; }
@@ -40,11 +35,12 @@ class StoreTest : public testing::Test {
     return "";
   }
 
-  std::string folder_;
+  ScratchFolder scratch_;
+  const std::string& folder_ = scratch_.path();
 };
 
 TEST_F(StoreTest, RemembersWhatAReferenceRemembers) {
-  for (uint64_t seed = 1; seed <= 6; ++seed) {
+  for (uint64_t seed = 1; seed <= 12; ++seed) {
     fs::remove_all(folder_ + "/data");
     ReferenceWorld world(seed);
     auto store = Store::open(options());

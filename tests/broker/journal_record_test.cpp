@@ -1,0 +1,93 @@
+#include "broker/journal_record.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+namespace limpet::broker {
+namespace {
+
+OutputChunk a_chunk() {
+  OutputChunk chunk;
+  chunk.restart(40);
+  chunk.append({JobNumber(1), 40, {1, 2}, "ab", {}});
+  chunk.append({JobNumber(1), 42, {3}, "", {{{3, -1.f}, {4, -2.f}}}});
+  chunk.append({JobNumber(1), 43, {4, 5, 6}, "cde", {}});
+  return chunk;
+}
+
+TEST(JournalRecord, AChunkComesBack) {
+  const OutputChunk chunk = a_chunk();
+  std::string bytes;
+  put_chunk(bytes, chunk);
+  ByteReader in(bytes);
+  OutputChunk back;
+  ASSERT_TRUE(get_chunk(in, back));
+  EXPECT_EQ(back.first, 40);
+  EXPECT_EQ(back.ids, chunk.ids);
+  EXPECT_EQ(back.text, chunk.text);
+  EXPECT_EQ(back.logprobs, chunk.logprobs);
+}
+
+TEST(JournalRecord, TextBelongsToItsRow) {
+  const OutputChunk chunk = a_chunk();
+  EXPECT_EQ(chunk.from(JobNumber(1), 0).text, "abcde");
+  EXPECT_EQ(chunk.from(JobNumber(1), 41).text, "abcde");  // within the first row
+  EXPECT_EQ(chunk.from(JobNumber(1), 41).ids, (std::vector<Token>{2, 3, 4, 5, 6}));
+  EXPECT_EQ(chunk.from(JobNumber(1), 42).text, "cde");
+  EXPECT_EQ(chunk.from(JobNumber(1), 43).logprobs.size(), 3u);
+}
+
+TEST(JournalRecord, DamagedBytesAreRefusedAndNeverRunAway) {
+  SessionHead session;
+  session.session = SessionNumber(3);
+  session.name = "a session's name";
+  JobHead job;
+  job.job = JobNumber(9);
+  job.id = "a job's id";
+  job.prompt = {1, 2, 3};
+  job.tail = a_chunk();
+  RecordWriter writer;
+  writer.begin(JobNumber(9), SessionNumber(3));
+  writer.session(session);
+  writer.job(job);
+  writer.prompt(job);
+  writer.output(job);
+  writer.session_closed(SessionNumber(3));
+  std::mt19937 rng(1);
+  int whole = 0, refused = 0;
+  for (int i = 0; i < 20000; ++i) {
+    std::string row = writer.bytes();
+    if (i > 0) {
+      for (size_t n = rng() % 4; n > 0; --n) row[rng() % row.size()] = static_cast<char>(rng());
+      if (rng() % 3 == 0) row.resize(rng() % row.size());
+    }
+    ByteReader in(row);
+    in.get<JobNumber>();
+    in.get<SessionNumber>();
+    bool fine = true;
+    while (auto record = next_record(in)) {
+      SessionHead s;
+      JobHead j;
+      OutputChunk chunk;
+      if (record->kind == RecordKind::session) fine = get_session(record->body, s) && fine;
+      if (record->kind == RecordKind::job) fine = get_job(record->body, j) && fine;
+      if (record->kind == RecordKind::prompt || record->kind == RecordKind::output) {
+        record->body.get<JobNumber>();
+        fine = (record->kind == RecordKind::prompt ? get_tokens(record->body, j.prompt)
+                                                   : get_chunk(record->body, chunk)) && fine;
+        EXPECT_LE(chunk.ids.size() + j.prompt.size(), row.size() / sizeof(Token));
+      }
+    }
+    fine = fine && in.ok();
+    (fine ? whole : refused)++;
+    if (i == 0) {
+      EXPECT_TRUE(fine);
+    }
+  }
+  EXPECT_GT(whole, 0);
+  EXPECT_GT(refused, 1000);
+}
+
+}  // namespace
+}  // namespace limpet::broker

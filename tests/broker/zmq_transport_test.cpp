@@ -1,0 +1,166 @@
+#include "broker/zmq_transport.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <zmq.h>
+
+#include "schema/wire.h"
+
+namespace limpet::broker {
+namespace {
+
+using std::chrono::milliseconds;
+
+TEST(Endpoints, OffLoopbackIsRefused) {
+  for (const char* fine : {"tcp://127.0.0.1:5555", "tcp://127.9.8.7:*", "tcp://[::1]:5555",
+                           "tcp://localhost:1", "ipc:///run/limpet", "inproc://x"}) {
+    EXPECT_EQ(refuse_endpoint(fine), "") << fine;
+  }
+  for (const char* bad : {"tcp://0.0.0.0:5555", "tcp://*:5555", "tcp://10.0.0.1:5555",
+                          "tcp://[::]:5555", "tcp://eth0:5555", "tcp://127.example.org:5555",
+                          "tcp://127.0.0.1.example.org:5555"}) {
+    EXPECT_THAT(refuse_endpoint(bad), testing::HasSubstr("keys are required off loopback")) << bad;
+  }
+  EXPECT_THAT(refuse_endpoint("udp://127.0.0.1:5"), testing::HasSubstr("not understood"));
+}
+
+class Peer {
+ public:
+  explicit Peer(const std::string& endpoint) {
+    socket_ = zmq_socket(context(), ZMQ_DEALER);
+    const int linger = 0, patience = 3000;
+    zmq_setsockopt(socket_, ZMQ_LINGER, &linger, sizeof(linger));
+    zmq_setsockopt(socket_, ZMQ_RCVTIMEO, &patience, sizeof(patience));
+    EXPECT_EQ(zmq_connect(socket_, endpoint.c_str()), 0);
+  }
+  ~Peer() { zmq_close(socket_); }
+  void send(const std::string& frame, bool more = false) {
+    zmq_send(socket_, frame.data(), frame.size(), more ? ZMQ_SNDMORE : 0);
+  }
+  template <typename Message>
+  std::vector<Message> receive() {
+    std::vector<Message> out;
+    std::vector<char> frame(1 << 20);
+    const int n = zmq_recv(socket_, frame.data(), frame.size(), 0);
+    if (n >= 0) {
+      const auto bytes = std::as_bytes(std::span(frame)).first(static_cast<size_t>(n));
+      EXPECT_EQ(wire::decode(bytes, out).code, ErrorCode::none);
+    }
+    return out;
+  }
+  static void* context() {
+    static void* made = zmq_ctx_new();
+    return made;
+  }
+
+ private:
+  void* socket_;
+};
+
+class TransportTest : public testing::Test {
+ protected:
+  std::vector<Event> poll() {
+    std::vector<Event> events;
+    for (int i = 0; i < 30 && events.empty(); ++i) transport_.poll(milliseconds(100), events);
+    return events;
+  }
+  static std::string cancel(const std::string& id) {
+    const ClientMessage m = Cancel{id};
+    return wire::encode(std::span(&m, 1));
+  }
+
+  ZmqTransport transport_{{"tcp://127.0.0.1:*", "tcp://127.0.0.1:*"}};
+};
+
+TEST_F(TransportTest, ClientsAndWorkersAreToldApartAndAnswered) {
+  Peer client(transport_.frontend()), worker(transport_.backend());
+  client.send(cancel("a"));
+  auto events = poll();
+  ASSERT_EQ(events.size(), 1u);
+  const auto& e = std::get<ClientEvent>(events[0]);
+  EXPECT_EQ(std::get<Cancel>(e.message).job_id, "a");
+  const BrokerToClient answer = Refused{"a", ErrorCode::not_found, "no such job", 0};
+  EXPECT_EQ(transport_.send(e.client, wire::encode(std::span(&answer, 1))), Delivery::sent);
+  auto got = client.receive<BrokerToClient>();
+  ASSERT_EQ(got.size(), 1u);
+  EXPECT_EQ(std::get<Refused>(got[0]).code, ErrorCode::not_found);
+
+  const WorkerMessage hello = Leaving{4};
+  worker.send(wire::encode(std::span(&hello, 1)));
+  events = poll();
+  ASSERT_EQ(events.size(), 1u);
+  const BrokerToWorker who = WhoAreYou{};
+  transport_.send(std::get<WorkerEvent>(events[0]).worker, std::span(&who, 1));
+  EXPECT_EQ(worker.receive<BrokerToWorker>().size(), 1u);
+}
+
+TEST_F(TransportTest, ABadFrameCostsItsSenderAnError) {
+  Peer client(transport_.frontend()), worker(transport_.backend());
+  std::string damaged = cancel("a");
+  damaged[damaged.size() / 2] = static_cast<char>(~damaged[damaged.size() / 2]);
+  damaged.resize(damaged.size() - 3);
+  worker.send("nonsense");
+  for (const std::string& bad : {std::string("nonsense"), std::string(), damaged}) {
+    client.send(bad);
+    std::vector<Event> events;
+    std::vector<BrokerToClient> got;
+    transport_.poll(milliseconds(500), events);
+    transport_.poll(milliseconds(20), events);
+    EXPECT_TRUE(events.empty());
+    got = client.receive<BrokerToClient>();
+    ASSERT_EQ(got.size(), 1u);
+    EXPECT_TRUE(std::holds_alternative<Refused>(got[0]));
+  }
+  client.send(cancel("a"), true);  // a message of two parts is not one frame
+  client.send(cancel("b"));
+  std::vector<Event> events;
+  transport_.poll(milliseconds(500), events);
+  EXPECT_TRUE(events.empty());
+  EXPECT_EQ(client.receive<BrokerToClient>().size(), 1u);
+  client.send(cancel("c"));
+  EXPECT_EQ(poll().size(), 1u) << "a sound frame of the same sender is taken";
+  EXPECT_EQ(transport_.counters().bad_frames, 5);
+}
+
+TEST_F(TransportTest, WhoHasGoneIsTold) {
+  std::vector<Event> events;
+  {
+    Peer client(transport_.frontend()), worker(transport_.backend());
+    client.send(cancel("a"));
+    const WorkerMessage hello = Leaving{4};
+    worker.send(wire::encode(std::span(&hello, 1)));
+    for (int i = 0; i < 30 && events.size() < 2; ++i) transport_.poll(milliseconds(100), events);
+    ASSERT_EQ(events.size(), 2u);
+  }
+  const BrokerToWorker who = WhoAreYou{};
+  bool client_gone = false, worker_gone = false;
+  for (int i = 0; i < 100 && !(client_gone && worker_gone); ++i) {
+    for (const Event& e : events) {
+      if (const auto* c = std::get_if<ClientEvent>(&e)) {
+        client_gone = transport_.send(c->client, cancel("x")) == Delivery::gone;
+      }
+      if (const auto* w = std::get_if<WorkerEvent>(&e)) {
+        transport_.send(w->worker, std::span(&who, 1));
+      }
+    }
+    std::vector<Event> later;
+    transport_.poll(milliseconds(10), later);
+    for (const Event& e : later) {
+      worker_gone = worker_gone || std::holds_alternative<WorkerUnreachable>(e);
+    }
+  }
+  EXPECT_TRUE(client_gone);
+  EXPECT_TRUE(worker_gone);
+}
+
+TEST_F(TransportTest, APortInUseIsToldClearly) {
+  try {
+    ZmqTransport second({transport_.frontend(), "tcp://127.0.0.1:*"});
+    FAIL() << "two brokers on one port";
+  } catch (const TransportError& e) {
+    EXPECT_THAT(e.what(), testing::HasSubstr("cannot listen on tcp://127.0.0.1:"));
+  }
+}
+
+}  // namespace
+}  // namespace limpet::broker

@@ -36,9 +36,9 @@ struct BackendInfo {
 
 // What a run costs and moves is counted where it happens; bytes.
 struct BackendCounters {
-  int64_t bytes_up = 0;       // write() and pack()
-  int64_t bytes_down = 0;     // read()
-  int64_t bytes_copied = 0;   // copy(), within the device
+  int64_t bytes_up = 0;      // write() and pack()
+  int64_t bytes_down = 0;    // read()
+  int64_t bytes_copied = 0;  // copy(), within the device
   int64_t runs = 0;
 };
 

@@ -9,13 +9,20 @@ namespace limpet {
 
 std::unique_ptr<Backend> make_backend(const Device& device, const BackendOptions& options) {
   switch (device.kind) {
-    case DeviceKind::cpu: return make_cpu_backend(device, options);
-    case DeviceKind::cuda: return make_cuda_backend(device, options);
-    case DeviceKind::hip: return make_hip_backend(device, options);
-    case DeviceKind::vulkan: return make_vulkan_backend(device, options);
-    case DeviceKind::metal: return make_metal_backend(device, options);
-    case DeviceKind::mlx: return make_mlx_backend(device, options);
-    case DeviceKind::webgpu: return make_webgpu_backend(device, options);
+    case DeviceKind::cpu:
+      return make_cpu_backend(device, options);
+    case DeviceKind::cuda:
+      return make_cuda_backend(device, options);
+    case DeviceKind::hip:
+      return make_hip_backend(device, options);
+    case DeviceKind::vulkan:
+      return make_vulkan_backend(device, options);
+    case DeviceKind::metal:
+      return make_metal_backend(device, options);
+    case DeviceKind::mlx:
+      return make_mlx_backend(device, options);
+    case DeviceKind::webgpu:
+      return make_webgpu_backend(device, options);
   }
   throw std::logic_error("make_backend: no such kind of device");
 }

@@ -8,7 +8,7 @@
 namespace limpet {
 
 struct BackendOptions {
-  int threads = 0;      // of the CPU backend; 0: as many as the machine has
+  int threads = 0;       // of the CPU backend; 0: as many as the machine has
   bool bf16_dot = true;  // use the processor's bf16 dot products where it has them
 };
 

@@ -35,8 +35,7 @@ struct ProgramValue {
   // Bytes from the first element to the end of the last one, unpacked.
   int64_t bytes() const {
     const int64_t stride = row_stride != 0 ? row_stride : shape.cols();
-    return shape.rows() == 0 ? 0
-                             : ((shape.rows() - 1) * stride + shape.cols()) * size_of(dtype);
+    return shape.rows() == 0 ? 0 : ((shape.rows() - 1) * stride + shape.cols()) * size_of(dtype);
   }
 };
 

@@ -1,6 +1,7 @@
+#include <hwy/targets.h>
+
 #include <algorithm>
 #include <cstring>
-#include <hwy/targets.h>
 #include <memory>
 #include <stdexcept>
 #include <thread>
@@ -245,8 +246,7 @@ std::unique_ptr<Backend> make_cpu_backend(const Device& device, const BackendOpt
   }
   int threads = options.threads;
   if (threads == 0) threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  return std::make_unique<CpuBackend>(threads,
-                                      options.bf16_dot && ops::bf16_dot() != nullptr);
+  return std::make_unique<CpuBackend>(threads, options.bf16_dot && ops::bf16_dot() != nullptr);
 }
 
 }  // namespace limpet

@@ -27,9 +27,8 @@ void run(const Embedding&, CpuContext& cpu, const Args& a) {
   for (int64_t r = 0; r < rows; ++r) {
     require(ids[r] >= 0 && ids[r] < table.shape[0], "Embedding", "token id outside the table");
   }
-  cpu.parallel_for(rows, [&](int64_t r, int) {
-    copy_row(table, ids[r], x.as<float>() + r * x.stride());
-  });
+  cpu.parallel_for(
+      rows, [&](int64_t r, int) { copy_row(table, ids[r], x.as<float>() + r * x.stride()); });
 }
 
 }  // namespace limpet::ops

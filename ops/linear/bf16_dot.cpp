@@ -31,8 +31,8 @@ void multiply_rows(const char* x, size_t stride, const char* panel, size_t pairs
     const auto b = reinterpret_cast<__m512bh>(_mm512_load_si512(panel + p * 128 + 64));
     for (int r = 0; r < kRows; ++r) {
       const char* pair = x + static_cast<size_t>(r) * stride + p * 4;
-      const auto v = reinterpret_cast<__m512bh>(
-          _mm512_set1_epi32(*reinterpret_cast<const int*>(pair)));
+      const auto v =
+          reinterpret_cast<__m512bh>(_mm512_set1_epi32(*reinterpret_cast<const int*>(pair)));
       low[r] = _mm512_dpbf16_ps(low[r], v, a);
       high[r] = _mm512_dpbf16_ps(high[r], v, b);
     }
@@ -48,8 +48,7 @@ constexpr Rows kRows[] = {multiply_rows<1>, multiply_rows<2>, multiply_rows<3>, 
                           multiply_rows<5>, multiply_rows<6>, multiply_rows<7>, multiply_rows<8>};
 
 // Up to eight rows share one pass over the panel.
-void multiply(const void* x, size_t stride, const void* panel, size_t k, size_t rows,
-              float* sums) {
+void multiply(const void* x, size_t stride, const void* panel, size_t k, size_t rows, float* sums) {
   const auto* from = static_cast<const char*>(x);
   for (size_t r = 0; r < rows; r += 8) {
     const size_t some = rows - r < 8 ? rows - r : 8;

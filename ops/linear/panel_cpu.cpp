@@ -1,6 +1,5 @@
-#include "ops/linear/panel.h"
-
 #include "ops/linear/bf16_dot.h"
+#include "ops/linear/panel.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/linear/panel_cpu.cpp"

@@ -1,17 +1,15 @@
-#include "ops/paged_attention/paged_attention.h"
-
 #include <algorithm>
 #include <limits>
 
+#include "ops/paged_attention/paged_attention.h"
 #include "ops/paged_attention/pool.h"
 #include "ops/paged_attention/tile.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/paged_attention/paged_attention_cpu.cpp"
+#include <hwy/contrib/math/math-inl.h>
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/highway.h>
-
-#include <hwy/contrib/math/math-inl.h>
 
 #include "ops/paged_attention/tile-inl.h"
 #include "ops/sixteen-inl.h"
@@ -196,8 +194,13 @@ void attend(const Problem& p, const Item& item, std::byte* scratch) {
 
 void run(const PagedAttention& op, CpuContext& cpu, const Args& a) {
   const Pool pool(a.in[4]);
-  const Problem p{op,   a.in[0], a.out[0], a.in[1].as<int32_t>(), PageTable(a.in[2], a.in[3]),
-                  pool, a.in[0].cols() / (pool.kv_heads * pool.head_dim)};
+  const Problem p{op,
+                  a.in[0],
+                  a.out[0],
+                  a.in[1].as<int32_t>(),
+                  PageTable(a.in[2], a.in[3]),
+                  pool,
+                  a.in[0].cols() / (pool.kv_heads * pool.head_dim)};
   const int64_t rows = true_rows(a, a.out[0].rows());
   if (rows == 0) return;
   check_tables(p, rows);

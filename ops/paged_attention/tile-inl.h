@@ -76,8 +76,7 @@ HWY_INLINE void StageValues(const T* from, size_t dim, size_t padded, size_t tok
 
 template <class T>
 HWY_INLINE void StagePage(const Tile& tile, int64_t page, size_t at, size_t tokens) {
-  const auto* keys =
-      reinterpret_cast<const T*>(tile.pool.rows(page, tile.layer, 0, tile.kv_head));
+  const auto* keys = reinterpret_cast<const T*>(tile.pool.rows(page, tile.layer, 0, tile.kv_head));
   const auto* values =
       reinterpret_cast<const T*>(tile.pool.rows(page, tile.layer, 1, tile.kv_head));
   // Whole fours of keys: those beyond are masked before use.
@@ -153,8 +152,8 @@ HWY_INLINE void ProductRows(const float* const* a, size_t k, const float* b, siz
 }
 
 template <bool kAdd>
-HWY_INLINE void Product(const float* const* a, size_t rows, size_t k, const float* b,
-                        size_t stride, float* const* c, size_t columns) {
+HWY_INLINE void Product(const float* const* a, size_t rows, size_t k, const float* b, size_t stride,
+                        float* const* c, size_t columns) {
   size_t r = 0;
   for (; r + 4 <= rows; r += 4) ProductRows<kAdd, 4>(a + r, k, b, stride, c + r, columns);
   for (; r < rows; ++r) ProductRows<kAdd, 1>(a + r, k, b, stride, c + r, columns);

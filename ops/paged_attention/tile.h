@@ -9,7 +9,7 @@
 
 namespace limpet::ops {
 
-constexpr int64_t kBlock = 64;        // keys, counted from position 0
+constexpr int64_t kBlock = 64;  // keys, counted from position 0
 constexpr size_t kTileQueries = 64;
 
 struct Tile {
@@ -36,12 +36,15 @@ struct Tile {
   size_t padded_dim() const { return padded(static_cast<int64_t>(head_dim)); }
   static size_t scratch_bytes(int64_t head_dim) {
     const size_t dim = padded(head_dim);
-    return sizeof(float) *
-           (2 * kBlock * dim + kTileQueries * (kBlock + dim + 16 + 1));
+    return sizeof(float) * (2 * kBlock * dim + kTileQueries * (kBlock + dim + 16 + 1));
   }
 
   Tile(const Pool& of, int64_t l, int64_t h, const int32_t* table, float s, std::byte* scratch)
-      : pool(of), layer(l), kv_head(h), pages(table), scale(s),
+      : pool(of),
+        layer(l),
+        kv_head(h),
+        pages(table),
+        scale(s),
         head_dim(static_cast<size_t>(of.head_dim)) {
     keys = reinterpret_cast<float*>(scratch);
     values = keys + kBlock * padded_dim();

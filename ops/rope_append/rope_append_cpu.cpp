@@ -1,8 +1,7 @@
-#include "ops/rope_append/rope_append.h"
-
 #include <cstring>
 
 #include "ops/paged_attention/pool.h"
+#include "ops/rope_append/rope_append.h"
 
 namespace limpet::ops {
 namespace {

@@ -48,7 +48,8 @@ struct Bound {
 TEST(Program, RunsThroughTheArenaWithSlicesOffsetsAndCounts) {
   Bound with;
   const auto exe = with.backend->compile(sums());
-  exe->bind(0, *with.a), exe->bind(1, *with.b), exe->bind(5, *with.y, 8), exe->bind(6, *with.counts);
+  exe->bind(0, *with.a), exe->bind(1, *with.b), exe->bind(5, *with.y, 8),
+      exe->bind(6, *with.counts);
   EXPECT_EQ(with.run(*exe), (std::vector<float>{0, 0, 44, 66, 132, 154}));
   EXPECT_EQ(exe->arena_bytes(), 128);
 
@@ -80,7 +81,10 @@ TEST(Program, WhatIsMalformedIsRefusedWithItsPlace) {
       {"value both: lies outside the arena", [](Program& p) { p.arena_bytes = 95; }},
       {"value left: rows overlap", [](Program& p) { p.values[3].row_stride = 1; }},
       {"takes a and b", [](Program& p) { p.steps[0].inputs.pop_back(); }},
-      {"of the same shape", [](Program& p) { p.values[5].shape = {2, 3}; }},
+      {"of the same shape",
+       [](Program& p) {
+         p.values[5].shape = {2, 3};
+       }},
       {"writes an input", [](Program& p) { p.steps[0].outputs[0] = 1; }},
       {"counts has no such element", [](Program& p) { p.steps[1].count = 1; }},
       {"value id out of range", [](Program& p) { p.counts = -1; }},

@@ -40,7 +40,9 @@ struct PagedKv {
 
   PagedKv(const AttentionShape& s, DType dtype, int64_t sequences_, int64_t max_tokens,
           uint64_t seed)
-      : shape(s), sequences(sequences_), max_pages((max_tokens + s.page_tokens - 1) / s.page_tokens) {
+      : shape(s),
+        sequences(sequences_),
+        max_pages((max_tokens + s.page_tokens - 1) / s.page_tokens) {
     Random random(seed);
     std::vector<int32_t> pages(static_cast<size_t>(sequences * max_pages + 3));
     std::iota(pages.begin(), pages.end(), 0);
@@ -57,10 +59,12 @@ struct PagedKv {
 
   // Element 0 of a key (which = 0) or value (1).
   size_t at(int32_t sequence, int64_t position, int64_t which, int64_t kv_head) const {
-    const int64_t page = page_table.ints[static_cast<size_t>(
-        sequence * max_pages + position / shape.page_tokens)];
-    const int64_t row = (((page * shape.layers + shape.layer) * 2 + which) * shape.kv_heads +
-                         kv_head) * shape.page_tokens + position % shape.page_tokens;
+    const int64_t page =
+        page_table.ints[static_cast<size_t>(sequence * max_pages + position / shape.page_tokens)];
+    const int64_t row =
+        (((page * shape.layers + shape.layer) * 2 + which) * shape.kv_heads + kv_head) *
+            shape.page_tokens +
+        position % shape.page_tokens;
     return static_cast<size_t>(row * shape.head_dim);
   }
 };

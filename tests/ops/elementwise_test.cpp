@@ -33,8 +33,8 @@ TEST_P(RmsNormTest, EqualsTheReference) {
         const double scale = 1 / std::sqrt(sum / static_cast<double>(c.n) + 1e-5);
         for (int64_t i = 0; i < c.n; ++i) want.push_back(x[i] * scale * in[1].values[i]);
       }
-      const auto got = run_op(*backend_, ops::RmsNorm{1e-5f, heads}, in, {c.rows, width},
-                              {.count = c.count});
+      const auto got =
+          run_op(*backend_, ops::RmsNorm{1e-5f, heads}, in, {c.rows, width}, {.count = c.count});
       expect_rows(got, want, 1e-6, width, c.truth());
     }
   }
@@ -50,8 +50,7 @@ TEST_P(SiluMulTest, EqualsTheReference) {
       const double a = in[0].values[i];
       want.push_back(a / (1 + std::exp(-a)) * in[1].values[i]);
     }
-    const auto got =
-        run_op(*backend_, ops::SiluMul{}, in, {c.rows, c.n}, {.count = c.count});
+    const auto got = run_op(*backend_, ops::SiluMul{}, in, {c.rows, c.n}, {.count = c.count});
     expect_rows(got, want, 1e-6, c.n, c.truth());
   }
 }
@@ -75,8 +74,8 @@ TEST_P(AddTest, Adds) {
     for (size_t i = 0; i < in[0].values.size(); ++i) {
       want.push_back(in[0].values[i] + in[1].values[i]);
     }
-    expect_rows(run_op(*backend_, ops::Add{}, in, {c.rows, c.n}, {.count = c.count}), want, 0,
-                c.n, c.truth());
+    expect_rows(run_op(*backend_, ops::Add{}, in, {c.rows, c.n}, {.count = c.count}), want, 0, c.n,
+                c.truth());
   }
 }
 

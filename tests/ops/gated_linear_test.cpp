@@ -37,8 +37,7 @@ TEST_P(GatedLinearTest, EqualsTheReference) {
           want[r * c.n + j] = gate / (1 + std::exp(-gate)) * up;
         }
       }
-      const auto got =
-          run_op(*backend_, ops::GatedLinear{}, in, {c.rows, c.n}, {.count = c.count});
+      const auto got = run_op(*backend_, ops::GatedLinear{}, in, {c.rows, c.n}, {.count = c.count});
       expect_rows(got, want, 2e-5, c.n, c.count < 0 ? c.rows : c.count);
     }
   }
@@ -69,9 +68,9 @@ TEST(GatedLinearRows, BitsDependNeitherOnTheBatchNorOnThreads) {
     auto two = make_backend({}, {.threads = 2}), one = make_backend({}, {.threads = 1});
     const auto want = run_op(*two, ops::GatedLinear{}, in, {c.rows, c.n});
     for (int64_t r = 0; r < c.rows; ++r) {
-      std::vector<Tensor> alone = {f32({1, c.k}, {in[0].values.begin() + r * c.k,
-                                                  in[0].values.begin() + (r + 1) * c.k}),
-                                   in[1]};
+      std::vector<Tensor> alone = {
+          f32({1, c.k}, {in[0].values.begin() + r * c.k, in[0].values.begin() + (r + 1) * c.k}),
+          in[1]};
       const auto got = run_op(*one, ops::GatedLinear{}, alone, {1, c.n});
       ASSERT_TRUE(same_bits(got.data(), want.data() + r * c.n, c.n)) << name_of(dtype) << r;
     }

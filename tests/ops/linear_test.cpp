@@ -10,10 +10,14 @@ struct Case {
 };
 
 const Case kCases[] = {
-    {1, 64, 32},          {1, 1, 1},
-    {3, 65, 33, true},    {8, 128, 96, true, true},
-    {9, 37, 71, false, true}, {17, 96, 160, true, true, 13},
-    {4, 64, 48, false, false, 0}, {21, 300, 130, true, false, 20},
+    {1, 64, 32},
+    {1, 1, 1},
+    {3, 65, 33, true},
+    {8, 128, 96, true, true},
+    {9, 37, 71, false, true},
+    {17, 96, 160, true, true, 13},
+    {4, 64, 48, false, false, 0},
+    {21, 300, 130, true, false, 20},
 };
 
 std::vector<double> reference(const Case& c, const std::vector<Tensor>& in) {
@@ -49,8 +53,8 @@ TEST_P(LinearTest, EqualsTheReference) {
       SCOPED_TRACE(std::to_string(c.rows) + " x " + std::to_string(c.k) + " x " +
                    std::to_string(c.n) + " " + name_of(dtype));
       auto in = operands(c, dtype, 7);
-      const auto got = run_op(*backend_, ops::Linear{c.bias, c.residual}, in, {c.rows, c.n},
-                              {.count = c.count});
+      const auto got =
+          run_op(*backend_, ops::Linear{c.bias, c.residual}, in, {c.rows, c.n}, {.count = c.count});
       expect_rows(got, reference(c, in), 1e-5, c.n, c.count < 0 ? c.rows : c.count);
     }
   }

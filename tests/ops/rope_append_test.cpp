@@ -5,8 +5,8 @@ namespace {
 
 struct Inputs {
   std::vector<Tensor> in;
-  std::vector<double> q;     // rotated
-  std::vector<float> pool;   // as it should be afterwards
+  std::vector<double> q;    // rotated
+  std::vector<float> pool;  // as it should be afterwards
 };
 
 double rotated(const float* x, const float* table, int64_t i, int64_t rotary) {
@@ -23,15 +23,16 @@ Inputs make(const PagedKv& kv, const Rows& rows, int64_t rotary, int64_t true_ro
   Random random(9);
   const auto q = random.many(n * q_width), k = random.many(n * kv_width),
              v = random.many(n * kv_width), table = random.many(n * rotary);
-  Inputs made{{f32({n, q_width}, q), f32({n, kv_width}, k), f32({n, kv_width}, v),
-               f32({n, rotary}, table), i32({n}, rows.positions), i32({n}, rows.row_sequence),
-               kv.page_table, kv.pool},
-              {}, kv.pool.values};
+  Inputs made{
+      {f32({n, q_width}, q), f32({n, kv_width}, k), f32({n, kv_width}, v), f32({n, rotary}, table),
+       i32({n}, rows.positions), i32({n}, rows.row_sequence), kv.page_table, kv.pool},
+      {},
+      kv.pool.values};
   for (int64_t r = 0; r < n; ++r) {
     for (int64_t h = 0; h < s.heads; ++h) {
       for (int64_t i = 0; i < s.head_dim; ++i) {
-        made.q.push_back(rotated(q.data() + r * q_width + h * s.head_dim, table.data() + r * rotary,
-                                 i, rotary));
+        made.q.push_back(
+            rotated(q.data() + r * q_width + h * s.head_dim, table.data() + r * rotary, i, rotary));
       }
     }
     for (int64_t h = 0; h < s.kv_heads && r < true_rows; ++h) {
@@ -52,14 +53,14 @@ using RopeAppendTest = OnEveryDevice;
 
 TEST_P(RopeAppendTest, EqualsTheReference) {
   const Rows rows({{1, 14, 5}, {0, 0, 1}, {2, 40, 2}});
-  for (const AttentionShape& s : {AttentionShape{4, 2, 64}, AttentionShape{3, 3, 18},
-                                  AttentionShape{7, 1, 80}}) {
+  for (const AttentionShape& s :
+       {AttentionShape{4, 2, 64}, AttentionShape{3, 3, 18}, AttentionShape{7, 1, 80}}) {
     for (const DType dtype : {DType::f32, DType::bf16}) {
       for (const int64_t rotary : {s.head_dim, s.head_dim / 4 * 2}) {
         const PagedKv kv(s, dtype, 3, 48, 8);
         Inputs inputs = make(kv, rows, rotary, 7);
-        const auto got = run_op(*backend_, ops::RopeAppend{s.layer}, inputs.in,
-                                inputs.in[0].shape, {.count = 7, .updated = 7});
+        const auto got = run_op(*backend_, ops::RopeAppend{s.layer}, inputs.in, inputs.in[0].shape,
+                                {.count = 7, .updated = 7});
         expect_rows(got, inputs.q, 1e-6, s.heads * s.head_dim, 7);
         // One unit in the last place of bf16, where the reference rounds to the other side.
         const float tolerance = dtype == DType::f32 ? 1e-6f : 1.0f / 128;
@@ -80,8 +81,7 @@ TEST(RopeAppendRows, BitsDependNeitherOnTheBatchNorOnThreads) {
     Inputs whole = make(kv, rows, 50, rows.size());
     auto alone = whole.in;
     auto two = make_backend({}, {.threads = 2}), one = make_backend({}, {.threads = 1});
-    const auto want =
-        run_op(*two, ops::RopeAppend{1}, whole.in, whole.in[0].shape, {.updated = 7});
+    const auto want = run_op(*two, ops::RopeAppend{1}, whole.in, whole.in[0].shape, {.updated = 7});
     for (int64_t r = 0; r < rows.size(); ++r) {
       std::vector<Tensor> in;
       for (int i = 0; i < 4; ++i) {

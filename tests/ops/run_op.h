@@ -61,9 +61,9 @@ class Random {
 // Every backend that this build has and this machine can open.
 inline std::vector<Device> devices() {
   std::vector<Device> all;
-  for (const DeviceKind kind : {DeviceKind::cpu, DeviceKind::cuda, DeviceKind::hip,
-                                DeviceKind::vulkan, DeviceKind::metal, DeviceKind::mlx,
-                                DeviceKind::webgpu}) {
+  for (const DeviceKind kind :
+       {DeviceKind::cpu, DeviceKind::cuda, DeviceKind::hip, DeviceKind::vulkan, DeviceKind::metal,
+        DeviceKind::mlx, DeviceKind::webgpu}) {
     try {
       make_backend({kind, 0}, {.threads = 1});
       all.push_back({kind, 0});
@@ -79,10 +79,10 @@ class OnEveryDevice : public testing::TestWithParam<Device> {
   std::unique_ptr<Backend> backend_;
 };
 
-#define LIMPET_ON_EVERY_DEVICE(suite)                                      \
-  INSTANTIATE_TEST_SUITE_P(Device, suite, testing::ValuesIn(devices()),    \
+#define LIMPET_ON_EVERY_DEVICE(suite)                                       \
+  INSTANTIATE_TEST_SUITE_P(Device, suite, testing::ValuesIn(devices()),     \
                            [](const testing::TestParamInfo<Device>& info) { \
-                             return std::string(name_of(info.param.kind)); \
+                             return std::string(name_of(info.param.kind));  \
                            })
 
 inline std::unique_ptr<Buffer> packed(Backend& backend, const Tensor& t) {
@@ -129,16 +129,22 @@ inline std::vector<float> run_op(Backend& backend, const ops::Op& op, std::vecto
   ProgramStep step{.op = op};
   std::vector<std::unique_ptr<Buffer>> buffers;
   const auto add = [&](const Tensor& t, ValueKind kind, const std::string& name) {
-    program.values.push_back({.name = name, .dtype = t.dtype, .shape = t.shape, .kind = kind,
-                              .layout = t.layout, .row_stride = t.row_stride});
+    program.values.push_back({.name = name,
+                              .dtype = t.dtype,
+                              .shape = t.shape,
+                              .kind = kind,
+                              .layout = t.layout,
+                              .row_stride = t.row_stride});
     buffers.push_back(uploaded(backend, t));
     return static_cast<ValueId>(program.values.size() - 1);
   };
   for (size_t i = 0; i < in.size(); ++i) {
     const bool is_weight = in[i].layout != Layout::dense;
     const bool updated = static_cast<int>(i) == options.updated;
-    step.inputs.push_back(add(in[i], is_weight ? ValueKind::weight
-                                     : updated ? ValueKind::handle : ValueKind::input,
+    step.inputs.push_back(add(in[i],
+                              is_weight ? ValueKind::weight
+                              : updated ? ValueKind::handle
+                                        : ValueKind::input,
                               "in " + std::to_string(i)));
   }
   Tensor result = f32(out, std::vector<float>(static_cast<size_t>(out.elements()), kUntouched));

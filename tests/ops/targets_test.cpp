@@ -104,8 +104,11 @@ TEST_F(Targets, PagedAttention) {
     std::vector<Tensor> in = {f32({10, 252}, random.many(2520)), i32({10}, rows.positions),
                               i32({10}, rows.row_sequence), kv.page_table, kv.pool};
     auto backend = make_backend({}, {.threads = 1});
-    compare([&] { return run_op(*backend, ops::PagedAttention{1, 0.2f, 90}, in, {10, 252}); },
-            1e-5);
+    compare(
+        [&] {
+          return run_op(*backend, ops::PagedAttention{1, 0.2f, 90}, in, {10, 252});
+        },
+        1e-5);
   }
 }
 

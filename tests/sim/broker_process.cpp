@@ -1,0 +1,265 @@
+#include "tests/sim/broker_process.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "tests/sim/describe.h"
+
+namespace limpet::sim {
+namespace {
+
+[[noreturn]] void violated(const std::string& what) { throw Contradiction(what); }
+
+std::string tag(JobNumber job) { return "job " + std::to_string(raw(job)) + ": "; }
+
+// The attempt for which a worker really said something of this job; 0 when it did not.
+Attempt said_by(const WorkerMessage& message, JobNumber job) {
+  if (const auto* m = std::get_if<JobStarted>(&message))
+    return m->job == job ? m->attempt : Attempt{};
+  if (const auto* m = std::get_if<JobEnded>(&message))
+    return m->job == job ? m->attempt : Attempt{};
+  if (const auto* m = std::get_if<StepTokens>(&message)) {
+    for (const StepRow& row : m->rows)
+      if (row.job == job) return row.attempt;
+  }
+  return Attempt{};
+}
+
+}  // namespace
+
+BrokerProcess::BrokerProcess(World& world, ToClient to_client, ToWorker to_worker)
+    : world_(world), to_client_(std::move(to_client)), to_worker_(std::move(to_worker)) {
+  start();
+}
+
+void BrokerProcess::start() {
+  ++life_;
+  core_ = std::make_unique<broker::Core>(world_.scene.core);
+  for (const JournalEntry& entry : disk_.snapshot()) {
+    const bool numbers = std::holds_alternative<broker::NumbersReserved>(entry);
+    if (world_.plant == Plant::numbers_reused && numbers) continue;
+    core_->apply(entry);
+  }
+  core_->recovered(world_.now);
+  wake_at_ = broker::Time::max();
+  turn_due_ = false;
+  wake_later();
+  world_.trace("broker up, life ", std::to_string(life_));
+}
+
+void BrokerProcess::crash() {
+  world_.trace("broker crashes");
+  ++world_.verdict.broker_crashes;
+  ++life_;
+  core_.reset();
+  inbox_.clear();
+  streams_.clear();
+  crash_ = Crash::none;
+  world_.in(world_.rng.between(1, 300), [this] { start(); });
+}
+
+void BrokerProcess::arrives(broker::Event event, std::shared_ptr<const Origin> origin) {
+  if (!up()) return;
+  inbox_.push_back({std::move(event), std::move(origin)});
+  if (turn_due_) return;
+  turn_due_ = true;
+  world_.in(world_.rng.below(2), [this, life = life_] {
+    if (life == life_) turn();
+  });
+}
+
+void BrokerProcess::wake_later() {
+  const broker::Time due = core_->next_deadline();
+  if (due >= wake_at_) return;
+  wake_at_ = due;
+  const int64_t ms = std::max<int64_t>((due - world_.now.mono) / milliseconds(1), 0) + 1;
+  world_.in(ms, [this, life = life_, due] {
+    if (life != life_ || wake_at_ != due) return;
+    wake_at_ = broker::Time::max();
+    arrives(broker::Wake{});
+  });
+}
+
+void BrokerProcess::turn() {
+  turn_due_ = false;
+  broker::Output out;
+  std::vector<Decided> decided;
+  for (Arrival& a : std::exchange(inbox_, {})) {
+    if (auto* e = std::get_if<broker::ClientEvent>(&a.event)) {
+      const auto* submit = std::get_if<Submit>(&e->message);
+      const auto* attach = std::get_if<Attach>(&e->message);
+      const auto* cancel = std::get_if<Cancel>(&e->message);
+      const std::string id = submit   ? submit->spec->job_id
+                             : attach ? attach->job_id
+                             : cancel ? cancel->job_id
+                                      : "";
+      if (world_.plant != Plant::ended_forgotten) e->stored = disk_.find_ended(id);
+    } else if (const auto* gone = std::get_if<broker::ClientGone>(&a.event)) {
+      std::erase_if(streams_, [&](const auto& s) { return s.first.first == gone->client; });
+    }
+    const size_t begin = out.append.size();
+    core_->step(world_.now, a.event, out);
+    decided.push_back({begin, out.append.size(), a.origin});
+  }
+  const Crash crash_now = out.append.empty() ? Crash::none : crash_;
+  if (world_.plant == Plant::send_before_commit) send(out, out.send.size());
+  if (crash_now == Crash::before_commit) return crash();
+  commit(out, decided);
+  if (crash_now == Crash::after_commit) return crash();
+  const bool cut = crash_now == Crash::between_sends && !out.send.empty();
+  if (world_.plant != Plant::send_before_commit) {
+    send(out, cut ? static_cast<size_t>(world_.rng.below(std::ssize(out.send))) : out.send.size());
+  }
+  if (crash_now == Crash::between_sends) return crash();
+  wake_later();
+}
+
+void BrokerProcess::commit(const broker::Output& out, const std::vector<Decided>& decided) {
+  for (const Decided& d : decided) {
+    for (size_t i = d.begin; i < d.end; ++i) {
+      const JournalEntry& entry = out.append[i];
+      if (world_.tracing) world_.trace(describe(entry));
+      judge(entry, d.origin.get());
+      const bool tokens = std::holds_alternative<broker::TokensAppended>(entry);
+      if (tokens && world_.plant == Plant::tokens_not_durable && world_.rng.chance(20)) continue;
+      disk_.commit({&entry, 1});
+    }
+  }
+  judge_credit();
+}
+
+// An attempt's reports become durable only while it is the current one, at the current home.
+void BrokerProcess::judge_source(JobNumber number, const Origin* origin) {
+  const ReferenceStore::Job* job = disk_.find(number);
+  if (!job || !origin) violated(tag(number) + "progress that no worker reported");
+  const ReferenceStore::Session& s = *disk_.find(job->accepted.session);
+  if (said_by(origin->message, number) != job->attempt || origin->worker != s.home ||
+      origin->incarnation != s.incarnation) {
+    violated(tag(number) + "an old owner's report became durable: " + origin->worker);
+  }
+}
+
+void BrokerProcess::judge_token(const ReferenceStore::Job& job, std::span<const Token> transcript,
+                                Token token) {
+  if (token != next_token(transcript, job.accepted.seed)) {
+    violated(tag(job.accepted.job) + "a token that its transcript does not give");
+  }
+}
+
+void BrokerProcess::judge(const JournalEntry& entry, const Origin* origin) {
+  if (const auto* e = std::get_if<broker::StartedEntry>(&entry)) {
+    judge_source(e->job, origin);
+    ++world_.verdict.attempts;
+    world_.verdict.resident_starts += e->residency == Residency::resident;
+    const ReferenceStore::Job* job = disk_.find(e->job);
+    if (e->has_prompt && e->prompt != job->accepted.spec->tokens) {
+      violated(tag(e->job) + "another prompt than was submitted");
+    }
+  } else if (const auto* e = std::get_if<broker::TokensAppended>(&entry)) {
+    for (const broker::OutputRow& row : e->rows) {
+      judge_source(row.job, origin);
+      const ReferenceStore::Job& job = *disk_.find(row.job);
+      std::vector<Token> transcript = disk_.transcript(row.job);
+      std::string text;
+      for (const Token token : row.ids) {
+        judge_token(job, transcript, token);
+        transcript.push_back(token);
+        text += text_of(token);
+        ++world_.verdict.tokens;
+      }
+      if (row.text != text) violated(tag(row.job) + "text that its tokens do not give");
+    }
+  } else if (const auto* e = std::get_if<broker::JobEndedEntry>(&entry)) {
+    if (e->state == JobState::finished) judge_source(e->job, origin);
+    judge_end(*e);
+  } else if (std::holds_alternative<broker::HomeSet>(entry)) {
+    ++world_.verdict.moves;
+  }
+}
+
+// What finished is what an undisturbed run would have given: its tokens are the transcript's
+// (judged one by one), and it ends where that run would have ended.
+void BrokerProcess::judge_end(const broker::JobEndedEntry& end) {
+  if (end.state != JobState::finished) return;
+  const ReferenceStore::Job& job = *disk_.find(end.job);
+  const int64_t before = job.base + std::ssize(job.prompt);
+  const int64_t room = std::min(world_.scene.max_context, 4 * world_.scene.pages) - before;
+  const int64_t most = std::min<int64_t>(job.accepted.spec->max_tokens, room);
+  const auto stop = std::ranges::find_if(job.output, is_end);
+  const bool stopped = stop != job.output.end();
+  const bool right = stopped ? stop + 1 == job.output.end() && end.reason == FinishReason::stop
+                             : std::ssize(job.output) == most && end.reason == FinishReason::length;
+  if (!right) violated(tag(end.job) + "ends where an undisturbed run would not");
+  if (end.tail_text != (stopped ? tail_after(*stop) : "")) violated(tag(end.job) + "another tail");
+}
+
+// Never more jobs in flight to a worker than it has places.
+void BrokerProcess::judge_credit() {
+  at_worker_.clear();
+  for (const auto& [number, job] : disk_.jobs()) {
+    if (job.state != JobState::dispatched && job.state != JobState::running) continue;
+    const ReferenceStore::Session& s = *disk_.find(job.accepted.session);
+    if (++at_worker_[{s.home, s.incarnation}] > world_.scene.slots) {
+      violated("credit exceeded: " + s.home + " has more jobs than places");
+    }
+  }
+}
+
+void BrokerProcess::send(const broker::Output& out, size_t limit) {
+  for (size_t i = 0; i < limit; ++i) send_one(out.send[i]);
+}
+
+void BrokerProcess::send_one(const broker::Send& one) {
+  if (const auto* m = std::get_if<broker::ToClient>(&one)) {
+    to_client_(m->client, m->message);
+  } else if (const auto* m = std::get_if<broker::ToWorker>(&one)) {
+    BrokerToWorker message = m->message;
+    if (m->fill_transcript) {
+      const auto fill = [&](auto& carrier) {
+        carrier.transcript = disk_.transcript(carrier.job);
+        if (world_.plant == Plant::wrong_transcript && carrier.transcript.size() > 1) {
+          std::swap(carrier.transcript.back(), *(carrier.transcript.end() - 2));
+        }
+      };
+      if (auto* d = std::get_if<Dispatch>(&message)) fill(*d);
+      if (auto* r = std::get_if<TranscriptReply>(&message)) fill(*r);
+    }
+    to_worker_(m->worker, std::move(message));
+  } else if (const auto* m = std::get_if<broker::StreamOpened>(&one)) {
+    streams_[{m->client, m->job_id}] = {m->from_index, m->tokens};
+    feed(m->client, m->job_id);
+  } else if (const auto* m = std::get_if<broker::StreamClosed>(&one)) {
+    streams_.erase({m->client, m->job_id});
+  } else if (const auto* m = std::get_if<broker::JobEvent>(&one)) {
+    std::vector<broker::ClientId> followers;
+    for (const auto& [key, stream] : streams_)
+      if (key.second == m->spec->job_id) followers.push_back(key.first);
+    for (const broker::ClientId client : followers) feed(client, m->spec->job_id);
+  }
+}
+
+// Brings one follower up to what is stored.
+void BrokerProcess::feed(broker::ClientId client, const std::string& job_id) {
+  const ReferenceStore::Job* job = disk_.find(job_id);
+  const auto it = streams_.find({client, job_id});
+  if (!job || it == streams_.end()) return;
+  Stream& s = it->second;
+  if (s.tokens && s.next < std::ssize(job->output)) {
+    Tokens m;
+    m.job_id = job_id;
+    m.first_index = s.next;
+    m.ids.assign(job->output.begin() + s.next, job->output.end());
+    s.next = std::ssize(job->output);
+    to_client_(client, std::move(m));
+  }
+  if (!job->end) return;
+  if (job->end->state == JobState::failed) {
+    to_client_(client, Failed{job_id, job->end->code, job->end->message});
+  } else {
+    to_client_(client, Finished{job_id, job->end->reason, job->end->usage, job->end->timings,
+                                job->end->tail_text});
+  }
+  streams_.erase(it);
+}
+
+}  // namespace limpet::sim

@@ -1,0 +1,47 @@
+#include "tests/sim/campaign.h"
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <thread>
+
+namespace limpet::sim {
+namespace {
+
+void add(Verdict& sum, const Verdict& v) {
+  for (auto field : {&Verdict::sim_ms, &Verdict::jobs, &Verdict::finished, &Verdict::failed,
+                     &Verdict::stopped, &Verdict::attempts, &Verdict::tokens,
+                     &Verdict::resident_starts, &Verdict::moves, &Verdict::broker_crashes,
+                     &Verdict::worker_crashes, &Verdict::messages, &Verdict::messages_lost}) {
+    sum.*field += v.*field;
+  }
+}
+
+}  // namespace
+
+Campaign run_campaign(uint64_t from, uint64_t to, int threads, Plant plant, size_t enough) {
+  Campaign all;
+  std::mutex mutex;
+  std::atomic<uint64_t> next{from};
+  std::atomic<bool> stop{false};
+  const auto work = [&] {
+    while (!stop) {
+      const uint64_t seed = next++;
+      if (seed >= to) return;
+      const Verdict v = simulate(seed, plant, false);
+      const std::lock_guard lock(mutex);
+      ++all.seeds;
+      add(all.sum, v);
+      if (v.violation.empty()) continue;
+      all.violations.emplace_back(seed, v.violation);
+      if (all.violations.size() >= enough) stop = true;
+    }
+  };
+  std::vector<std::thread> pool;
+  for (int i = 0; i < std::max(threads, 1); ++i) pool.emplace_back(work);
+  for (std::thread& t : pool) t.join();
+  std::ranges::sort(all.violations);
+  return all;
+}
+
+}  // namespace limpet::sim

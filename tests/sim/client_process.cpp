@@ -1,0 +1,116 @@
+#include "tests/sim/client_process.h"
+
+#include <algorithm>
+
+namespace limpet::sim {
+
+void ClientProcess::want(std::shared_ptr<const JobSpec> spec, int64_t in_ms) {
+  const std::string id = spec->job_id;
+  wants_[id].spec = std::move(spec);
+  ++open_;
+  world_.in(in_ms, [this, id] {
+    ask(wants_[id]);
+    look_again(id);
+  });
+}
+
+void ClientProcess::cancel(const std::string& job_id, int64_t in_ms) {
+  wants_[job_id].cancelled = true;
+  world_.in(in_ms, [this, job_id] { send_(Cancel{job_id}); });
+}
+
+// What has been acknowledged is only attached to: it must be there.
+void ClientProcess::ask(Want& want) {
+  want.due = world_.ms() + world_.rng.between(200, 1200);
+  if (want.acknowledged && world_.rng.chance(700)) {
+    send_(Attach{want.spec->job_id, want.next});
+  } else {
+    send_(Submit{want.spec, true, want.next});
+  }
+}
+
+void ClientProcess::look_again(const std::string& job_id) {
+  world_.in(100, [this, job_id] {
+    Want& want = wants_[job_id];
+    if (want.done) return;
+    if (world_.ms() >= want.due) ask(want);
+    look_again(job_id);
+  });
+}
+
+void ClientProcess::crash() {
+  ++connection_;
+  for (auto& [id, want] : wants_) want.next = 0;
+  gone_();
+}
+
+void ClientProcess::arrives(const BrokerToClient& message) {
+  const auto find = [&](const std::string& id) -> Want* {
+    const auto it = wants_.find(id);
+    return it == wants_.end() ? nullptr : &it->second;
+  };
+  if (const auto* m = std::get_if<Accepted>(&message)) {
+    if (Want* want = find(m->job_id)) want->acknowledged = true;
+  } else if (const auto* m = std::get_if<Refused>(&message)) {
+    if (Want* want = find(m->job_id)) refused(*want, *m);
+  } else if (const auto* m = std::get_if<Tokens>(&message)) {
+    if (Want* want = find(m->job_id)) show(*want, *m);
+  } else if (const auto* m = std::get_if<Finished>(&message)) {
+    if (Want* want = find(m->job_id)) {
+      outcome(*want, "finished " + std::string(limpet::name(m->reason)), m->usage.output_tokens);
+    }
+  } else if (const auto* m = std::get_if<Failed>(&message)) {
+    if (Want* want = find(m->job_id)) {
+      outcome(*want, "failed " + std::string(limpet::name(m->code)), -1);
+    }
+  }
+}
+
+void ClientProcess::refused(Want& want, const Refused& m) {
+  if (m.code == ErrorCode::busy) return;  // asked again later; it may have crossed with an Accepted
+  if (m.code == ErrorCode::not_found && (want.cancelled || !want.acknowledged)) return;
+  throw Contradiction(want.spec->job_id + (want.acknowledged ? ": acknowledged" : "") +
+                      ": refused as " + std::string(limpet::name(m.code)));
+}
+
+void ClientProcess::show(Want& want, const Tokens& m) {
+  want.due = world_.ms() + world_.rng.between(200, 1200);
+  for (size_t i = 0; i < m.ids.size(); ++i) {
+    const size_t index = static_cast<size_t>(m.first_index) + i;
+    if (index < want.shown.size() && want.shown[index] != m.ids[i]) {
+      throw Contradiction(want.spec->job_id + ": token " + std::to_string(index) + " is shown as " +
+                          std::to_string(m.ids[i]) + " after " + std::to_string(want.shown[index]));
+    }
+    if (index == want.shown.size()) want.shown.push_back(m.ids[i]);
+  }
+  const int64_t end = m.first_index + std::ssize(m.ids);
+  if (m.first_index <= want.next) {
+    want.next = std::max(want.next, end);
+  } else {
+    want.due = world_.ms();  // a piece is missing: ask for it
+  }
+}
+
+void ClientProcess::outcome(Want& want, const std::string& what, int64_t tokens) {
+  if (!want.outcome.empty() && want.outcome != what) {
+    throw Contradiction(want.spec->job_id + ": " + what + " after it was " + want.outcome);
+  }
+  if (tokens >= 0 && std::ssize(want.shown) > tokens) {
+    throw Contradiction(want.spec->job_id + ": shown more tokens than it has");
+  }
+  want.outcome = what;
+  if (tokens > want.next) {
+    want.due = world_.ms();
+    return;
+  }
+  if (!want.done) --open_;
+  want.done = true;
+}
+
+std::string ClientProcess::first_open() const {
+  for (const auto& [id, want] : wants_)
+    if (!want.done) return id;
+  return "";
+}
+
+}  // namespace limpet::sim

@@ -1,0 +1,282 @@
+#include "tests/sim/simulation.h"
+
+#include "tests/sim/broker_process.h"
+#include "tests/sim/client_process.h"
+#include "tests/sim/describe.h"
+#include "tests/sim/worker_process.h"
+
+namespace limpet::sim {
+namespace {
+
+constexpr int64_t kHealedMs = 60'000;  // after healing everything must be over by then
+
+uint64_t body_of(const JobSpec& spec) {
+  uint64_t h = static_cast<uint64_t>(spec.max_tokens);
+  for (const Token t : spec.tokens) h = mixed(h + static_cast<uint64_t>(t));
+  return h;
+}
+
+// All processes of one run, and the wires between them.
+class Cluster {
+ public:
+  Cluster(uint64_t seed, Plant plant, bool trace)
+      : world_(seed, plant, trace),
+        broker_(
+            world_, [this](auto client, auto m) { to_client(client, std::move(m)); },
+            [this](auto worker, auto m) { to_worker(worker, std::move(m)); }) {
+    for (int64_t w = 0; w < world_.scene.workers; ++w) {
+      workers_.push_back(std::make_unique<WorkerProcess>(
+          world_, "w" + std::to_string(w),
+          [this, w](WorkerMessage m) { from_worker(w, std::move(m)); }));
+    }
+    for (const auto& worker : workers_) worker->start();
+    for (int64_t c = 0; c < world_.scene.clients; ++c) {
+      clients_.push_back(std::make_unique<ClientProcess>(
+          world_, [this, c](ClientMessage m) { from_client(c, std::move(m)); },
+          [this, c] {
+            broker_.arrives(broker::ClientGone{client_id(c, clients_[c]->connection() - 1)});
+          }));
+    }
+    for (int64_t j = 0; j < world_.scene.jobs; ++j) draw_job(j);
+    draw_faults();
+  }
+
+  Verdict run() {
+    Verdict& v = world_.verdict;
+    try {
+      while (!over()) {
+        if (world_.ms() > world_.scene.faulty_ms + kHealedMs) {
+          throw Contradiction("no progress after healing: " + what_is_open());
+        }
+        if (!world_.run_next()) throw Contradiction("nothing is left to happen");
+      }
+      settle();
+    } catch (const std::exception& e) {  // a Contradiction, or a core's own check
+      v.violation = e.what();
+    }
+    v.sim_ms = world_.ms();
+    for (const auto& [number, job] : broker_.disk().jobs()) {
+      ++v.jobs;
+      v.finished += job.state == JobState::finished;
+      v.failed += job.state == JobState::failed;
+      v.stopped += job.state == JobState::cancelled || job.state == JobState::expired;
+    }
+    return v;
+  }
+
+ private:
+  static broker::ClientId client_id(int64_t client, uint64_t connection) {
+    return broker::ClientId{connection * 100 + static_cast<uint64_t>(client)};
+  }
+  // A connection has its name from both ends: each restart gives it another.
+  broker::WorkerId worker_id(int64_t worker, uint64_t connection) const {
+    return broker::WorkerId{(broker_.life() * 10'000 + connection) * 100 +
+                            static_cast<uint64_t>(worker)};
+  }
+
+  void draw_job(int64_t j);
+  void draw_faults();
+  bool over() const {
+    if (world_.faulty()) return false;
+    for (const auto& client : clients_)
+      if (!client->all_done()) return false;
+    return true;
+  }
+  std::string what_is_open() const {
+    for (const auto& client : clients_)
+      if (!client->all_done()) return client->first_open();
+    return "";
+  }
+  void settle();
+
+  void from_client(int64_t c, ClientMessage m) {
+    world_.carry([this, c, m = std::move(m), connection = clients_[c]->connection()] {
+      broker::ClientEvent e{client_id(c, connection), m, 0, {}};
+      if (world_.tracing) world_.trace("        broker <- client: ", describe(m));
+      if (const auto* submit = std::get_if<Submit>(&m)) e.body_hash = body_of(*submit->spec);
+      broker_.arrives(std::move(e));
+    });
+  }
+  void to_client(broker::ClientId id, BrokerToClient m) {
+    world_.carry([this, id, m = std::move(m)] {
+      const int64_t c = static_cast<int64_t>(raw(id) % 100);
+      if (client_id(c, clients_[c]->connection()) == id) clients_[c]->arrives(m);
+    });
+  }
+  void from_worker(int64_t w, WorkerMessage m);
+  void to_worker(broker::WorkerId id, BrokerToWorker m);
+  WorkerMessage disguised(const WorkerMessage& m, broker::WorkerId& from) const;
+
+  World world_;
+  BrokerProcess broker_;
+  std::vector<std::unique_ptr<WorkerProcess>> workers_;
+  std::vector<std::unique_ptr<ClientProcess>> clients_;
+};
+
+void Cluster::draw_job(int64_t j) {
+  Rng& rng = world_.rng;
+  const Scene& scene = world_.scene;
+  auto spec = std::make_shared<JobSpec>();
+  spec->job_id = "j" + std::to_string(j);
+  if (!rng.chance(200)) spec->session = "s" + std::to_string(rng.below(scene.sessions));
+  spec->kind = InputKind::tokens;
+  // Two beginnings shared by all sessions: prefixes to share.
+  const int64_t shared = rng.below(8);
+  for (int64_t i = 0; i < shared; ++i) spec->tokens.push_back(static_cast<Token>(1 + i % 5));
+  const int64_t own = rng.between(1, 6);
+  for (int64_t i = 0; i < own; ++i) spec->tokens.push_back(static_cast<Token>(rng.between(1, 900)));
+  spec->max_tokens = static_cast<int32_t>(rng.between(1, 24));
+  spec->priority = rng.chance(200) ? 1 : 0;
+  spec->sampling.seed = rng.next();
+  if (rng.chance(scene.deadlines)) spec->deadline_ms = rng.between(50, 4000);
+  if (rng.chance(scene.rewinds)) spec->rewind_to = rng.between(0, 12);
+  spec->require_resident = rng.chance(scene.residents);
+  ClientProcess& client = *clients_[static_cast<size_t>(rng.below(scene.clients))];
+  const int64_t at = rng.below(scene.faulty_ms);
+  client.want(spec, at);
+  if (rng.chance(scene.cancels)) client.cancel(spec->job_id, at + rng.below(1500));
+}
+
+void Cluster::draw_faults() {
+  Rng& rng = world_.rng;
+  const Scene& scene = world_.scene;
+  const auto times = [&](int64_t n, const std::function<void()>& fault) {
+    for (; n > 0; --n) world_.in(rng.below(scene.faulty_ms), fault);
+  };
+  const auto some_worker = [this, &rng]() -> WorkerProcess& {
+    return *workers_[static_cast<size_t>(rng.below(std::ssize(workers_)))];
+  };
+  times(scene.broker_crashes, [this, &rng] {
+    broker_.crash_in_next_turn(static_cast<BrokerProcess::Crash>(rng.between(1, 3)));
+  });
+  times(scene.worker_crashes, [=, &rng] { some_worker().crash(rng.between(10, 1500)); });
+  times(scene.hangs, [=, &rng] { some_worker().hang(rng.between(50, 2500)); });
+  times(scene.reconnects, [=] { some_worker().reconnect(); });
+  times(scene.leaves, [=] { some_worker().leave(); });
+  times(scene.wall_jumps, [this, &rng] { world_.now.wall += rng.between(-7'200'000, 7'200'000); });
+  times(scene.client_crashes,
+        [this, &rng] { clients_[static_cast<size_t>(rng.below(std::ssize(clients_)))]->crash(); });
+}
+
+// "The epoch check is dropped": what an old owner says looks as the current one's would.
+WorkerMessage Cluster::disguised(const WorkerMessage& m, broker::WorkerId& from) const {
+  WorkerMessage changed = m;
+  const auto disguise = [&](JobNumber number, Attempt& attempt) {
+    const ReferenceStore::Job* job = broker_.disk().find(number);
+    if (!job || job->attempt == attempt) return;
+    attempt = job->attempt;
+    const ReferenceStore::Session* s = broker_.disk().find(job->accepted.session);
+    for (size_t w = 0; w < workers_.size(); ++w) {
+      if (workers_[w]->name() == s->home) {
+        from = worker_id(static_cast<int64_t>(w), workers_[w]->connection());
+      }
+    }
+  };
+  if (auto* started = std::get_if<JobStarted>(&changed)) disguise(started->job, started->attempt);
+  if (auto* ended = std::get_if<JobEnded>(&changed)) disguise(ended->job, ended->attempt);
+  if (auto* step = std::get_if<StepTokens>(&changed); step && step->rows.size() == 1) {
+    disguise(step->rows[0].job, step->rows[0].attempt);
+  }
+  return changed;
+}
+
+void Cluster::from_worker(int64_t w, WorkerMessage m) {
+  const WorkerProcess& worker = *workers_[static_cast<size_t>(w)];
+  auto origin = std::make_shared<Origin>(Origin{worker.name(), worker.incarnation(), std::move(m)});
+  world_.carry([this, w, origin, connection = worker.connection(), life = broker_.life()] {
+    if (life != broker_.life() && world_.rng.chance(500)) return;  // lost with the connection
+    broker::WorkerId from = worker_id(w, connection);
+    WorkerMessage message = origin->message;
+    if (world_.plant == Plant::epoch_unchecked) message = disguised(message, from);
+    if (world_.plant == Plant::credit_inflated) {
+      if (auto* beat = std::get_if<Heartbeat>(&message)) beat->room.slots *= 2;
+      if (auto* hello = std::get_if<Register>(&message)) hello->room.slots *= 2;
+    }
+    if (world_.tracing) {
+      world_.trace("        broker <- ", origin->worker, ": ", describe(message));
+    }
+    broker_.arrives(broker::WorkerEvent{from, std::move(message)}, origin);
+  });
+}
+
+void Cluster::to_worker(broker::WorkerId id, BrokerToWorker m) {
+  const int64_t w = static_cast<int64_t>(raw(id) % 100);
+  const auto reaches = [this, w, id, life = broker_.life()] {
+    const WorkerProcess& worker = *workers_[static_cast<size_t>(w)];
+    return worker.up() && raw(id) / 100 % 10'000 == worker.connection() &&
+           raw(id) / 1'000'000 == life;
+  };
+  if (!reaches()) {
+    if (world_.rng.chance(500)) {
+      world_.in(1, [this, id] { broker_.arrives(broker::WorkerUnreachable{id}); });
+    }
+    return;
+  }
+  world_.carry([this, w, reaches, m = std::move(m)] {
+    if (!reaches()) return;
+    WorkerProcess& worker = *workers_[static_cast<size_t>(w)];
+    if (world_.tracing) world_.trace("                ", worker.name(), " <- ", describe(m));
+    worker.arrives(m);
+  });
+}
+
+// Everyone has an answer. A moment later nobody holds on to anything.
+void Cluster::settle() {
+  const int64_t until = world_.ms() + 5000;
+  while (world_.ms() < until) {
+    if (!world_.run_next()) throw Contradiction("nothing is left to happen");
+  }
+  if (!broker_.up()) throw Contradiction("the broker is down after healing");
+  const broker::Core::Gauges g = broker_.gauges();
+  if (g.queued + g.dispatched + g.running + g.sessions_queued + g.sessions_running != 0) {
+    throw Contradiction("the broker counts jobs when all have ended");
+  }
+  if (g.workers_ready != world_.scene.workers) throw Contradiction("a worker has not come back");
+  for (const auto& worker : workers_) {
+    if (!worker->up()) throw Contradiction(worker->name() + " is down after healing");
+    if (worker->gauges().jobs != 0) throw Contradiction(worker->name() + " holds on to a job");
+  }
+  for (const auto& [number, job] : broker_.disk().jobs()) {
+    if (!job.end) throw Contradiction("a job that nobody waits for has not ended");
+  }
+}
+
+}  // namespace
+
+const std::vector<Plant>& all_plants() {
+  static const std::vector<Plant> all{Plant::epoch_unchecked,     Plant::send_before_commit,
+                                      Plant::no_attempt_deadline, Plant::numbers_reused,
+                                      Plant::credit_inflated,     Plant::ended_forgotten,
+                                      Plant::tokens_not_durable,  Plant::wrong_transcript};
+  return all;
+}
+
+std::string_view name(Plant plant) {
+  switch (plant) {
+    case Plant::none:
+      return "none";
+    case Plant::epoch_unchecked:
+      return "epoch-unchecked";
+    case Plant::send_before_commit:
+      return "send-before-commit";
+    case Plant::no_attempt_deadline:
+      return "no-attempt-deadline";
+    case Plant::numbers_reused:
+      return "numbers-reused";
+    case Plant::credit_inflated:
+      return "credit-inflated";
+    case Plant::ended_forgotten:
+      return "ended-forgotten";
+    case Plant::tokens_not_durable:
+      return "tokens-not-durable";
+    case Plant::wrong_transcript:
+      return "wrong-transcript";
+  }
+  return "?";
+}
+
+Verdict simulate(uint64_t seed, Plant plant, bool trace) {
+  return std::make_unique<Cluster>(seed, plant, trace)->run();
+}
+
+}  // namespace limpet::sim

@@ -1,0 +1,36 @@
+// One seed, one run: the real broker core and the real worker cores with their real page tables,
+// over a disk, a network, processes and clocks that fail as the seed says.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace limpet::sim {
+
+// A bug put in on purpose, outside of the cores: the simulation has to find it.
+enum class Plant : uint8_t {
+  none,
+  epoch_unchecked,      // messages of old attempts and old homes look like the current one's
+  send_before_commit,   // what was decided is told before it is durable
+  no_attempt_deadline,  // an attempt may be silent for ever
+  numbers_reused,       // recovery does not say which numbers were drawn
+  credit_inflated,      // workers' announcements of room are multiplied on their way
+  ended_forgotten,      // the store does not find jobs that have ended
+  tokens_not_durable,   // the disk drops tokens that were acknowledged
+  wrong_transcript,     // a worker is sent a transcript without its last token but one
+};
+std::string_view name(Plant plant);
+const std::vector<Plant>& all_plants();  // without none
+
+struct Verdict {
+  std::string violation;  // empty: none
+  int64_t sim_ms = 0;
+  int64_t jobs = 0, finished = 0, failed = 0, stopped = 0;  // stopped: cancelled or expired
+  int64_t attempts = 0, tokens = 0, resident_starts = 0, moves = 0;
+  int64_t broker_crashes = 0, worker_crashes = 0, messages = 0, messages_lost = 0;
+};
+
+Verdict simulate(uint64_t seed, Plant plant, bool trace);
+
+}  // namespace limpet::sim

@@ -1,0 +1,85 @@
+#include "tests/sim/world.h"
+
+#include <cstdio>
+
+namespace limpet::sim {
+
+Scene Scene::draw(Rng& rng) {
+  Scene s{};
+  s.workers = rng.between(1, 3);
+  s.clients = rng.between(1, 2);
+  s.sessions = rng.between(1, 4);
+  s.jobs = rng.between(3, 14);
+  s.slots = rng.between(1, 4);
+  s.pages = rng.between(10, 40);
+  s.max_context = rng.between(24, 120);
+  s.faulty_ms = rng.between(1500, 6000);
+  const auto sometimes = [&](int64_t most) { return rng.chance(500) ? rng.between(1, most) : 0; };
+  s.loss = sometimes(150);
+  s.duplicates = sometimes(150);
+  s.late = sometimes(300);
+  s.late_ms = rng.between(10, 900);
+  s.broker_crashes = sometimes(4);
+  s.worker_crashes = sometimes(5);
+  s.hangs = sometimes(3);
+  s.reconnects = sometimes(3);
+  s.leaves = sometimes(2);
+  s.wall_jumps = sometimes(2);
+  s.client_crashes = sometimes(2);
+  s.stuck_tokenizers = rng.chance(200) ? rng.between(1, 100) : 0;
+  s.bad_rows = rng.chance(200) ? rng.between(1, 10) : 0;
+  s.cancels = sometimes(200);
+  s.deadlines = sometimes(200);
+  s.rewinds = sometimes(200);
+  s.residents = sometimes(100);
+  s.core.heartbeat = milliseconds(100);
+  s.core.lease = milliseconds(rng.between(400, 1200));
+  s.core.start_deadline = milliseconds(rng.between(300, 2000));
+  s.core.attempt_deadline = milliseconds(rng.between(1500, 5000));
+  s.core.home_grace = milliseconds(rng.between(100, 1000));
+  s.core.max_attempts = rng.chance(500) ? 3 : 50;
+  s.core.max_queued_jobs = rng.chance(200) ? 3 : 1000;
+  return s;
+}
+
+World::World(uint64_t seed, Plant p, bool tracing_on)
+    : rng{mixed(seed + 1)}, plant(p), tracing(tracing_on), scene(Scene::draw(rng)) {
+  now.mono = broker::Time{} + milliseconds(kStart);
+  now.wall = 1'700'000'000'000;
+  if (plant == Plant::no_attempt_deadline) scene.core.attempt_deadline = std::chrono::hours(10000);
+}
+
+void World::in(int64_t ms, std::function<void()> action) {
+  agenda_.emplace(std::pair(now.mono + milliseconds(ms), order_++), std::move(action));
+}
+
+void World::carry(std::function<void()> deliver) {
+  ++verdict.messages;
+  const bool faults = faulty();
+  if (faults && rng.chance(scene.loss)) {
+    ++verdict.messages_lost;
+    return;
+  }
+  const bool twice = faults && rng.chance(scene.duplicates);
+  for (int copies = twice ? 2 : 1; copies > 0; --copies) {
+    const bool late = faults && rng.chance(scene.late);
+    in(rng.between(1, 3) + (late ? rng.below(scene.late_ms) : 0),
+       copies > 1 ? deliver : std::move(deliver));
+  }
+}
+
+bool World::run_next() {
+  if (agenda_.empty()) return false;
+  auto first = agenda_.extract(agenda_.begin());
+  const auto passed = first.key().first - now.mono;
+  now.mono += passed;
+  now.wall += passed / milliseconds(1);
+  first.mapped()();
+  return true;
+}
+
+void World::print(const std::string& line) {
+  std::printf("%6lld  %s\n", static_cast<long long>(ms()), line.c_str());
+}
+
+}  // namespace limpet::sim

@@ -1,0 +1,70 @@
+// What the processes of a simulation stand in: time, chance, a network, and a memory for what was
+// promised. Internal to the simulator.
+#pragma once
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "broker/core.h"
+#include "tests/sim/fake_model.h"
+#include "tests/sim/reference_store.h"
+#include "tests/sim/simulation.h"
+
+namespace limpet::sim {
+
+using std::chrono::milliseconds;
+
+struct Rng {
+  uint64_t state;
+  uint64_t next() { return mixed(state += 0x9E3779B97F4A7C15ull); }
+  int64_t below(int64_t n) { return static_cast<int64_t>(next() % static_cast<uint64_t>(n)); }
+  int64_t between(int64_t a, int64_t b) { return a + below(b - a + 1); }
+  bool chance(int64_t per_mille) { return below(1000) < per_mille; }
+};
+
+// Drawn from the seed: how big the scene is and what goes wrong in it.
+struct Scene {
+  int64_t workers, clients, sessions, jobs, slots, pages, max_context;
+  int64_t faulty_ms;                                        // after this everything is healed
+  int64_t loss = 0, duplicates = 0, late = 0, late_ms = 0;  // per mille of messages
+  int64_t broker_crashes = 0, worker_crashes = 0, hangs = 0, reconnects = 0, leaves = 0;
+  int64_t wall_jumps = 0, client_crashes = 0;
+  int64_t stuck_tokenizers = 0, bad_rows = 0;                      // per mille
+  int64_t cancels = 0, deadlines = 0, rewinds = 0, residents = 0;  // per mille of jobs
+  broker::CoreOptions core;
+  static Scene draw(Rng& rng);
+};
+
+class World {
+ public:
+  World(uint64_t seed, Plant plant, bool trace);
+
+  // Runs `action` in so many milliseconds.
+  void in(int64_t ms, std::function<void()> action);
+  // Brings a message over the network: late, twice, or not at all while there are faults.
+  void carry(std::function<void()> deliver);
+  bool run_next();  // false: nothing is left to do
+  int64_t ms() const { return now.mono.time_since_epoch() / milliseconds(1) - kStart; }
+  bool faulty() const { return ms() < scene.faulty_ms; }
+  template <typename... Parts>
+  void trace(const Parts&... parts) {
+    if (tracing) print((std::string() + ... + parts));
+  }
+
+  Rng rng;
+  Plant plant;
+  bool tracing;
+  Scene scene;
+  broker::Now now;
+  Verdict verdict;
+
+ private:
+  static constexpr int64_t kStart = 3'600'000;
+  void print(const std::string& line);
+  std::map<std::pair<broker::Time, uint64_t>, std::function<void()>> agenda_;
+  uint64_t order_ = 0;
+};
+
+}  // namespace limpet::sim

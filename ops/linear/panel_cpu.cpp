@@ -1,10 +1,13 @@
 #include "ops/linear/bf16_dot.h"
 #include "ops/linear/panel.h"
 
+// Highway wants its includes in this order.
+// clang-format off
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/linear/panel_cpu.cpp"
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/highway.h>
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace limpet::ops::HWY_NAMESPACE {

@@ -5,14 +5,18 @@
 #include "ops/paged_attention/pool.h"
 #include "ops/paged_attention/tile.h"
 
+// Highway wants its includes in this order.
+// clang-format off
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/paged_attention/paged_attention_cpu.cpp"
-#include <hwy/contrib/math/math-inl.h>
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/highway.h>
 
+#include <hwy/contrib/math/math-inl.h>
+
 #include "ops/paged_attention/tile-inl.h"
 #include "ops/sixteen-inl.h"
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace limpet::ops::HWY_NAMESPACE {

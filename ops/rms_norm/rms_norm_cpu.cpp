@@ -2,12 +2,15 @@
 
 #include "ops/rms_norm/rms_norm.h"
 
+// Highway wants its includes in this order.
+// clang-format off
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/rms_norm/rms_norm_cpu.cpp"
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/highway.h>
 
 #include "ops/sixteen-inl.h"
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace limpet::ops::HWY_NAMESPACE {

@@ -1,11 +1,15 @@
 #include "ops/silu_mul/silu_mul.h"
 #include "ops/silu_mul/silu_mul_row.h"
 
+// Highway wants its includes in this order.
+// clang-format off
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/silu_mul/silu_mul_cpu.cpp"
-#include <hwy/contrib/math/math-inl.h>
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/highway.h>
+
+#include <hwy/contrib/math/math-inl.h>
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace limpet::ops::HWY_NAMESPACE {

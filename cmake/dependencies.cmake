@@ -4,6 +4,7 @@ find_package(Threads REQUIRED)
 find_package(cppzmq CONFIG REQUIRED)           # cppzmq (the shared libzmq behind it)
 find_package(FlatBuffers CONFIG REQUIRED)      # flatbuffers::flatbuffers
 find_program(LIMPET_FLATC flatc REQUIRED)
+find_program(LIMPET_PYTHON3 python3 REQUIRED)
 find_package(prometheus-cpp CONFIG REQUIRED)   # prometheus-cpp::core
 find_package(SQLite3 REQUIRED)                 # SQLite::SQLite3
 find_package(hwy CONFIG REQUIRED)              # hwy::hwy

@@ -189,6 +189,8 @@ class Job:
     def wait(self, timeout=120):
         self.child.wait(timeout)
         self.reader.join(10)
+        self.child.stdout.close()
+        self.child.stderr.close()
         return Reply(self.events, self.child.returncode, self.errors)
 
 

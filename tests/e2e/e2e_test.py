@@ -83,6 +83,7 @@ class Sessions(unittest.TestCase):
         job = Job(self.cluster, "Tell me a story about a cat.", "--job", "left", *LONG)
         job.wait_for(lambda e: e["event"] == "tokens")
         job.child.send_signal(signal.SIGKILL)
+        job.wait()
         r = self.cluster.limpet("attach", "left", "--json", check=True)
         ids = [t for line in r.stdout.splitlines() for t in json.loads(line).get("ids", [])]
         self.assertEqual(len(ids), 900)

@@ -59,6 +59,8 @@ Step Core::plan(Time now, Output& out) {
 
 Time Core::next_deadline() const { return std::min(state_->next_register, state_->next_heartbeat); }
 
+bool Core::registered() const { return state_->link == Link::registered; }
+
 Core::Gauges Core::gauges() const {
   const State& s = *state_;
   Gauges g;
@@ -75,7 +77,6 @@ Core::Gauges Core::gauges() const {
   g.decoded_tokens = s.decoded_tokens;
   g.reprefilled_tokens.assign(s.reprefilled_tokens.begin(), s.reprefilled_tokens.end());
   g.evicted_sessions = {{Reason::evicted, s.sessions.evictions()}};
-  g.registered = s.link == Link::registered;
   g.refused = s.refused;
   return g;
 }

@@ -42,13 +42,13 @@ class Core {
   Step plan(Time now, Output& out);
 
   Time next_deadline() const;  // when a Tick is due
+  bool registered() const;     // the broker has answered, and not asked again since
 
   struct Gauges {
     int64_t jobs = 0, jobs_waiting = 0, sessions = 0, sessions_idle = 0;
     int64_t evictions = 0, preemptions = 0, prefilled_tokens = 0, decoded_tokens = 0;
     int64_t idle_pages = 0;  // of KV that could be evicted
-    bool registered = false;
-    std::string refused;  // why the broker would not register this worker; empty: it did not
+    std::string refused;     // why the broker would not register this worker; empty: it did not
     std::vector<std::pair<Reason, int64_t>> reprefilled_tokens;  // by reason, since start
     std::vector<std::pair<Reason, int64_t>> evicted_sessions;
   };

@@ -234,13 +234,13 @@ void Worker::flush() {
 
 // Figures and the lines worth an operator's time.
 void Worker::note() {
+  ready_ = core_->registered() && transport_.linked();
   if (now_ - gauges_at_ < kGaugesEvery) return;
   gauges_at_ = now_;
   const Core::Gauges gauges = core_->gauges();
   metrics_.set(gauges, engine_->kv(), engine_->counters());
-  ready_ = gauges.registered && transport_.linked();
-  if (gauges.registered != was_registered_) {
-    was_registered_ = gauges.registered;
+  if (core_->registered() != was_registered_) {
+    was_registered_ = core_->registered();
     spdlog::info("event={}", was_registered_ ? "registered" : "registering");
   }
   if (gauges.refused != told_refused_) {

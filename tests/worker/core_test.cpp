@@ -454,7 +454,7 @@ TEST(Broker, RegistersUntilItIsHeard) {
                       .release = {},
                       .resume = {},
                       .drop = {}});
-  EXPECT_FALSE(rig.core->gauges().registered) << "meant for an earlier incarnation";
+  EXPECT_FALSE(rig.core->registered()) << "meant for an earlier incarnation";
   rig.tell(RegisterRefused{ErrorCode::version, "too new"});
   EXPECT_EQ(rig.core->gauges().refused, "too new");
   rig.now += 5s;

@@ -58,8 +58,9 @@ void JobTable::end(Job& job, JobState state) {
   count(job, -1);
   SessionTable::remove(*job.session, job);
   ids_.erase(job.id());
-  ended_[job.id()] = {job.number, job.body_hash, state};
-  ended_order_.push_back(job.id());
+  const auto [it, fresh] = ended_.try_emplace(job.id(), Ended{job.number, job.body_hash, state});
+  if (!fresh) throw std::logic_error("job ended twice: " + job.id());
+  ended_order_.push_back(it);
   if (ended_order_.size() > kRemembered) {
     ended_.erase(ended_order_.front());
     ended_order_.pop_front();

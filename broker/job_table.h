@@ -57,6 +57,8 @@ struct Job {
 
 class JobTable {
  public:
+  JobTable() { ended_.reserve(kRemembered + 1); }
+
   struct Counts {
     int64_t queued = 0, dispatched = 0, running = 0;
     int64_t queued_bytes = 0;
@@ -86,13 +88,14 @@ class JobTable {
 
  private:
   // More than one turn of the broker's loop can end: after it the store knows them.
-  static constexpr size_t kRemembered = 1u << 16;
+  static constexpr size_t kRemembered = 1u << 15;
   void count(const Job& job, int64_t n);
 
   std::unordered_map<uint64_t, Job> jobs_;
   std::unordered_map<std::string_view, Job*> ids_;  // views of the specs' ids
-  std::unordered_map<std::string, Ended> ended_;
-  std::deque<std::string> ended_order_;
+  using EndedById = std::unordered_map<std::string, Ended>;
+  EndedById ended_;  // never grows beyond what it is made for: iterators stay
+  std::deque<EndedById::iterator> ended_order_;
   Counts counts_;
 };
 

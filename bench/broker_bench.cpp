@@ -49,7 +49,8 @@ void jobs(const Options& o) {
   print({{"bench", "broker"}, {"mode", "jobs"}, {"jobs", o.jobs}, {"tokens_per_job", o.tokens},
          {"sessions", o.sessions}, {"window", o.window}, {"seconds", seconds},
          {"jobs_per_second", static_cast<double>(o.jobs) / seconds},
-         {"broker_cpu_us_per_job", (broker.cpu_seconds() - cpu) / static_cast<double>(o.jobs) * 1e6},
+         {"broker_cpu_us_per_job",
+          (broker.cpu_seconds() - cpu) / static_cast<double>(o.jobs) * 1e6},
          {"stored_bytes", broker.stored_bytes()}});
 }
 

@@ -21,7 +21,7 @@ HttpServer::HttpServer(const std::string& address, HttpAnswers answers)
   if (colon == std::string::npos ||
       std::from_chars(address.data() + colon + 1, end, port).ptr != end || port < 1 ||
       port > 65535) {
-    throw std::runtime_error("--http " + address + ": write ADDRESS:PORT, as 127.0.0.1:9090");
+    throw std::runtime_error("--http " + address + ": write ADDRESS:PORT, as 127.0.0.1:5557");
   }
   httplib::Server& server = impl_->server;
   server.new_task_queue = [] { return new httplib::ThreadPool(2); };

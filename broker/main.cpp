@@ -28,7 +28,7 @@ void catch_signals() {
 
 struct Flags {
   limpet::broker::BrokerOptions options;
-  std::string http = "127.0.0.1:9090";
+  std::string http = "127.0.0.1:5557";
   std::string log_level = "info";
 };
 

@@ -17,7 +17,8 @@ using prometheus::Gauge;
 using prometheus::Histogram;
 using Buckets = Histogram::BucketBoundaries;
 
-const Buckets kShort{0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1};
+const Buckets kShort{0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005,
+                     0.01,   0.025,   0.05,   0.1,   0.25,   1};
 const Buckets kLong{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
                     300};
 const Buckets kEntries{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384};
@@ -93,7 +94,8 @@ struct Metrics::Impl {
   Histogram& queue_seconds =
       histograms("limpet_broker_queue_seconds", "From acceptance to dispatch.").Add({}, kLong);
   Histogram& inter_token =
-      histograms("limpet_broker_inter_token_seconds", "Between a job's tokens, as they got durable.")
+      histograms("limpet_broker_inter_token_seconds",
+                 "Between the tokens of a job, as they got durable.")
           .Add({}, kShort);
   Family<Histogram>& first_token = histograms(
       "limpet_broker_first_token_seconds", "From acceptance to the first durable token.");

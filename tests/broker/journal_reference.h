@@ -24,7 +24,8 @@ struct ReferenceJob {
   std::string tail_text;
   bool ended() const { return is_terminal(state); }
   int64_t output() const {
-    return rows.empty() ? 0 : rows.back().first_index + static_cast<int64_t>(rows.back().ids.size());
+    if (rows.empty()) return 0;
+    return rows.back().first_index + static_cast<int64_t>(rows.back().ids.size());
   }
 };
 struct ReferenceSession {

@@ -194,7 +194,8 @@ TEST_F(StoreTest, ForeignNewerAndDamagedFilesAreRefused) {
   EXPECT_THAT(open_error(), testing::HasSubstr("is not a limpet store"));
   fs::remove(file());
 
-  { Store::open(options())->commit(std::vector<JournalEntry>{SessionOpened{SessionNumber(1), ""}}); }
+  const JournalEntry entry = SessionOpened{SessionNumber(1), ""};
+  Store::open(options())->commit(std::span(&entry, 1));
   execute("UPDATE log SET records = x'0102'");
   EXPECT_THAT(open_error(), testing::HasSubstr("is damaged"));
   execute("PRAGMA user_version = 9");

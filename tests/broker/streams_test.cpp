@@ -18,15 +18,15 @@ class StreamsTest : public testing::Test {
  protected:
   void SetUp() override {
     store_ = Store::open({.folder = folder_.path(), .fold_tokens = 8, .sweep_bytes = 2000});
-    streams_ = std::make_unique<Streams>(*store_, [this](ClientId client, const std::string& frame) {
+    const auto send = [this](ClientId client, const std::string& frame) {
       if (delivery_[client] == Delivery::sent) {
         std::vector<BrokerToClient> messages;
         EXPECT_EQ(wire::decode(std::as_bytes(std::span(frame)), messages).code, ErrorCode::none);
         for (auto& m : messages) got_[client].push_back(std::move(m));
       }
       return delivery_[client];
-    });
-    spec_ = std::make_shared<JobSpec>();
+    };
+    streams_ = std::make_unique<Streams>(*store_, send);
     auto spec = std::make_shared<JobSpec>();
     spec->job_id = "j";
     spec->session = "s";

@@ -40,15 +40,15 @@ std::vector<Job*> Core::State::by_age() {
 
 // ---- Dispatch ---------------------------------------------------------------------------------
 
-bool Core::State::stale(const Dispatch& m) {
+bool Core::State::stale(const Dispatch& m) const {
   if (over.covers(m.job, m.attempt) || released.covers(m.session, m.epoch)) return true;
+  // Numbers grow along a session's lane: an older job that comes after a newer one came late, and
+  // its transcript is of the past.
+  if (newest.past(m.session, m.job)) return true;
   const auto known = jobs.find(m.job);
   if (known != jobs.end() && known->second.attempt() >= m.attempt) return true;
   const Session* session = sessions.find(m.session);
-  if (session == nullptr) return false;
-  if (m.epoch < session->epoch) return true;
-  // Numbers grow along a session's lane: an older job that comes after a newer one came late.
-  return session->job && m.epoch == session->epoch && m.job < *session->job;
+  return session != nullptr && m.epoch < session->epoch;
 }
 
 void Core::State::from(const Turn& turn, const Dispatch& m) {
@@ -86,6 +86,7 @@ void Core::State::from(const Turn& turn, const Dispatch& m) {
 }
 
 Job& Core::State::take(const Dispatch& m) {
+  newest.raise(m.session, m.job);
   Job& job = jobs[m.job];
   job.arrival = next_arrival++;
   job.dispatch = m;

@@ -10,6 +10,11 @@ Session* Sessions::find(SessionNumber number) {
   return it == sessions_.end() ? nullptr : &it->second;
 }
 
+const Session* Sessions::find(SessionNumber number) const {
+  const auto it = sessions_.find(number);
+  return it == sessions_.end() ? nullptr : &it->second;
+}
+
 Session& Sessions::open(const Dispatch& dispatch) {
   Session& session = sessions_[dispatch.session];
   session.number = dispatch.session;

@@ -17,6 +17,7 @@ class Sessions : public SessionKv {
   Sessions(engine::KvCache& kv, int32_t max_idle) : kv_(kv), max_idle_(max_idle) {}
 
   Session* find(SessionNumber number);
+  const Session* find(SessionNumber number) const;
   Session& open(const Dispatch& dispatch);  // it is not there yet
   void close(SessionNumber number);         // with its KV
 

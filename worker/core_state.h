@@ -28,6 +28,10 @@ class Fence {
     const auto it = values_.find(raw(key));
     return it != values_.end() && value <= it->second;
   }
+  bool past(Key key, Value value) const {  // something higher was told
+    const auto it = values_.find(raw(key));
+    return it != values_.end() && value < it->second;
+  }
 
  private:
   static constexpr size_t kKept = 4096;
@@ -79,7 +83,7 @@ struct Core::State {
                 std::vector<Job*>& ending);
 
   // ---- core_jobs.cpp ----
-  bool stale(const Dispatch& m);  // also makes way for a dispatch that is not
+  bool stale(const Dispatch& m) const;
   Job& take(const Dispatch& m);
   void merge(const Turn& turn, Job& job, const std::vector<Token>& transcript);
   void transcript_known(const Turn& turn, Job& job);
@@ -103,8 +107,9 @@ struct Core::State {
   Scheduler scheduler;
   std::map<JobNumber, Job> jobs;  // until their end is acknowledged
   uint64_t next_arrival = 1;
-  Fence<JobNumber, Attempt> over;        // attempts that nobody wants to hear of again
-  Fence<SessionNumber, Epoch> released;  // leases that have been given back
+  Fence<JobNumber, Attempt> over;          // attempts that nobody wants to hear of again
+  Fence<SessionNumber, JobNumber> newest;  // job taken along a session's lane
+  Fence<SessionNumber, Epoch> released;    // leases that have been given back
 
   std::optional<Step> in_flight;
   std::vector<Event> put_aside;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <utility>
 
 namespace limpet::worker {
 namespace {
@@ -235,7 +236,8 @@ void Worker::flush() {
 // Figures and the lines worth an operator's time.
 void Worker::note() {
   ready_ = core_->registered() && transport_.linked();
-  if (now_ - gauges_at_ < kGaugesEvery) return;
+  const bool rests = std::exchange(was_busy_, busy_) && !busy_;
+  if (!rests && now_ - gauges_at_ < kGaugesEvery) return;
   gauges_at_ = now_;
   const Core::Gauges gauges = core_->gauges();
   metrics_.set(gauges, engine_->kv(), engine_->counters());

@@ -64,6 +64,7 @@ class Worker {
   Output out_;
   Time now_{};
   bool busy_ = false;  // the last plan had rows
+  bool was_busy_ = false;
   Time gauges_at_{}, unlinked_since_{};
   bool told_unlinked_ = false, was_registered_ = false;
   std::string told_refused_;

@@ -18,7 +18,7 @@ struct SamplingOptions {
   float min_p = 0.0f;               // keep tokens of at least min_p × the highest probability
   float repetition_penalty = 1.0f;  // Keskar et al. 2019 (CTRL), on tokens of the context; 1: off
   uint64_t seed = 0;
-  int32_t logprobs = -1;            // alternatives to tell; 0: the chosen token's; -1: none
+  int32_t logprobs = -1;  // alternatives to tell; 0: the chosen token's; -1: none
 
   static constexpr int32_t kMaxLogprobs = 20;
 };

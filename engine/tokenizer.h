@@ -26,12 +26,12 @@ struct TokenIds {
 
 // How decoded tokens become text; the last stages of tokenizer.json's decoder, in their order.
 struct DecoderTraits {
-  bool byte_level = false;   // bytes are concatenated; bad UTF-8 becomes U+FFFD at the end
-  bool byte_runs = false;    // a run of byte tokens that is not UTF-8 becomes one U+FFFD a byte
-  std::string separator;     // between tokens
-  std::string strip;         // one character; up to strip_count of it go from the text's start
+  bool byte_level = false;  // bytes are concatenated; bad UTF-8 becomes U+FFFD at the end
+  bool byte_runs = false;   // a run of byte tokens that is not UTF-8 becomes one U+FFFD a byte
+  std::string separator;    // between tokens
+  std::string strip;        // one character; up to strip_count of it go from the text's start
   int32_t strip_count = 0;
-  std::string first_drops;   // a character that the first token loses
+  std::string first_drops;  // a character that the first token loses
 };
 
 struct TokenizerModel;  // tokenizer_model.h
@@ -56,14 +56,14 @@ class Tokenizer {
   // are to be skipped.
   std::string decode(std::span<const Token> ids, bool skip_special) const;
 
-  int32_t vocab_size() const;           // highest id + 1
-  bool has(Token id) const;             // the vocabulary may have holes
-  bool special(Token id) const;         // an added token that is marked special
+  int32_t vocab_size() const;    // highest id + 1
+  bool has(Token id) const;      // the vocabulary may have holes
+  bool special(Token id) const;  // an added token that is marked special
   std::optional<Token> find(std::string_view content) const;  // e.g. "<|im_end|>"
 
   // What the token adds to decoded text, before bytes become characters; empty when `has` is not.
   std::string_view token_bytes(Token id) const;
-  bool byte_token(Token id) const;      // stands for one byte, by fallback ("<0x0A>")
+  bool byte_token(Token id) const;  // stands for one byte, by fallback ("<0x0A>")
   const DecoderTraits& decoder() const;
 
  private:

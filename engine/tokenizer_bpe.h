@@ -66,9 +66,9 @@ class Bpe {
   void merge(Scratch& scratch) const;
 
   Options options_;
-  std::array<Token, 256> bytes_{};   // byte level: the byte's token; else the fallback's; or -1
-  Vocabulary pieces_;                // characters, or whole pieces; as the text spells them
-  std::vector<Entry> table_;         // open addressing; a power of two, at most half full
+  std::array<Token, 256> bytes_{};  // byte level: the byte's token; else the fallback's; or -1
+  Vocabulary pieces_;               // characters, or whole pieces; as the text spells them
+  std::vector<Entry> table_;        // open addressing; a power of two, at most half full
 };
 
 }  // namespace limpet::engine

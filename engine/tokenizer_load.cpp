@@ -15,7 +15,7 @@ using Json = nlohmann::json;
 
 constexpr uintmax_t kMaxFile = 512u << 20;  // bytes
 constexpr int64_t kMaxId = 1 << 24;
-constexpr int kMaxNesting = 8;              // of sequences in sequences
+constexpr int kMaxNesting = 8;  // of sequences in sequences
 
 [[noreturn]] void refuse(const std::string& what) { throw std::runtime_error(what); }
 
@@ -122,10 +122,8 @@ void read_splitter(const Json& json, int nesting, std::vector<Splitter>& steps, 
   } else if (type == "Digits") {
     isolated(flag_of(json, "individual_digits", false) ? R"(\p{N})" : R"(\p{N}+)");
   } else if (type == "Punctuation") {
-    const auto behavior =
-        json.contains("behavior") ? behavior_of(json) : SplitBehavior::isolated;
-    steps.emplace_back(
-        SplitByPattern{Pattern(R"([!-/:-@\[-`{-~\p{P}])", false), behavior, false});
+    const auto behavior = json.contains("behavior") ? behavior_of(json) : SplitBehavior::isolated;
+    steps.emplace_back(SplitByPattern{Pattern(R"([!-/:-@\[-`{-~\p{P}])", false), behavior, false});
   } else if (type == "Metaspace") {
     steps.emplace_back(Metaspace{text_of(json, "replacement"), metaspace_prepend(json),
                                  flag_of(json, "split", true)});

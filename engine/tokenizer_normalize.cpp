@@ -34,8 +34,8 @@ void order_marks(std::vector<utf8proc_int32_t>& text) {
 
 std::string apply(const UnicodeForm& form, std::string& text) {
   if (surely_normal(form, text)) return "";
-  const auto options = static_cast<utf8proc_option_t>(
-      UTF8PROC_DECOMPOSE | (form.compatibility ? UTF8PROC_COMPAT : 0));
+  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE |
+                                                      (form.compatibility ? UTF8PROC_COMPAT : 0));
   std::vector<utf8proc_int32_t> wide;
   wide.reserve(text.size());
   utf8proc_int32_t parts[64];

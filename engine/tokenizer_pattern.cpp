@@ -10,9 +10,9 @@
 namespace limpet::engine {
 namespace {
 
-constexpr uint32_t kMatchLimit = 200'000'000;   // backtracking steps of one match
-constexpr uint32_t kHeapLimitKb = 256u << 10;   // of one match, without JIT
-constexpr size_t kJitStack = 8u << 20;          // bytes, reserved only when used
+constexpr uint32_t kMatchLimit = 200'000'000;                // backtracking steps of one match
+constexpr uint32_t kHeapLimitKb = 256u << 10;                // of one match, without JIT
+constexpr size_t kJitStack = 8u << 20;                       // bytes, reserved only when used
 constexpr std::string_view kSpaces = R"(\p{Z}\t-\r\x{85})";  // Unicode's White_Space
 
 // PCRE2's \s also has U+180E, which lost White_Space in Unicode 6.3; Oniguruma's has not.
@@ -74,8 +74,8 @@ Pattern::Pattern(const std::string& source, bool literal) : code_(std::make_uniq
   const CompileContext context(pcre2_compile_context_create(nullptr));
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   pcre2_set_parens_nest_limit(context.get(), 100);
-  const uint32_t options = literal ? PCRE2_UTF | PCRE2_LITERAL
-                                   : PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C;
+  const uint32_t options =
+      literal ? PCRE2_UTF | PCRE2_LITERAL : PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C;
   int error = 0;
   PCRE2_SIZE at = 0;
   code_->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),

@@ -27,7 +27,7 @@ struct Metaspace {
   enum class Prepend : uint8_t { always, first, never };
   std::string replacement;  // for each space
   Prepend prepend = Prepend::always;
-  bool split = true;        // before each replacement
+  bool split = true;  // before each replacement
 };
 using Splitter = std::variant<SplitByPattern, SpacePrefix, Metaspace>;
 

@@ -4,8 +4,8 @@ namespace limpet::engine {
 namespace {
 
 struct Lead {
-  size_t length;           // of the whole character; 0: no character begins so
-  unsigned char low, high; // what the second byte may be (Unicode standard, table 3-7)
+  size_t length;            // of the whole character; 0: no character begins so
+  unsigned char low, high;  // what the second byte may be (Unicode standard, table 3-7)
 };
 
 Lead lead_of(unsigned char b) {

@@ -10,10 +10,10 @@ namespace limpet::engine {
 inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";
 
 struct Utf8Step {
-  size_t length = 1;               // bytes taken, at least 1
+  size_t length = 1;  // bytes taken, at least 1
   char32_t character = 0xFFFD;
   bool valid = false;
-  bool incomplete = false;         // the text ends inside a character that could still be valid
+  bool incomplete = false;  // the text ends inside a character that could still be valid
 };
 
 // The first character of a text that is not empty.

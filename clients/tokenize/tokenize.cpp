@@ -49,8 +49,7 @@ std::string tokenize_line(const engine::Tokenizer& tokenizer, std::string_view l
     throw std::runtime_error(std::string("not JSON: ") + e.what());
   }
   if (!json.is_object()) throw std::runtime_error("not a JSON object");
-  return options.decode ? decoded(tokenizer, json)
-                        : encoded(tokenizer, json, options.with_special);
+  return options.decode ? decoded(tokenizer, json) : encoded(tokenizer, json, options.with_special);
 }
 
 void tokenize_lines(const engine::Tokenizer& tokenizer, std::istream& in, std::ostream& out,

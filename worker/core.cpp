@@ -225,6 +225,8 @@ void Core::State::on(const Turn& turn, const StepDone& event) {
   }
   if (!tokens.rows.empty()) say(turn, std::move(tokens));
   for (Job* job : ending) end(turn, *job, *job->end);
+  // The room has changed: new sessions are placed by it.
+  if (!ending.empty() && link == Link::registered) next_heartbeat = turn.now;
 }
 
 void Core::State::row_done(const Turn& turn, const StepRow& row, const RowResult& result,

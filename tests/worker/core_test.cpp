@@ -315,6 +315,17 @@ TEST(Broker, EndIsRepeatedUntilItIsAcknowledged) {
   EXPECT_THAT(rig.last<Heartbeat>().jobs, IsEmpty());
 }
 
+TEST(Broker, RoomIsToldAnewWhenAJobHasEnded) {
+  Rig rig;
+  rig.tell(rig.dispatch(1, 1, {5, 6, 7}));
+  const Time before = rig.core->next_deadline();
+  rig.settle();
+  EXPECT_LT(rig.core->next_deadline(), before);
+  rig.give(Tick{});
+  EXPECT_EQ(rig.last<Heartbeat>().room.free_kv_tokens, 62 * 4);
+  EXPECT_EQ(rig.all<JobEnded>().size(), 1u);
+}
+
 TEST(Broker, CreditIsKept) {
   Rig rig({.max_jobs = 2});
   for (uint64_t j = 1; j <= 3; ++j) rig.tell(rig.dispatch(j, j, {1, 2}));

@@ -81,18 +81,21 @@ def kill_in_midstream(cluster, homes):
         cluster.submit(line, session="ada-undisturbed")
     twin = cluster.submit(story[0], *story[1:], session="ada-undisturbed")
     check(twin.ids == reply.ids, "token for token what an undisturbed session says")
-    for who, question, want in [("ada", None, None), ("alan", "Where do I live?", "Rome")]:
-        if question:
-            again = cluster.submit(question, session=who)
-            check(want in again.text, f"{who} goes on: {again.text.strip()}   [{residency(again)}]")
+    again = cluster.submit("What is my name?", session="grace")
+    check("Grace" in again.text, f"grace goes on: {again.text.strip()}   [{residency(again)}]")
+    return victim.name
 
 
-def restart_broker(cluster):
-    heading("The broker is killed with -9 too, and started again:")
+def restart_broker(cluster, homes, victim):
+    heading("The broker is killed with -9 too, and started again. It knows whose home is where:")
     cluster.broker.kill9()
     cluster.broker.start()
-    reply = cluster.submit("What is my favorite color?", session="barbara")
-    check("green" in reply.text, f"barbara: {reply.text.strip()}   [{residency(reply)}]")
+    stayed = next(who for who in ("barbara", "alan", "grace") if homes[who] != victim)
+    question, want = {"barbara": ("What is my favorite color?", "green"), "alan": ("Where do I live?", "Rome"),
+                      "grace": ("What is my name?", "Grace")}[stayed]
+    reply = cluster.submit(question, session=stayed)
+    check(want in reply.text and reply.started[-1]["residency"] == "resident",
+          f"{stayed}: {reply.text.strip()}   [{residency(reply)}]")
 
 
 def figures(cluster):
@@ -119,9 +122,9 @@ def main():
     with Cluster(a.bin, workers=("rock-1", "rock-2"), broker_args=("--lease-ms", 1500)) as cluster:
         print(f"  clients connect to {cluster.endpoint}, metrics are on http://{cluster.http}/metrics")
         homes = chats(cluster)
-        kill_in_midstream(cluster, homes)
-        restart_broker(cluster)
+        victim = kill_in_midstream(cluster, homes)
         figures(cluster)
+        restart_broker(cluster, homes, victim)
     heading(f"{'All of it held' if not failures else 'NOT ALL OF IT HELD'}, "
             f"in {time.monotonic() - began:.1f} s. Try it yourself:  build/bin/limpet up   and, beside it,  "
             f"build/bin/limpet chat --session me")

@@ -32,8 +32,10 @@ def conversation(index, turns):
     return out[:turns]
 
 
-def run_session(cluster, run, index, turns, replies, failures):
+def run_session(cluster, run, index, turns, replies, failures, last_turn_may_start):
     for turn, (text, extra) in enumerate(conversation(index, turns)):
+        if turn == turns - 1:
+            last_turn_may_start()
         sampling = ["--seed", 1000 * index + turn, "--temperature", 0.8 if index % 2 else 0]
         try:
             reply = cluster.submit(text, "--job", f"{run}-{index}-{turn}", *sampling, *extra,
@@ -47,11 +49,12 @@ def run_session(cluster, run, index, turns, replies, failures):
         replies[(index, turn)] = reply
 
 
-def run_all(cluster, run, sessions, turns, clients):
+def run_all(cluster, run, sessions, turns, clients, last_turn_may_start=lambda: None):
     replies, failures = {}, []
     with concurrent.futures.ThreadPoolExecutor(clients) as pool:
         for index in range(sessions):
-            pool.submit(run_session, cluster, run, index, turns, replies, failures)
+            pool.submit(run_session, cluster, run, index, turns, replies, failures,
+                        last_turn_may_start)
     return replies, failures
 
 
@@ -87,8 +90,12 @@ def main():
     with Cluster(a.bin, broker_args=options) as cluster:
         thread = threading.Thread(target=killer, args=(cluster, a.every, a.seed, stop, kills))
         thread.start()
+
+        def enough_kills():  # a fast machine is not done before it has been disturbed
+            wait_until("kills", 300, lambda: sum(kills.values()) >= a.min_kills)
+
         try:
-            got, failures = run_all(cluster, "calm", a.sessions, turns, a.clients)
+            got, failures = run_all(cluster, "calm", a.sessions, turns, a.clients, enough_kills)
         finally:
             stop.set()
             thread.join()

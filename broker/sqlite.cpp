@@ -82,6 +82,17 @@ Database::Database(std::string path) : path_(std::move(path)) {
     throw StoreError("cannot open the store " + path_ + ": " + why);
   }
   sqlite3_extended_result_codes(handle_, 1);
+  sqlite3_busy_timeout(handle_, 1000);
+}
+
+void Database::count_log_pages() {
+  sqlite3_wal_hook(
+      handle_,
+      [](void* self, sqlite3*, const char*, int pages) {
+        static_cast<Database*>(self)->log_pages_ = pages;
+        return SQLITE_OK;
+      },
+      this);
 }
 
 Database::~Database() { sqlite3_close_v2(handle_); }

@@ -63,12 +63,15 @@ class Database {
   std::string text(const char* sql);
   const std::string& path() const { return path_; }
   sqlite3* handle() const { return handle_; }
+  void count_log_pages();  // from here on, for log_pages(); takes the place of autocheckpoint
+  int64_t log_pages() const { return log_pages_; }  // of the write-ahead log, at the last commit
 
   [[noreturn]] void fail(std::string_view doing);
 
  private:
   std::string path_;
   sqlite3* handle_ = nullptr;
+  int64_t log_pages_ = 0;
 };
 
 }  // namespace limpet::broker

@@ -11,6 +11,7 @@ namespace {
 constexpr size_t kSweepAtOnce = 128;   // entities folded in one commit, at least
 constexpr int64_t kSweepRows = 4096;   // a sweep begins after so many log rows, however small
 constexpr int64_t kCutAtOnce = 16;     // log rows deleted in one commit
+constexpr int64_t kLongestLog = 16;    // write-ahead log, in checkpoints
 
 }  // namespace
 
@@ -63,8 +64,20 @@ void Store::Impl::commit(std::span<const JournalEntry> entries) {
     throw;
   }
   broken_ = false;
+  checkpoint();
   ++counters.commits;
   counters.entries += static_cast<int64_t>(entries.size());
+}
+
+// The thread copies the log while we go on, so it is never quite done; beyond a bound the little
+// that is left is copied here, and the log begins anew.
+void Store::Impl::checkpoint() {
+  if (db_.log_pages() < options_.checkpoint_pages) return;
+  if (db_.log_pages() < kLongestLog * options_.checkpoint_pages) return checkpointer_->wanted();
+  try {
+    db_.execute("PRAGMA wal_checkpoint(PASSIVE)");
+  } catch (const StoreError&) {  // the commit is durable; what is wrong fails the next one
+  }
 }
 
 void Store::Impl::write_log_and_ended() {

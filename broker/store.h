@@ -38,8 +38,8 @@ class Store {
   struct Options {
     std::string folder;               // created if it is not there
     int64_t fold_tokens = 256;        // a job's output leaves the log in chunks of this many
-    int64_t sweep_bytes = 4 << 20;    // of log, between two sweeps
-    int64_t checkpoint_pages = 500;  // of SQLite's write-ahead log
+    int64_t sweep_bytes = 32 << 20;   // of log, between two sweeps
+    int64_t checkpoint_pages = 1000;  // of SQLite's write-ahead log
   };
   struct Counters {
     int64_t commits = 0, entries = 0, log_bytes = 0, log_rows = 0;

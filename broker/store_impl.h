@@ -1,5 +1,6 @@
 // The store's inside, shared by its three sources: writing, recovery and reading.
 #pragma once
+#include "broker/checkpointer.h"
 #include "broker/journal_record.h"
 #include "broker/store.h"
 
@@ -76,6 +77,7 @@ class Store::Impl {
   void put_chunk(int64_t key, std::string_view bytes);
   void sweep(size_t touched);
   void start_sweep();
+  void checkpoint();
 
   // store_recover.cpp
   void load_sessions();
@@ -96,6 +98,7 @@ class Store::Impl {
   FolderLock lock_;
   Database db_;
   Statements sql_;
+  std::optional<Checkpointer> checkpointer_;
   RecordWriter log_;
   std::string scratch_;
   bool broken_ = false;

@@ -96,7 +96,6 @@ Store::Impl::Impl(const Options& options)
 }
 
 void Store::Impl::check_file() {
-  db_.execute("PRAGMA locking_mode = EXCLUSIVE");
   const bool fresh = db_.integer("SELECT count(*) FROM sqlite_schema") == 0;
   if (!fresh && db_.integer("PRAGMA application_id") != kStoreApplication) {
     throw StoreError(db_.path() + " is not a limpet store; choose another folder with --data.");
@@ -113,9 +112,10 @@ void Store::Impl::check_file() {
   }
   db_.execute("PRAGMA synchronous = FULL");
   db_.execute("PRAGMA cache_size = -32768");
-  db_.execute(("PRAGMA wal_autocheckpoint = " + std::to_string(options_.checkpoint_pages)).c_str());
+  db_.count_log_pages();  // and no autocheckpoint: checkpointer_ does it
   db_.execute("PRAGMA journal_size_limit = 67108864");
   if (fresh) create_tables();
+  checkpointer_.emplace(db_.path());
 }
 
 void Store::Impl::create_tables() {

@@ -86,7 +86,7 @@ def main():
 
     kills, stop = collections.Counter(), threading.Event()
     began = time.monotonic()
-    options = ["--lease-ms", 1000, "--max-attempts", 20]
+    options = ["--lease-ms", 1000]
     with Cluster(a.bin, broker_args=options) as cluster:
         thread = threading.Thread(target=killer, args=(cluster, a.every, a.seed, stop, kills))
         thread.start()

@@ -1,5 +1,6 @@
 #include "engine/tokenizer.h"
 
+#include <stdexcept>
 #include <utility>
 
 #include "engine/detokenizer.h"
@@ -11,6 +12,13 @@ namespace limpet::engine {
 Tokenizer::Tokenizer(std::unique_ptr<TokenizerModel> model) : model_(std::move(model)) {}
 Tokenizer Tokenizer::load(const std::filesystem::path& path) {
   return Tokenizer(load_tokenizer_model(path));
+}
+Tokenizer Tokenizer::parse(std::string_view text) {
+  try {
+    return Tokenizer(parse_tokenizer_model(text));
+  } catch (const std::exception& e) {
+    throw std::runtime_error(std::string("cannot use this tokenizer: ") + e.what());
+  }
 }
 Tokenizer::~Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
@@ -32,13 +40,16 @@ TokenIds Tokenizer::encode(std::string_view text, bool with_special) const {
   if (with_special) out.ids = m.prefix;
   Bpe::Scratch scratch;
   Pieces pieces;
+  size_t normal_room = kMaxText, pieces_room = kMaxText;  // left for what is still to come
   for (const auto& raw : m.added_in_raw.split(text)) {
     if (raw.id >= 0) {
       out.ids.push_back(raw.id);
       continue;
     }
     std::string normal(raw.text);
-    out.error = normalize(m.normalizers, normal);
+    out.error = normalize(m.normalizers, normal, normal_room);
+    if (!out.error.empty()) return TokenIds{{}, out.error};
+    normal_room -= normal.size();
     for (const auto& segment : m.added_in_normalized.split(normal)) {
       if (segment.id >= 0) {
         out.ids.push_back(segment.id);
@@ -47,14 +58,14 @@ TokenIds Tokenizer::encode(std::string_view text, bool with_special) const {
       pieces.text = segment.text;
       pieces.ranges = {{0, segment.text.size()}};
       pieces.at_start = raw.text.data() == text.data() && segment.text.data() == normal.data();
-      if (out.error.empty()) out.error = split(m.splitters, pieces);
+      out.error = split(m.splitters, pieces, pieces_room);
       if (!out.error.empty()) return TokenIds{{}, out.error};
+      pieces_room -= pieces.text.size();
       for (const auto& r : pieces.ranges) {
         m.bpe->encode(std::string_view(pieces.text).substr(r.begin, r.end - r.begin), scratch,
                       out.ids);
       }
     }
-    if (!out.error.empty()) return TokenIds{{}, out.error};
   }
   if (with_special) out.ids.insert(out.ids.end(), m.suffix.begin(), m.suffix.end());
   return out;

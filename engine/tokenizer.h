@@ -38,11 +38,15 @@ struct TokenizerModel;  // tokenizer_model.h
 
 class Tokenizer {
  public:
-  static constexpr size_t kMaxText = 64u << 20;  // bytes of text in one call
+  // Bytes of text in one call: as given, normalized, and pre-tokenized.
+  static constexpr size_t kMaxText = 64u << 20;
 
   // A folder that holds tokenizer.json, or the file. Throws std::runtime_error that says what is
   // wrong with the file, and names what it asks for that is not supported.
   static Tokenizer load(const std::filesystem::path& path);
+
+  // From the content of a tokenizer.json; throws likewise.
+  static Tokenizer parse(std::string_view text);
 
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;

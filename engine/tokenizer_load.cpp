@@ -13,9 +13,17 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr uintmax_t kMaxFile = 512u << 20;  // bytes
+// What a file may ask for. The largest in use have 33 MB, 270 thousand tokens, ten steps.
+constexpr uintmax_t kMaxFile = 128u << 20;  // bytes
+constexpr int kMaxDepth = 64;               // of JSON's containers
 constexpr int64_t kMaxId = 1 << 24;
-constexpr int kMaxNesting = 8;  // of sequences in sequences
+constexpr size_t kIdSlack = 1 << 16;            // ids that no entry has
+constexpr int kMaxNesting = 8;                  // of sequences in sequences
+constexpr size_t kMaxSteps = 64;                // of normalizing, splitting, decoding
+constexpr size_t kMaxAround = 256;              // tokens that the post-processor adds
+constexpr size_t kMaxContent = 4096;            // bytes of a token
+constexpr size_t kMaxContents = kMaxFile;       // bytes of all tokens, as they are decoded
+constexpr size_t kMaxAddedContents = 8u << 20;  // bytes of all added tokens
 
 [[noreturn]] void refuse(const std::string& what) { throw std::runtime_error(what); }
 
@@ -77,6 +85,7 @@ void read_normalizer(const Json& json, int nesting, std::vector<Normalizer>& ste
   } else {
     refuse("the normalizer \"" + type + "\" is not supported");
   }
+  if (steps.size() > kMaxSteps) refuse("there are too many normalizers");
 }
 
 SplitBehavior behavior_of(const Json& json) {
@@ -87,6 +96,12 @@ SplitBehavior behavior_of(const Json& json) {
   if (name == "MergedWithNext") return SplitBehavior::merged_with_next;
   if (name == "Contiguous") return SplitBehavior::contiguous;
   refuse("the split behavior \"" + name + "\" is not supported");
+}
+
+std::string metaspace_replacement(const Json& json) {
+  std::string replacement = text_of(json, "replacement");
+  if (utf8_length(replacement) != 1) refuse("the \"replacement\" of Metaspace is one character");
+  return replacement;
 }
 
 Metaspace::Prepend metaspace_prepend(const Json& json) {
@@ -125,11 +140,12 @@ void read_splitter(const Json& json, int nesting, std::vector<Splitter>& steps, 
     const auto behavior = json.contains("behavior") ? behavior_of(json) : SplitBehavior::isolated;
     steps.emplace_back(SplitByPattern{Pattern(R"([!-/:-@\[-`{-~\p{P}])", false), behavior, false});
   } else if (type == "Metaspace") {
-    steps.emplace_back(Metaspace{text_of(json, "replacement"), metaspace_prepend(json),
+    steps.emplace_back(Metaspace{metaspace_replacement(json), metaspace_prepend(json),
                                  flag_of(json, "split", true)});
   } else {
     refuse("the pre-tokenizer \"" + type + "\" is not supported");
   }
+  if (steps.size() > kMaxSteps) refuse("there are too many pre-tokenizers");
 }
 
 // ---- Post-processor ----------------------------------------------------------------------------
@@ -148,7 +164,9 @@ Around read_template(const Json& json) {
     }
     const std::string name = text_of(field(part, "SpecialToken"), "id");
     for (const Json& id : field(field(field(json, "special_tokens"), name.c_str()), "ids")) {
-      (after_text ? around.suffix : around.prefix).push_back(id_of(id, name.c_str()));
+      std::vector<Token>& ids = after_text ? around.suffix : around.prefix;
+      ids.push_back(id_of(id, name.c_str()));
+      if (ids.size() > kMaxAround) refuse("the post-processor adds too many tokens");
     }
   }
   return around;
@@ -182,6 +200,19 @@ void read_post_processor(const Json& json, int nesting, TokenizerModel& model) {
   }
   model.prefix.insert(model.prefix.begin(), around.prefix.begin(), around.prefix.end());
   model.suffix.insert(model.suffix.end(), around.suffix.begin(), around.suffix.end());
+  if (std::max(model.prefix.size(), model.suffix.size()) > kMaxAround) {
+    refuse("the post-processor adds too many tokens");
+  }
+}
+
+void check_around(const TokenizerModel& model, const std::vector<Token>& ids) {
+  for (const Token id : ids) {
+    const auto at = static_cast<size_t>(id);
+    if (at >= model.pieces.size() || !model.pieces[at].present) {
+      refuse("the post-processor adds the id " + std::to_string(id) +
+             ", which no token of the vocabulary has");
+    }
+  }
 }
 
 // ---- Decoder -----------------------------------------------------------------------------------
@@ -220,17 +251,25 @@ void read_decoder(const Json& json, int nesting, DecoderSteps& steps) {
     steps.replacements.emplace_back(text_of(field(json, "pattern"), "String"),
                                     text_of(json, "content"));
   } else if (type == "Metaspace") {
-    steps.replacements.emplace_back(text_of(json, "replacement"), " ");
+    steps.replacements.emplace_back(metaspace_replacement(json), " ");
     if (metaspace_prepend(json) != Metaspace::Prepend::never) steps.traits.first_drops = " ";
   } else {
     refuse("the decoder \"" + type + "\" is not supported here");
   }
+  if (steps.replacements.size() > kMaxSteps) refuse("there are too many decoders");
+}
+
+[[noreturn]] void refuse_content(const std::string& text) {
+  refuse("a token has more than " + std::to_string(kMaxContent) + " bytes: \"" +
+         replace_bad_utf8(text.substr(0, 40)) + "...\"");
 }
 
 std::string replaced(std::string text, const std::string& what, const std::string& with) {
   if (what.empty()) return text;
   for (size_t at = 0; (at = text.find(what, at)) != std::string::npos; at += with.size()) {
+    if (with.size() > kMaxContent) refuse_content(with);
     text.replace(at, what.size(), with);
+    if (text.size() > kMaxContent) refuse_content(text);
   }
   return text;
 }
@@ -244,8 +283,14 @@ bool fallback_byte(const std::string& content, char& byte) {
   return true;
 }
 
+// `entries`: how many tokens the file has, which bounds their ids.
 void place(const std::string& content, Token id, bool special, const DecoderSteps& steps,
-           TokenizerModel& model) {
+           size_t entries, TokenizerModel& model) {
+  if (content.size() > kMaxContent) refuse_content(content);
+  if (static_cast<size_t>(id) >= entries + kIdSlack) {
+    refuse("the id " + std::to_string(id) + " of \"" + content +
+           "\" is out of range: there are only " + std::to_string(entries) + " tokens");
+  }
   if (static_cast<size_t>(id) >= model.pieces.size()) {
     model.pieces.resize(static_cast<size_t>(id) + 1);
   }
@@ -264,6 +309,8 @@ void place(const std::string& content, Token id, bool special, const DecoderStep
       piece.bytes = replaced(std::move(piece.bytes), what, with);
     }
   }
+  model.contents_size += piece.bytes.size();
+  if (model.contents_size > kMaxContents) refuse("all tokens together are too long");
   model.pieces[static_cast<size_t>(id)] = std::move(piece);
   model.vocabulary.insert_or_assign(content, id);
 }
@@ -313,7 +360,9 @@ Bpe read_bpe(const Json& json, bool byte_level, const Vocabulary& vocabulary) {
   return Bpe(options, vocabulary, merges);
 }
 
-void read_added_tokens(const Json& json, const DecoderSteps& steps, TokenizerModel& model) {
+void read_added_tokens(const Json& json, const DecoderSteps& steps, size_t entries,
+                       TokenizerModel& model) {
+  size_t size = 0;
   for (const Json& token : json) {
     AddedToken added;
     added.id = id_of(field(token, "id"), "added_tokens");
@@ -323,14 +372,36 @@ void read_added_tokens(const Json& json, const DecoderSteps& steps, TokenizerMod
     added.single_word = flag_of(token, "single_word", false);
     added.lstrip = flag_of(token, "lstrip", false);
     added.rstrip = flag_of(token, "rstrip", false);
-    place(added.content, added.id, added.special, steps, model);
+    place(added.content, added.id, added.special, steps, entries, model);
+    if ((size += added.content.size()) > kMaxAddedContents) {
+      refuse("all added tokens together are too long");
+    }
     if (added.normalized) {
       // A normalized token is looked for as it reads after normalization.
-      if (auto error = normalize(model.normalizers, added.content); !error.empty()) refuse(error);
+      auto error = normalize(model.normalizers, added.content, kMaxContent);
+      if (!error.empty()) refuse("the added token " + std::to_string(added.id) + ": " + error);
       model.added_in_normalized.add(added);
     } else {
       model.added_in_raw.add(added);
     }
+  }
+}
+
+// Containers in containers cost much more memory than the text that asks for them.
+void check_depth(std::string_view json) {
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+      continue;
+    }
+    if (c == '"') in_string = true;
+    if (c == '[' || c == '{') ++depth;
+    if (c == ']' || c == '}') --depth;
+    if (depth > kMaxDepth) refuse("the file is nested too deeply");
   }
 }
 
@@ -358,17 +429,26 @@ void read_all(const Json& json, TokenizerModel& model) {
   }
   const Json& vocab = field(bpe, "vocab");
   if (!vocab.is_object() || vocab.empty()) refuse("\"vocab\" must be an object of token ids");
+  const Json* added = optional_field(json, "added_tokens");
+  const size_t entries = vocab.size() + (added == nullptr ? 0 : added->size());
   for (const auto& [content, id] : vocab.items()) {
-    place(content, id_of(id, content.c_str()), false, steps, model);
+    place(content, id_of(id, content.c_str()), false, steps, entries, model);
   }
   model.bpe.emplace(read_bpe(bpe, byte_level, model.vocabulary));
-  if (const Json* part = optional_field(json, "added_tokens")) {
-    read_added_tokens(*part, steps, model);
-  }
+  if (added != nullptr) read_added_tokens(*added, steps, entries, model);
+  check_around(model, model.prefix);
+  check_around(model, model.suffix);
   model.decoder = steps.traits;
 }
 
 }  // namespace
+
+std::unique_ptr<TokenizerModel> parse_tokenizer_model(std::string_view text) {
+  auto model = std::make_unique<TokenizerModel>();
+  check_depth(text);
+  read_all(Json::parse(text), *model);
+  return model;
+}
 
 std::unique_ptr<TokenizerModel> load_tokenizer_model(const std::filesystem::path& path) {
   std::error_code error;
@@ -381,13 +461,15 @@ std::unique_ptr<TokenizerModel> load_tokenizer_model(const std::filesystem::path
   }
   if (size > kMaxFile) refuse(file.string() + " is too large to be a tokenizer");
   std::ifstream in(file, std::ios::binary);
-  auto model = std::make_unique<TokenizerModel>();
+  std::string text(static_cast<size_t>(size), '\0');
+  if (!in.read(text.data(), static_cast<std::streamsize>(text.size()))) {
+    refuse("cannot read " + file.string());
+  }
   try {
-    read_all(Json::parse(in), *model);
+    return parse_tokenizer_model(text);
   } catch (const std::exception& e) {  // nlohmann's own, too
     refuse("cannot use " + file.string() + ": " + e.what());
   }
-  return model;
 }
 
 }  // namespace limpet::engine

@@ -21,6 +21,7 @@ struct TokenizerModel {
     bool present = false, special = false, byte = false;
   };
   std::vector<Piece> pieces;  // by id
+  size_t contents_size = 0;   // bytes of all pieces
   Vocabulary vocabulary;      // by content, added tokens included
   std::optional<Bpe> bpe;
 
@@ -31,6 +32,8 @@ struct TokenizerModel {
   DecoderTraits decoder;
 };
 
+// From the content of a tokenizer.json. Throws std::exception that says what is wrong with it.
+std::unique_ptr<TokenizerModel> parse_tokenizer_model(std::string_view text);
 // Throws std::runtime_error that names the file and what is wrong with it.
 std::unique_ptr<TokenizerModel> load_tokenizer_model(const std::filesystem::path& path);
 

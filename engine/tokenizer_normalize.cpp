@@ -32,7 +32,12 @@ void order_marks(std::vector<utf8proc_int32_t>& text) {
   }
 }
 
-std::string apply(const UnicodeForm& form, std::string& text) {
+std::string too_long(size_t max_bytes) {
+  return "normalized, the text is longer than the " + std::to_string(max_bytes) +
+         " bytes that are left for it";
+}
+
+std::string apply(const UnicodeForm& form, std::string& text, size_t max_bytes) {
   if (surely_normal(form, text)) return "";
   const auto options = static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE |
                                                       (form.compatibility ? UTF8PROC_COMPAT : 0));
@@ -49,6 +54,7 @@ std::string apply(const UnicodeForm& form, std::string& text) {
     } else {
       wide.insert(wide.end(), parts, parts + n);
     }
+    if (wide.size() > max_bytes) return too_long(max_bytes);
   }
   order_marks(wide);
   auto length = static_cast<utf8proc_ssize_t>(wide.size());
@@ -64,16 +70,23 @@ std::string apply(const UnicodeForm& form, std::string& text) {
   return "";
 }
 
-std::string apply(const PrependText& prepend, std::string& text) {
-  if (!text.empty()) text.insert(0, prepend.text);
+std::string apply(const PrependText& prepend, std::string& text, size_t max_bytes) {
+  if (text.empty()) return "";
+  if (prepend.text.size() > max_bytes) return too_long(max_bytes);
+  text.insert(0, prepend.text);
   return "";
 }
 
-std::string apply(const ReplaceText& replace, std::string& text) {
+std::string apply(const ReplaceText& replace, std::string& text, size_t max_bytes) {
   std::vector<Pattern::Range> matches;
   if (std::string error = replace.pattern.find_all(text, matches); !error.empty()) return error;
   if (matches.empty()) return "";
+  size_t size = text.size();
+  for (const auto& m : matches) size -= m.end - m.begin;
+  if (size > max_bytes) return too_long(max_bytes);
+  if (replace.with.size() > (max_bytes - size) / matches.size()) return too_long(max_bytes);
   std::string out;
+  out.reserve(size + matches.size() * replace.with.size());
   size_t from = 0;
   for (const auto& m : matches) {
     out.append(text, from, m.begin - from).append(replace.with);
@@ -85,10 +98,11 @@ std::string apply(const ReplaceText& replace, std::string& text) {
 
 }  // namespace
 
-std::string normalize(const std::vector<Normalizer>& steps, std::string& text) {
+std::string normalize(const std::vector<Normalizer>& steps, std::string& text, size_t max_bytes) {
   for (const Normalizer& step : steps) {
-    std::string error = std::visit([&](const auto& s) { return apply(s, text); }, step);
+    std::string error = std::visit([&](const auto& s) { return apply(s, text, max_bytes); }, step);
     if (!error.empty()) return error;
+    if (text.size() > max_bytes) return too_long(max_bytes);
   }
   return "";
 }

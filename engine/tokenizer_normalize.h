@@ -23,7 +23,8 @@ struct ReplaceText {
 using Normalizer = std::variant<UnicodeForm, PrependText, ReplaceText>;
 
 // `text` is valid UTF-8; so is what it becomes. Linear in its size but for the ordering of runs
-// of combining marks (n log n). Returns an error text, empty when all is well.
-std::string normalize(const std::vector<Normalizer>& steps, std::string& text);
+// of combining marks (n log n). Returns an error text, empty when all is well: a step that would
+// make the text longer than `max_bytes` (or, decomposed, more characters) is not taken.
+std::string normalize(const std::vector<Normalizer>& steps, std::string& text, size_t max_bytes);
 
 }  // namespace limpet::engine

@@ -15,6 +15,9 @@ constexpr uint32_t kHeapLimitKb = 256u << 10;                // of one match, wi
 constexpr size_t kJitStack = 8u << 20;                       // bytes, reserved only when used
 constexpr std::string_view kSpaces = R"(\p{Z}\t-\r\x{85})";  // Unicode's White_Space
 
+constexpr const char* kMovedStart =
+    "the split pattern has \\K in a look-around, which is not supported";
+
 // PCRE2's \s also has U+180E, which lost White_Space in Unicode 6.3; Oniguruma's has not.
 std::string with_unicode_spaces(const std::string& source) {
   std::string out;
@@ -112,6 +115,7 @@ std::string Pattern::find_all(std::string_view text, std::vector<Range>& matches
     if (rc < 0) return "the split pattern failed on this text: " + message_of(rc);
     const PCRE2_SIZE* ends = pcre2_get_ovector_pointer(data.get());
     const Range range{ends[0], ends[1]};
+    if (range.begin < from) return kMovedStart;
     if (range.begin == range.end) {
       // An empty match right after another is none; either way the search goes on a character on.
       if (range.begin != last_end) matches.push_back(range);
@@ -121,7 +125,7 @@ std::string Pattern::find_all(std::string_view text, std::vector<Range>& matches
       matches.push_back(range);
       from = range.end;
     } else {
-      return "the split pattern has \\K in a look-around, which is not supported";
+      return kMovedStart;
     }
     last_end = range.end;
   }

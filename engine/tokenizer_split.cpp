@@ -128,10 +128,14 @@ std::string apply(const Metaspace& step, Pieces& pieces) {
 
 }  // namespace
 
-std::string split(const std::vector<Splitter>& steps, Pieces& pieces) {
+std::string split(const std::vector<Splitter>& steps, Pieces& pieces, size_t max_bytes) {
   for (const Splitter& step : steps) {
     std::string error = std::visit([&](const auto& s) { return apply(s, pieces); }, step);
     if (!error.empty()) return error;
+    if (pieces.text.size() > max_bytes) {
+      return "pre-tokenized, the text is longer than the " + std::to_string(max_bytes) +
+             " bytes that are left for it";
+    }
   }
   return "";
 }

@@ -25,7 +25,7 @@ struct SplitByPattern {
 struct SpacePrefix {};  // a space before each piece that begins with none (byte level)
 struct Metaspace {
   enum class Prepend : uint8_t { always, first, never };
-  std::string replacement;  // for each space
+  std::string replacement;  // for each space; one character
   Prepend prepend = Prepend::always;
   bool split = true;  // before each replacement
 };
@@ -37,7 +37,8 @@ struct Pieces {
   bool at_start = true;                // of the whole input
 };
 
-// Cuts every piece by each step in turn. Returns an error text, empty when all is well.
-std::string split(const std::vector<Splitter>& steps, Pieces& pieces);
+// Cuts every piece by each step in turn. Returns an error text, empty when all is well: a step
+// must not leave more than `max_bytes` of text.
+std::string split(const std::vector<Splitter>& steps, Pieces& pieces, size_t max_bytes);
 
 }  // namespace limpet::engine

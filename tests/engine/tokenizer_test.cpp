@@ -192,6 +192,8 @@ TEST_F(Files, NormalizedAddedTokensAreFoundAfterNormalization) {
 
 TEST_F(Files, PostProcessorsNest) {
   Json json = small();
+  json["added_tokens"] = Json::parse(R"([{"id": 7, "content": "B"}, {"id": 8, "content": "E"},
+                                         {"id": 9, "content": "F"}])");
   json["post_processor"] = Json::parse(R"({"type": "Sequence", "processors": [
       {"type": "ByteLevel"},
       {"type": "TemplateProcessing",
@@ -300,6 +302,91 @@ TEST_F(Files, RefusesByNameWhatItCannotDo) {
   EXPECT_THROW(Tokenizer::load("models/no-such-model"), std::runtime_error);
 }
 
+// A few bytes of a file must not ask for gigabytes.
+TEST_F(Files, NormalizersAndPreTokenizersCannotBlowUpText) {
+  const Json ten_times = {
+      {"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", std::string(10, 'a')}};
+  Json json = small();
+  json["normalizer"] = {{"type", "Sequence"}, {"normalizers", Json::array()}};
+  for (int i = 0; i < 12; ++i) json["normalizer"]["normalizers"].push_back(ten_times);
+  EXPECT_NE(load(json).encode("a", false).error.find("longer than"), std::string::npos);
+  EXPECT_TRUE(load(json).encode("b", false).ok());
+
+  json["normalizer"] = ten_times;
+  json["normalizer"]["content"] = std::string(1 << 20, 'b');
+  json["added_tokens"] = Json::parse(R"([{"id": 7, "content": "<y>", "special": true}])");
+  std::string text;  // each part by itself is short enough
+  for (int i = 0; i < 70; ++i) text += "a<y>";
+  EXPECT_FALSE(load(json).encode(text, false).ok());
+
+  json = small();
+  for (int i = 0; i < 65; ++i) json["normalizer"]["normalizers"].push_back({{"type", "NFC"}});
+  json["normalizer"]["type"] = "Sequence";
+  EXPECT_NE(refusal(json).find("too many normalizers"), std::string::npos);
+  json = small();
+  const Json digits = {{"type", "Digits"}, {"individual_digits", true}};
+  for (int i = 0; i < 65; ++i) json["pre_tokenizer"]["pretokenizers"].push_back(digits);
+  json["pre_tokenizer"]["type"] = "Sequence";
+  EXPECT_NE(refusal(json).find("too many pre-tokenizers"), std::string::npos);
+}
+
+TEST_F(Files, MetaspacesReplacementIsOneCharacter) {
+  Json json = small();  // an empty one cut characters in two
+  for (const char* replacement : {"", "__"}) {
+    json["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", replacement}};
+    EXPECT_NE(refusal(json).find("one character"), std::string::npos);
+  }
+}
+
+TEST_F(Files, TokensAreBounded) {
+  Json json = small();
+  json["model"]["vocab"]["far"] = (1 << 24) - 1;
+  EXPECT_NE(refusal(json).find("there are only 8 tokens"), std::string::npos);
+  json["model"]["vocab"]["far"] = 50000;  // holes there may be
+  EXPECT_EQ(load(json).vocab_size(), 50001);
+
+  json = small();
+  json["added_tokens"] = {{{"id", 7}, {"content", std::string(50'000, 'a')}}};
+  EXPECT_NE(refusal(json).find("more than 4096 bytes"), std::string::npos);
+  json["added_tokens"] = {{{"id", 7}, {"content", std::string(4096, 'a')}}};
+  EXPECT_EQ(load(json).encode(std::string(4096, 'a'), false).ids, std::vector<Token>{7});
+
+  json = small();  // decoding's replacements grow a token
+  json["decoder"] = {{"type", "Sequence"}, {"decoders", Json::array()}};
+  for (int i = 0; i < 12; ++i) {
+    json["decoder"]["decoders"].push_back(
+        {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", std::string(10, 'a')}});
+  }
+  EXPECT_NE(refusal(json).find("more than 4096 bytes"), std::string::npos);
+}
+
+TEST_F(Files, PostProcessorsAddWhatIsInTheVocabulary) {
+  for (const int id : {7, 100, 1 << 20}) {
+    Json json = small();
+    json["added_tokens"] = {{{"id", 8}, {"content", "B"}}};
+    json["post_processor"] = {{"type", "BertProcessing"}, {"cls", {"B", 8}}, {"sep", {"E", id}}};
+    EXPECT_NE(refusal(json).find("the id " + std::to_string(id)), std::string::npos);
+    json["post_processor"]["sep"] = {"b", 1};
+    EXPECT_EQ(load(json).encode("a", true).ids, (std::vector<Token>{8, 0, 1}));
+  }
+  Json json = small();
+  json["post_processor"] = {{"type", "TemplateProcessing"},
+                            {"single", Json::array({{{"SpecialToken", {{"id", "B"}}}}})},
+                            {"special_tokens", {{"B", {{"ids", std::vector<int>(300, 1)}}}}}};
+  EXPECT_NE(refusal(json).find("too many tokens"), std::string::npos);
+}
+
+TEST_F(Files, DeepJsonIsRefusedBeforeItIsBuilt) {
+  const std::string deep = R"({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [)" +
+                           std::string(1 << 20, '[') + std::string(1 << 20, ']') + "]}}";
+  try {
+    Tokenizer::parse(deep);
+    ADD_FAILURE() << "was accepted";
+  } catch (const std::runtime_error& e) {
+    EXPECT_NE(std::string(e.what()).find("nested too deeply"), std::string::npos);
+  }
+}
+
 TEST(Normalize, LongRunsOfMarksAreOrderedFast) {
   std::string text;
   for (int i = 0; i < 200'000; ++i) text += i % 2 == 0 ? "\u0301" : "\u0323";
@@ -307,7 +394,7 @@ TEST(Normalize, LongRunsOfMarksAreOrderedFast) {
   text.insert(0, "e");
   std::vector<Normalizer> nfd;
   nfd.emplace_back(UnicodeForm{false, false});
-  EXPECT_EQ(normalize(nfd, text), "");
+  EXPECT_EQ(normalize(nfd, text, Tokenizer::kMaxText), "");
   for (int i = 0; i < 100'000; ++i) want += "\u0323";
   for (int i = 0; i < 100'000; ++i) want += "\u0301";
   EXPECT_EQ(text == want, true);

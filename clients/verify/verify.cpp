@@ -18,12 +18,16 @@ using engine::Want;
 
 constexpr int64_t kOtherRows = 3;  // most rows of another sequence in one step
 
+// A NaN is the worst there is, and stays.
+void keep_worst(double diff, double& worst) {
+  if (std::isnan(diff) || diff > worst) worst = diff;
+}
+
 void compare(std::span<const float> got, std::span<const float> want, double& max_abs,
              double& kld) {
   double got_max = got[0], want_max = want[0];
   for (size_t i = 0; i < got.size(); ++i) {
-    const double diff = std::abs(static_cast<double>(got[i]) - static_cast<double>(want[i]));
-    if (!(diff <= max_abs)) max_abs = diff;  // NaN is kept
+    keep_worst(std::abs(static_cast<double>(got[i]) - static_cast<double>(want[i])), max_abs);
     got_max = std::max<double>(got_max, got[i]);
     want_max = std::max<double>(want_max, want[i]);
   }
@@ -230,7 +234,8 @@ VerifyReport verify_checkpoint(engine::EngineOptions engine_options, const Golde
 
 bool VerifyReport::pass(engine::Precision precision) const {
   const double worst = std::max(max_abs_prefill, max_abs_step);
-  const bool finite = std::isfinite(max_abs_prefill) && std::isfinite(max_abs_step);
+  const bool finite = std::isfinite(max_abs_prefill) && std::isfinite(max_abs_step) &&
+                      std::isfinite(kld);
   if (precision == engine::Precision::f32) {
     return finite && worst <= 1e-3 * logit_std && matched == greedy;
   }

@@ -1,5 +1,9 @@
 // `limpet verify`: does a checkpoint, as this engine runs it, give the reference logits?
 //
+// By default the check may find that it does so only with rotary frequencies rounded to bf16, and
+// passes: then the reference was computed with rounded ones. Serving never rounds them; the
+// report's `rope_frequencies` ("f32" or "bf16") says with which ones it passed.
+//
 // The golden file is safetensors: input_ids [N] i32, prefill_logits [N, vocab] f32,
 // greedy_ids [M] i32, step_logits [M, vocab] f32; step_logits[i] chose greedy_ids[i], and the
 // first of them comes from the last prefill row.

@@ -31,7 +31,7 @@ void describe(CLI::App& app, Arguments& a) {
                                                       {"f32", ReferenceRope::f32},
                                                       {"bf16", ReferenceRope::bf16}};
   app.add_option("--rope-frequencies", a.options.rope,
-                 "Of the reference: f32, or bf16 when its model was cast as a whole")
+                 "Of the reference: f32; bf16 when its model was cast as a whole; auto: either")
       ->transform(CLI::CheckedTransformer(ropes));
   app.add_option("--threads", a.threads, "CPU threads; 0: all")->check(CLI::Range(0, 1024));
 }
@@ -40,13 +40,19 @@ void describe(CLI::App& app, Arguments& a) {
 
 int verify_main(int argc, char** argv) {
   Arguments a;
-  CLI::App app("Checks a checkpoint against reference logits; prints one JSON line.",
-               "limpet verify");
+  CLI::App app(
+      "Checks a checkpoint against reference logits; prints one JSON line. By default it runs with\n"
+      "float32 rotary frequencies, as serving does, and if that fails once more with frequencies\n"
+      "rounded to bf16, as a reference has them whose model was cast to bf16 as a whole:\n"
+      "\"rope_frequencies\" in the line says with which of them the figures were found.",
+      "limpet verify");
   describe(app, a);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? 0 : 2;
+    if (e.get_exit_code() == 0) return app.exit(e);  // --help
+    std::cerr << "limpet verify: " << e.what() << "; see --help" << std::endl;
+    return 2;
   }
   try {
     const Golden golden = load_golden(a.golden);

@@ -72,6 +72,9 @@ TEST(VerifyReport, ToleranceSeparatesGoodFromBad) {
   r.matched = 3;
   r.kld = 2e-3;
   EXPECT_FALSE(r.pass(Precision::bf16));
+  r.kld = std::nan("");
+  r.max_abs_step = 0;
+  EXPECT_FALSE(r.pass(Precision::f32));
   r.kld = 0;
   r.max_abs_step = std::nan("");
   EXPECT_FALSE(r.pass(Precision::bf16));
@@ -91,6 +94,22 @@ TEST(VerifyReport, InF32TheReferencesRotaryFrequenciesAreFound) {
   EXPECT_FALSE(rope_of("models/limpet-tiny", "limpet-tiny"));
 }
 
+TEST(VerifyReport, ANanInAMiddleColumnIsNoticed) {
+  const Golden good = load_golden("tests/golden/llama-gqa/golden.safetensors");
+  auto options = verify_engine_options(good, {});
+  options.model_dir = "tests/golden/llama-gqa";
+  options.precision = Precision::f32;
+  options.bf16_rope_frequencies = true;  // as this reference has them
+  const auto engine = engine::Engine::open(options);
+  EXPECT_TRUE(verify(*engine, good, {}).pass(Precision::f32));
+  Golden bad = good;
+  bad.step_logits[static_cast<size_t>(bad.vocab / 2)] = std::nanf("");
+  const VerifyReport report = verify(*engine, bad, {});
+  EXPECT_TRUE(std::isnan(report.max_abs_step));
+  EXPECT_EQ(report.matched, report.greedy);
+  EXPECT_FALSE(report.pass(Precision::f32));
+}
+
 TEST(VerifyReport, AWrongTokenIsNoticed) {
   Golden golden = load_golden("tests/golden/llama-gqa/golden.safetensors");
   golden.input_ids[5] ^= 1;  // as a wrong embedding row would
@@ -107,6 +126,11 @@ TEST(VerifyMain, SaysWhatIsWrong) {
     return verify_main(static_cast<int>(args.size()), const_cast<char**>(args.data()));
   };
   EXPECT_EQ(run({"--model", "models/limpet-tiny"}), 2);
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(run({"--nope"}), 2);
+  const std::string error = ::testing::internal::GetCapturedStderr();
+  EXPECT_TRUE(error.starts_with("limpet verify: ")) << error;
+  EXPECT_EQ(std::ranges::count(error, '\n'), 1) << error;
   EXPECT_EQ(run({"--model", "models/none", "--golden",
                  "tests/golden/llama-gqa/golden.safetensors"}), 1);
   EXPECT_EQ(run({"--model", "models/limpet-tiny", "--golden",

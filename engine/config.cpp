@@ -2,22 +2,26 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <numbers>
 #include <optional>
-#include <sstream>
 #include <stdexcept>
 
 #include "engine/checkpoint.h"
 #include "engine/models/architecture.h"
+#include "engine/printable.h"
 #include "ops/dtype.h"
 
 namespace limpet::engine {
 namespace {
 
 using Json = nlohmann::json;
+
+constexpr int64_t kMaxHeadDim = 256;  // what the attention ops hold
+constexpr size_t kMaxText = 4u << 20;  // of a config file, bytes
 
 // One JSON object with typed, bounded access; every refusal names the file and the key.
 class Fields {
@@ -57,7 +61,7 @@ class Fields {
   std::string text(const char* key, const std::string& fallback) const {
     if (!has(key)) return fallback;
     if (!object_[key].is_string()) refuse(std::string(key) + " must be a string");
-    return object_[key].get<std::string>().substr(0, 128);
+    return printable(object_[key].get_ref<const std::string&>());
   }
   Fields object(const char* key) const {
     if (!object_[key].is_object()) refuse(std::string(key) + " must be an object");
@@ -72,31 +76,45 @@ class Fields {
   std::string path_;
 };
 
+[[noreturn]] void refuse_size(const std::string& path) {
+  throw std::runtime_error(path + ": larger than 4 MiB");
+}
+
 std::string read_text(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw std::runtime_error("cannot read " + path + "; is this a model folder?");
-  std::ostringstream out;
-  out << in.rdbuf();
-  return std::move(out).str();
+  // Looked at before it is opened: a pipe would block, a device would never end.
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
+    throw std::runtime_error(path + ": not a regular file");
+  }
+  std::ifstream in(path, std::ios::binary | std::ios::ate);
+  const auto size = in ? static_cast<std::streamoff>(in.tellg()) : -1;
+  if (size < 0) throw std::runtime_error("cannot read " + path + "; is this a model folder?");
+  if (static_cast<size_t>(size) > kMaxText) refuse_size(path);
+  std::string text(static_cast<size_t>(size), '\0');
+  in.seekg(0).read(text.data(), size);
+  if (in.gcount() != size) throw std::runtime_error("cannot read " + path + " to its end");
+  return text;
 }
 
 Json parse_object(std::string_view text, const std::string& path) {
-  if (text.size() > (4u << 20)) throw std::runtime_error(path + ": larger than 4 MiB");
+  if (text.size() > kMaxText) refuse_size(path);
   Json json = Json::parse(text, nullptr, false);
   if (!json.is_object()) throw std::runtime_error(path + ": not a JSON object");
   return json;
 }
 
-RopeConfig parse_rope(const Fields& config) {
-  RopeConfig rope;
-  const bool newer = config.has("rope_parameters");
-  rope.theta = config.number("rope_theta", 10000.0);
-  if (!newer && !config.has("rope_scaling")) return rope;
-  const Fields f = config.object(newer ? "rope_parameters" : "rope_scaling");
-  if (newer) rope.theta = f.number("rope_theta", rope.theta);
+void refuse_partial_rotation(const Fields& f) {
   if (f.has("partial_rotary_factor") && f.number("partial_rotary_factor") != 1.0) {
-    f.refuse("partial_rotary_factor is not supported");
+    f.refuse("partial_rotary_factor other than 1 is not supported");
   }
+}
+
+// One object of rotary settings; `theta` where it says none.
+RopeConfig parse_rope_object(const Fields& f, double theta) {
+  RopeConfig rope;
+  rope.theta = f.number("rope_theta", theta);
+  refuse_partial_rotation(f);
   const std::string kind = f.text("rope_type", f.text("type", "default"));
   if (kind == "default") return rope;
   if (kind == "linear") {
@@ -117,6 +135,28 @@ RopeConfig parse_rope(const Fields& config) {
   return rope;
 }
 
+RopeConfig parse_rope(const Fields& config) {
+  refuse_partial_rotation(config);
+  const double theta = config.number("rope_theta", RopeConfig{}.theta);
+  RopeConfig older{.theta = theta};
+  if (config.has("rope_scaling")) older = parse_rope_object(config.object("rope_scaling"), theta);
+  if (!config.has("rope_parameters")) return older;
+  const Fields f = config.object("rope_parameters");
+  for (const auto& [key, value] : config["rope_parameters"].items()) {
+    if (value.is_object()) {
+      f.refuse("rope_parameters of a layer type ('" + printable(key) + "') are not supported");
+    }
+  }
+  const RopeConfig newer = parse_rope_object(f, theta);
+  if (config.has("rope_theta") && newer.theta != theta) {
+    f.refuse("rope_theta and rope_parameters disagree");
+  }
+  if (config.has("rope_scaling") && newer != older) {
+    f.refuse("rope_scaling and rope_parameters disagree");
+  }
+  return newer;
+}
+
 // Newer files say it layer by layer; older ones by a window and the first layer that has it.
 std::vector<int64_t> parse_windows(const Fields& f, const ModelConfig& c) {
   std::vector<int64_t> windows(static_cast<size_t>(c.layers), 0);
@@ -133,7 +173,7 @@ std::vector<int64_t> parse_windows(const Fields& f, const ModelConfig& c) {
       if (type == "sliding_attention" && window > 0) {
         windows[i] = window;
       } else if (type != "full_attention") {
-        f.refuse("layer_types: '" + type.substr(0, 64) + "' is not supported here");
+        f.refuse("layer_types: '" + printable(type, 64) + "' is not supported here");
       }
     }
     return windows;
@@ -165,7 +205,7 @@ std::string parse_architecture(const Fields& f) {
       f["architectures"].size() != 1 || !f["architectures"][0].is_string()) {
     f.refuse("architectures must name one architecture");
   }
-  return f["architectures"][0].get<std::string>().substr(0, 128);
+  return printable(f["architectures"][0].get_ref<const std::string&>());
 }
 
 void parse_sizes(const Fields& f, ModelConfig& c) {
@@ -177,7 +217,11 @@ void parse_sizes(const Fields& f, ModelConfig& c) {
   // Only Llama's old files leave it out, and mean one KV head for each query head.
   const bool all = c.architecture == "LlamaForCausalLM" && !f.has("num_key_value_heads");
   c.kv_heads = all ? c.heads : f.integer("num_key_value_heads", 1, 4096);
-  c.head_dim = f.integer("head_dim", 2, 1024, c.hidden / c.heads);
+  c.head_dim = f.integer("head_dim", 0, 1 << 20, c.hidden / c.heads);
+  if (c.head_dim < 2 || c.head_dim > kMaxHeadDim) {
+    f.refuse("head_dim " + std::to_string(c.head_dim) + " is not supported (2…" +
+             std::to_string(kMaxHeadDim) + ")");
+  }
   c.max_context = f.integer("max_position_embeddings", 1, 1 << 28);
   c.prediction_layers = f.integer("num_nextn_predict_layers", 0, 16, 0);
   if (c.heads % c.kv_heads != 0) {
@@ -213,7 +257,7 @@ ModelConfig load_config(const std::string& dir) {
   const std::string path = dir + "/config.json";
   ModelConfig config = parse_config(read_text(path), path);
   const std::string generation = dir + "/generation_config.json";
-  if (std::ifstream(generation).good()) {
+  if (std::error_code error; std::filesystem::exists(generation, error)) {
     const Json json = parse_object(read_text(generation), generation);
     const auto eos = parse_eos(Fields(json, generation));
     if (!eos.empty()) config.eos = eos;

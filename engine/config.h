@@ -1,6 +1,7 @@
 // What a model is, read from its config.json and generation_config.json. Plain data.
 //
-// Both styles of rotary settings are read: `rope_theta` + `rope_scaling`, and `rope_parameters`.
+// Both styles of rotary settings are read: `rope_theta` + `rope_scaling`, and `rope_parameters`;
+// a file that has both must say the same in both.
 // Anything that would change results and is not supported (an architecture, an activation, a kind
 // of rotary scaling, quantized weights) is refused by name: std::runtime_error, before any weight
 // is read.
@@ -23,6 +24,7 @@ struct RopeConfig {
   double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3
   double original_context = 8192;                        // llama3
   bool bf16_frequencies = false;  // rounded to bf16, as some references have them
+  bool operator==(const RopeConfig&) const = default;
 };
 
 struct ModelConfig {

@@ -3,8 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <numbers>
+
+#include <unistd.h>
 
 namespace limpet::engine {
 namespace {
@@ -79,6 +83,79 @@ TEST(Config, RefusesWhatItCannotDoByName) {
   auto json = base();
   json.erase("hidden_size");
   EXPECT_NE(error_of(json).find("hidden_size is missing"), std::string::npos);
+}
+
+TEST(Config, HeadDimMustBeOneThatTheOpsHold) {
+  auto json = base();
+  const auto expect_refused = [&](const std::string& n) {
+    EXPECT_NE(error_of(json).find("head_dim " + n + " is not supported (2…256)"),
+              std::string::npos) << error_of(json);
+  };
+  json["head_dim"] = 258;
+  expect_refused("258");
+  json.erase("head_dim");
+  json["num_attention_heads"] = 128;  // hidden / heads is 0
+  expect_refused("0");
+  json["num_attention_heads"] = 4;
+  json["hidden_size"] = 2048;
+  expect_refused("512");
+  json["hidden_size"] = 60;
+  EXPECT_NE(error_of(json).find("even"), std::string::npos);
+  json["head_dim"] = 256;
+  EXPECT_EQ(error_of(json), "");
+}
+
+TEST(Config, RotarySettingsThatItWouldMisreadAreRefused) {
+  const auto refused = [](nlohmann::json json, const std::string& because) {
+    const std::string error = error_of(json);
+    EXPECT_NE(error.find(because), std::string::npos) << because << ": " << error;
+  };
+  auto json = base();
+  json["rope_parameters"]["sliding_attention"] = {{"rope_theta", 10000.0}};
+  refused(json, "'sliding_attention'");
+  json = base();
+  json["partial_rotary_factor"] = 0.5;
+  refused(json, "partial_rotary_factor");
+  json["partial_rotary_factor"] = 1.0;
+  EXPECT_EQ(error_of(json), "");
+  json["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 4.0}};
+  json["rope_parameters"] = {{"rope_type", "linear"}, {"factor", 2.0}};
+  refused(json, "rope_scaling and rope_parameters disagree");
+  json["rope_parameters"]["factor"] = 4.0;
+  EXPECT_EQ(error_of(json), "");
+  json["rope_parameters"]["rope_theta"] = 10000.0;
+  refused(json, "rope_theta and rope_parameters disagree");
+}
+
+TEST(Config, MessagesHoldNoControlCharacters) {
+  auto json = base();
+  json["hidden_act"] = "\x1b]0;x\x07\xc2\x9bm";
+  const std::string error = error_of(json);
+  EXPECT_NE(error.find("'?]0;x???m'"), std::string::npos) << error;
+  json = base();
+  json["architectures"] = {"\x1b[2J"};
+  EXPECT_NE(error_of(json).find("'?[2J'"), std::string::npos) << error_of(json);
+}
+
+TEST(Config, OnlyRegularFilesAreRead) {
+  const auto dir = std::filesystem::temp_directory_path() /
+                   ("limpet_config_" + std::to_string(::getpid()));
+  std::filesystem::create_directories(dir / "config.json");
+  const auto error = [&]() -> std::string {
+    try {
+      load_config(dir);
+    } catch (const std::runtime_error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_NE(error().find("not a regular file"), std::string::npos) << error();
+  std::filesystem::remove(dir / "config.json");
+  std::ofstream(dir / "config.json") << base().dump();
+  EXPECT_EQ(error(), "");
+  std::filesystem::create_directories(dir / "generation_config.json");
+  EXPECT_NE(error().find("not a regular file"), std::string::npos) << error();
+  std::filesystem::remove_all(dir);
 }
 
 TEST(Config, SlidingWindowsFollowTheArchitecture) {

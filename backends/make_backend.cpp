@@ -28,8 +28,9 @@ std::unique_ptr<Backend> make_backend(const Device& device, const BackendOptions
 }
 
 void throw_not_built(DeviceKind kind, const char* option) {
-  throw std::runtime_error(std::string("this build has no ") + name_of(kind) +
-                           " backend; configure with -D" + option + "=ON, or use --device cpu");
+  throw std::runtime_error(std::string("this version has no ") + name_of(kind) +
+                           " backend to build yet (the option " + option +
+                           " is to build it); use --device cpu");
 }
 
 }  // namespace limpet

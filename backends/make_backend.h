@@ -12,8 +12,8 @@ struct BackendOptions {
   bool bf16_dot = true;  // use the processor's bf16 dot products where it has them
 };
 
-// Throws std::runtime_error: a backend that this build lacks (the message names the option that
-// builds it), or a device that is not there.
+// Throws std::runtime_error: a backend that this version lacks (the message names the option that
+// is to build it), or a device that is not there.
 std::unique_ptr<Backend> make_backend(const Device& device, const BackendOptions& options = {});
 
 }  // namespace limpet

@@ -34,7 +34,7 @@ using Millis = std::chrono::milliseconds;
 struct Options {
   std::string endpoint = "tcp://127.0.0.1:5555";
   Millis ask_again{3000};  // a job without news is asked for again; doubles up to a minute
-  Millis give_up{0};       // no connection for this long: open jobs end as Lost; 0: never
+  Millis give_up{0};       // asked, and no word for this long: open jobs end as Lost; 0: never
 };
 
 // This side gave up on the stream. The job itself may go on: attach to it.
@@ -49,6 +49,9 @@ struct Lost {
 // the text of all Tokens; the last of them may bring text alone (Finished::tail_text comes so).
 using Event = std::variant<Accepted, Started, Tokens, Finished, Failed, Refused, Lost>;
 bool is_last(const Event& event);
+// Refused for a reason that passes (the broker's disk, no worker for it): nothing was accepted,
+// the same submission may be taken later. `busy` needs no such look: it is waited out here.
+bool worth_another_try(const Event& last);
 
 // Called on the client's thread, in order; must not block and must not destroy the Client.
 using OnEvent = std::function<void(const Event&)>;

@@ -17,6 +17,12 @@ bool is_last(const Event& event) {
          std::holds_alternative<Refused>(event) || std::holds_alternative<Lost>(event);
 }
 
+bool worth_another_try(const Event& last) {
+  const auto* refused = std::get_if<Refused>(&last);
+  return refused != nullptr &&
+         (refused->code == ErrorCode::storage || refused->code == ErrorCode::no_worker);
+}
+
 JobStream::JobStream(std::string job_id, std::shared_ptr<const JobSpec> spec, int64_t from_index,
                      Millis ask_again)
     : job_id_(std::move(job_id)),
@@ -38,9 +44,11 @@ void JobStream::ask(Time now, std::vector<ClientMessage>& out) {
 
 void JobStream::on(Time now, BrokerToClient message, std::vector<Event>& out) {
   if (over_) return;
+  const size_t before = out.size();
+  std::visit([&](auto&& m) { on_message(now, std::move(m), out); }, std::move(message));
+  if (over_ || out.size() == before) return;  // no news, such as the answer to an Attach
   wait_ = ask_again_;
   due_ = now + wait_;
-  std::visit([&](auto&& m) { on_message(now, std::move(m), out); }, std::move(message));
 }
 
 void JobStream::give_up(std::string why, std::vector<Event>& out) {
@@ -63,6 +71,7 @@ void JobStream::on_message(Time, Accepted&& m, std::vector<Event>& out) {
 
 void JobStream::on_message(Time now, Refused&& m, std::vector<Event>& out) {
   if (m.code == ErrorCode::busy) {
+    wait_ = ask_again_;
     due_ = now + std::max(Millis(m.retry_after_ms), kShortestBusyWait);
     return;
   }

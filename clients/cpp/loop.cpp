@@ -32,10 +32,7 @@ const std::string* job_of(const BrokerToClient& message) {
 }  // namespace
 
 Client::Loop::Loop(const Options& options)
-    : options_(options),
-      wake_fd_(make_wake_fd()),
-      connection_(options.endpoint, wake_fd_),
-      lost_since_(now_()) {
+    : options_(options), wake_fd_(make_wake_fd()), connection_(options.endpoint, wake_fd_) {
   thread_ = std::thread([this] { run(); });
 }
 
@@ -131,9 +128,11 @@ void Client::Loop::run() {
     while (read(wake_fd_, &count, sizeof count) > 0) {
     }
     const Time now = now_();
+    if (!arrived.messages.empty()) waiting_since_.reset();
     on_connection(arrived, now);
     for (BrokerToClient& message : arrived.messages) on_message(std::move(message), now);
     if (!arrived.bad_frame.empty()) give_up_all("the broker's answer: " + arrived.bad_frame);
+    look_at_patience(now);
   }
   give_up_all("the client is closed");
   connection_.send(out_);
@@ -167,20 +166,14 @@ void Client::Loop::open(std::shared_ptr<Job::State> job, std::shared_ptr<const J
 }
 
 void Client::Loop::on_connection(const Connection::Arrived& arrived, Time now) {
-  if (!arrived.made && !arrived.broken) {
-    if (!connection_.connected() && options_.give_up > Millis(0) &&
-        now - lost_since_ > options_.give_up) {
-      give_up_all("no broker answers at " + options_.endpoint);
-    }
-    return;
-  }
+  if (!arrived.made && !arrived.broken) return;
   {
     std::lock_guard lock(mutex_);
     connected_ = connection_.connected();
     connections_ += arrived.made ? 1 : 0;
   }
   changed_.notify_all();
-  if (arrived.broken) lost_since_ = now;
+  if (arrived.broken) wait_from(now);
   if (connection_.connected()) ask_all(now);
 }
 
@@ -256,6 +249,7 @@ void Client::Loop::ask_due(Time now) {
 
 void Client::Loop::ask(Followed& followed, Time now) {
   followed.stream.ask(now, out_);
+  wait_from(now);
   schedule(followed);
 }
 
@@ -263,6 +257,21 @@ void Client::Loop::schedule(Followed& followed) {
   if (followed.stream.due() >= followed.scheduled) return;
   followed.scheduled = followed.stream.due();
   due_.push({followed.scheduled, followed.stream.id()});
+}
+
+void Client::Loop::wait_from(Time now) {
+  if (!waiting_since_) waiting_since_ = now;
+}
+
+void Client::Loop::look_at_patience(Time now) {
+  if (jobs_.empty()) waiting_since_.reset();
+  if (!waiting_since_ || options_.give_up <= Millis(0) ||
+      now - *waiting_since_ < options_.give_up) {
+    return;
+  }
+  give_up_all(connection_.connected()
+                  ? "no answer from " + options_.endpoint + "; is it the clients' port?"
+                  : "no broker answers at " + options_.endpoint);
 }
 
 void Client::Loop::give_up_all(const std::string& why) {

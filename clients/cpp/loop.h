@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <queue>
 #include <thread>
 #include <unordered_map>
@@ -73,6 +74,8 @@ class Client::Loop {
   void ask_due(Time now);
   void ask(Followed& followed, Time now);
   void schedule(Followed& followed);
+  void wait_from(Time now);
+  void look_at_patience(Time now);
   void give_up_all(const std::string& why);
   void deliver(Job::State& job, std::vector<Event>& events);
   Millis until_next(Time now) const;
@@ -87,7 +90,7 @@ class Client::Loop {
       due_;  // streams may be due later than told here
   std::deque<std::shared_ptr<Request>> requests_;
   std::vector<ClientMessage> out_;
-  Time lost_since_;
+  std::optional<Time> waiting_since_;  // something was asked, or the connection broke: no word yet
 
   // Shared.
   mutable std::mutex mutex_;

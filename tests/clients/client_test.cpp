@@ -304,6 +304,33 @@ TEST(Client, GivesUpWhenToldTo) {
   EXPECT_FALSE(std::get<Lost>(*follow(job).last).contradiction);
 }
 
+TEST(Client, GivesUpOnAPeerThatAcceptsAndNeverAnswers) {
+  FakeBroker broker;
+  broker.intercept([](FakeBroker&, const std::string&, const ClientMessage&) { return true; });
+  Options o = options(broker, 50ms);
+  o.give_up = 300ms;
+  Client client(o);
+  ASSERT_TRUE(client.wait_connected(5s));
+  Job job = client.submit(spec("a"));
+  const Seen seen = follow(job, 5s);
+  ASSERT_TRUE(seen.last && std::holds_alternative<Lost>(*seen.last));
+  EXPECT_THAT(std::get<Lost>(*seen.last).message, HasSubstr("is it the clients' port?"));
+}
+
+TEST(Client, AJobWithoutNewsIsNotGivenUpWhileTheBrokerAnswers) {
+  FakeBroker broker;
+  Options o = options(broker, 50ms);
+  o.give_up = 300ms;
+  Client client(o);
+  std::this_thread::sleep_for(500ms);  // nothing was asked: nothing is waited for
+  Job job = client.submit(spec("a"));
+  wait_for([&] { return broker.followed("a"); });
+  std::this_thread::sleep_for(1200ms);
+  broker.make("a", 2);
+  broker.finish("a");
+  expect_whole(follow(job), 2);
+}
+
 TEST(Client, AnOldBrokersVersionErrorReachesEveryJob) {
   FakeBroker broker;
   broker.intercept([&](FakeBroker& b, const std::string& from, const ClientMessage&) {

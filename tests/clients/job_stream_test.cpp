@@ -76,6 +76,24 @@ TEST_F(JobStreamTest, AsksLessAndLessOftenInSilence) {
   EXPECT_EQ(stream_.due(), now_ + kAgain);
 }
 
+TEST_F(JobStreamTest, AnswersWithoutNewsDoNotMakeItAskMoreOften) {
+  on(Accepted{"j"});
+  on(FakeBroker::chunk("j", 0, 3));
+  std::vector<int64_t> waits;
+  for (int i = 0; i < 9; ++i) {
+    ask();
+    on(Accepted{"j"});
+    on(FakeBroker::chunk("j", 1, 3));
+    waits.push_back(std::chrono::duration_cast<Millis>(stream_.due() - now_).count());
+    now_ = stream_.due();
+  }
+  EXPECT_EQ(waits[0], 1000);
+  EXPECT_EQ(waits[1], 2000);
+  EXPECT_EQ(waits.back(), 60000);
+  on(FakeBroker::chunk("j", 3, 4));
+  EXPECT_EQ(stream_.due(), now_ + kAgain);
+}
+
 TEST_F(JobStreamTest, AcceptedAndAnAttemptAreToldOnce) {
   EXPECT_EQ(on(Accepted{"j"}).size(), 1u);
   EXPECT_EQ(on(Accepted{"j"}).size(), 0u);

@@ -1,5 +1,6 @@
 // The `limpet` command, one function per subcommand. Each returns the exit status: 0 success,
-// 1 failure (told in one line on stderr). main.cpp reads argv and the environment, nobody else.
+// 1 failure, 2 wrong arguments (both told in one line on stderr). main.cpp reads argv and the
+// environment, nobody else.
 #pragma once
 #include <string>
 #include <vector>
@@ -11,7 +12,7 @@ namespace limpet::client {
 struct BrokerOptions {
   std::string endpoint = "tcp://127.0.0.1:5555";
   double connect_s = 5;   // no broker for this long at the start: an error
-  double give_up_s = 60;  // nor for this long later on
+  double give_up_s = 60;  // nor a word of it for this long later on
 };
 
 struct SubmitOptions {

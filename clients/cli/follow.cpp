@@ -10,17 +10,20 @@
 #include "clients/cli/interrupt.h"
 #include "clients/cli/open_client.h"
 #include "clients/cli/print.h"
+#include "schema/wire.h"
 
 namespace limpet::client {
 namespace {
 
 constexpr Millis kLook{100};  // how often an interrupt is looked for
 
+enum class OnInterrupt { leave, cancel };  // the first Ctrl-C; a second one, or SIGTERM, leaves
+
 // Writes the job's events until its last; the exit status.
 class Follower {
  public:
-  Follower(Job& job, bool json, bool cancel_on_interrupt)
-      : job_(job), json_(json), cancel_on_interrupt_(cancel_on_interrupt) {}
+  Follower(Job& job, bool json, OnInterrupt on_interrupt, bool acknowledged)
+      : job_(job), json_(json), on_interrupt_(on_interrupt), acknowledged_(acknowledged) {}
 
   int run() {
     while (!job_.over()) {
@@ -31,24 +34,39 @@ class Follower {
     }
     return fail("job " + job_.id() + ": its stream was closed");
   }
+  bool left() const { return left_; }  // by an interrupt, before the job's end
 
  private:
   // False: do not go on.
   bool interrupted() {
-    if (cancel_on_interrupt_) {
+    if (on_interrupt_ == OnInterrupt::cancel && !cancelling_ && interrupts() == 1 &&
+        !terminated()) {
       forget_interrupts();
+      cancelling_ = true;
       job_.cancel();
       return true;
     }
+    left_ = true;
     new_line();
-    fail("stopped following; the job goes on: limpet attach " + job_.id() + ", limpet cancel " +
-         job_.id());
+    if (!acknowledged_) {
+      fail("stopped; " + not_acknowledged());
+    } else if (cancelling_) {
+      fail("stopped before the broker confirmed the cancellation; see limpet attach " + job_.id());
+    } else {
+      fail("stopped following; the job goes on: limpet attach " + job_.id() + ", limpet cancel " +
+           job_.id());
+    }
     return false;
   }
 
+  std::string not_acknowledged() const {
+    return "job " + job_.id() + " is not acknowledged yet: run again with --job " + job_.id();
+  }
+
   void show(const Event& event) {
+    acknowledged_ = true;
     if (json_) {
-      std::printf("%s\n", to_json(event).c_str());
+      print(event);
     } else if (const auto* tokens = std::get_if<Tokens>(&event)) {
       std::fwrite(tokens->text.data(), 1, tokens->text.size(), stdout);
       if (!tokens->text.empty()) mid_line_ = tokens->text.back() != '\n';
@@ -59,10 +77,19 @@ class Follower {
   }
 
   int end(const Event& event) {
-    if (json_) show(event);
+    if (json_) print(event);
     new_line();
+    const auto* lost = std::get_if<Lost>(&event);
+    if (lost != nullptr && !lost->contradiction && !acknowledged_) {
+      return fail(lost->message + "; " + not_acknowledged());
+    }
     const std::string failure = failure_of(event);
     return failure.empty() ? 0 : fail(failure);
+  }
+
+  static void print(const Event& event) {
+    std::printf("%s\n", to_json(event).c_str());
+    std::fflush(stdout);
   }
 
   void new_line() {
@@ -71,8 +98,10 @@ class Follower {
   }
 
   Job& job_;
-  bool json_, cancel_on_interrupt_;
-  bool mid_line_ = false;
+  const bool json_;
+  const OnInterrupt on_interrupt_;
+  bool acknowledged_;  // the broker has told of the job
+  bool cancelling_ = false, left_ = false, mid_line_ = false;
 };
 
 void set_input(JobSpec& spec, const SubmitOptions& options, const std::string& text) {
@@ -86,6 +115,9 @@ void set_input(JobSpec& spec, const SubmitOptions& options, const std::string& t
   spec.messages.push_back({"user", text});
 }
 
+constexpr const char* kNoJobId = "JOB is the id of a job: 1 to 256 bytes";
+bool names_a_job(const std::string& id) { return !id.empty() && id.size() <= Limits::kName; }
+
 std::string all_of_stdin() {
   return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
 }
@@ -96,22 +128,26 @@ int submit(const SubmitOptions& options) {
   JobSpec spec = options.spec;
   if (spec.job_id.empty()) spec.job_id = drawn_name("job");
   set_input(spec, options, options.text == "-" ? all_of_stdin() : options.text);
+  if (const std::string wrong = wire::check(spec); !wrong.empty()) return misused(wrong);
   auto client = open_client(options.broker);
   if (client == nullptr) return 1;
   catch_interrupts();
   Job job = client->submit(std::move(spec));
-  return Follower(job, options.json, false).run();
+  return Follower(job, options.json, OnInterrupt::leave, false).run();
 }
 
 int attach(const AttachOptions& options) {
+  if (options.from_index < 0) return misused("--from is an index from 0 on");
+  if (!names_a_job(options.job_id)) return misused(kNoJobId);
   auto client = open_client(options.broker);
   if (client == nullptr) return 1;
   catch_interrupts();
   Job job = client->attach(options.job_id, options.from_index);
-  return Follower(job, options.json, false).run();
+  return Follower(job, options.json, OnInterrupt::leave, true).run();
 }
 
 int cancel(const AttachOptions& options) {
+  if (!names_a_job(options.job_id)) return misused(kNoJobId);
   auto client = open_client(options.broker);
   if (client == nullptr) return 1;
   catch_interrupts();
@@ -136,12 +172,16 @@ int cancel(const AttachOptions& options) {
 int chat(const SubmitOptions& options) {
   SubmitOptions turn = options;
   if (turn.spec.session.empty()) turn.spec.session = drawn_name("chat");
+  JobSpec any = turn.spec;
+  any.job_id = drawn_name("job");
+  set_input(any, turn, "hello");
+  if (const std::string wrong = wire::check(any); !wrong.empty()) return misused(wrong);
   auto client = open_client(options.broker);
   if (client == nullptr) return 1;
   catch_interrupts();
   const bool terminal = isatty(STDIN_FILENO) == 1;
   if (terminal) {
-    std::fprintf(stderr, "session %s; Ctrl-C cancels a reply, Ctrl-D leaves\n",
+    std::fprintf(stderr, "session %s; Ctrl-C cancels a reply, twice leaves, as does Ctrl-D\n",
                  turn.spec.session.c_str());
   }
   int status = 0;
@@ -153,7 +193,9 @@ int chat(const SubmitOptions& options) {
     spec.job_id = drawn_name("job");
     set_input(spec, turn, text);
     Job job = client->submit(std::move(spec));
-    status = Follower(job, options.json, true).run();
+    Follower follower(job, options.json, OnInterrupt::cancel, false);
+    status = follower.run();
+    if (follower.left()) return status;
     turn.system.clear();  // it is part of the session now
     if (status != 0 && !terminal) break;
   }

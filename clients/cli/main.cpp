@@ -1,5 +1,6 @@
 // limpet: the command.
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -30,7 +31,7 @@ void add_broker(CLI::App* command, BrokerOptions& broker) {
       ->capture_default_str();
   command
       ->add_option("--give-up", broker.give_up_s,
-                   "seconds without a broker before a stream is given up (0: never)")
+                   "seconds without a word from the broker before a stream is given up (0: never)")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
 }
@@ -142,12 +143,20 @@ std::string embedded_model(const std::filesystem::path& bin) {
   return "";
 }
 
+constexpr double kYear = 365.0 * 24 * 3600;
+
 int run(const CLI::App& app, Arguments& a) {
   const auto* command = app.get_subcommands().front();
   const std::string name = command->get_name();
   a.submit.broker = a.attach.broker = a.list.broker = a.batch.broker = a.broker;
   if (a.seed != 0 || ((name == "submit" || name == "chat") && command->count("--seed") > 0)) {
     a.submit.spec.sampling.seed = a.seed;
+  }
+  if (!(a.deadline_s >= 0 && a.deadline_s <= kYear)) {
+    return misused("--deadline must be within 0 (none) and a year of seconds");
+  }
+  if (!std::isfinite(a.broker.give_up_s) || a.broker.give_up_s > kYear) {
+    return misused("--give-up must be within 0 (never) and a year of seconds");
   }
   a.submit.spec.deadline_ms = static_cast<int64_t>(a.deadline_s * 1000);
   if (name == "up") {

@@ -165,6 +165,8 @@ int fail(std::string_view message) {
   return 1;
 }
 
+int misused(std::string_view message) { return fail(message) + 1; }
+
 std::string drawn_name(std::string_view prefix) {
   std::random_device device;
   const uint64_t drawn = uint64_t{device()} << 32 | device();

@@ -21,6 +21,8 @@ std::string failure_of(const Event& last);
 
 // "limpet: …" on stderr. Returns 1, the exit status.
 int fail(std::string_view message);
+// The same for wrong arguments. Returns 2.
+int misused(std::string_view message);
 
 // A name nobody else draws: PREFIX-16 hex digits.
 std::string drawn_name(std::string_view prefix);

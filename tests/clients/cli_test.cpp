@@ -1,7 +1,11 @@
 // The commands that follow jobs, against the broker double: what they print and how they exit.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <cmath>
+#include <csignal>
+#include <iostream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -15,6 +19,7 @@ namespace {
 using nlohmann::json;
 using test::FakeBroker;
 using testing::HasSubstr;
+using testing::Not;
 using namespace testing::internal;
 
 class CliTest : public testing::Test {
@@ -161,6 +166,117 @@ TEST_F(CliTest, CancelAndACancelTooLate) {
   run(submit, submit_);
   EXPECT_EQ(run(cancel, attach_), 1);
   EXPECT_THAT(said_, HasSubstr("had ended already"));
+}
+
+// Sends signals to this process when it is time for them.
+class Signals {
+ public:
+  explicit Signals(std::function<void()> script) : thread_(std::move(script)) {}
+  ~Signals() { thread_.join(); }
+  static void wait_for(const std::function<bool()>& condition) {
+    while (!condition()) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+
+ private:
+  std::thread thread_;
+};
+
+TEST_F(CliTest, AnInterruptBeforeTheAcknowledgementClaimsNoJob) {
+  const BrokerToClient answers[] = {Listed{}, Refused{"j", ErrorCode::busy, "full", 60000}};
+  for (const BrokerToClient& answer : answers) {
+    std::atomic<int> asked{0};
+    broker_.intercept([&](FakeBroker& b, const std::string& from, const ClientMessage& m) {
+      if (std::holds_alternative<Submit>(m)) {
+        b.reply(from, answer);
+        ++asked;
+      }
+      return true;
+    });
+    const Signals signals([&] {
+      Signals::wait_for([&] { return asked > 0; });
+      kill(getpid(), SIGINT);
+    });
+    EXPECT_EQ(run(submit, submit_), 1);
+    EXPECT_THAT(said_, HasSubstr("not acknowledged yet: run again with --job j"));
+    EXPECT_THAT(said_, Not(HasSubstr("goes on")));
+  }
+}
+
+TEST_F(CliTest, AnInterruptAfterTheAcknowledgementLeavesTheJob) {
+  const Signals signals([&] {
+    Signals::wait_for([&] { return broker_.followed("j"); });
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    kill(getpid(), SIGINT);
+  });
+  EXPECT_EQ(run(submit, submit_), 1);
+  EXPECT_THAT(said_, HasSubstr("the job goes on: limpet attach j"));
+}
+
+TEST_F(CliTest, ASilentPeerIsGivenUpInOneLine) {
+  broker_.intercept([](FakeBroker&, const std::string&, const ClientMessage&) { return true; });
+  submit_.broker.give_up_s = 0.2;
+  EXPECT_EQ(run(submit, submit_), 1);
+  EXPECT_THAT(said_, HasSubstr("no answer from " + broker_.endpoint()));
+  EXPECT_THAT(said_, HasSubstr("run again with --job j"));
+  EXPECT_EQ(std::count(said_.begin(), said_.end(), '\n'), 1) << said_;
+}
+
+// Standard input that holds this.
+class Input {
+ public:
+  explicit Input(const std::string& text) : text_(text), before_(std::cin.rdbuf(text_.rdbuf())) {}
+  ~Input() {
+    std::cin.rdbuf(before_);
+    std::cin.clear();
+  }
+
+ private:
+  std::istringstream text_;
+  std::streambuf* before_;
+};
+
+TEST_F(CliTest, ChatCanBeLeftWhileTheBrokerHangs) {
+  for (const std::vector<int>& numbers : {std::vector{SIGINT, SIGINT}, std::vector{SIGTERM}}) {
+    std::atomic<int> asked{0};
+    broker_.intercept([&](FakeBroker&, const std::string&, const ClientMessage& m) {
+      asked += std::holds_alternative<Submit>(m) || std::holds_alternative<Cancel>(m) ? 1 : 0;
+      return true;
+    });
+    const Input input("hello\nagain\n");
+    const Signals signals([&] {
+      int sent = 0;
+      for (const int number : numbers) {
+        Signals::wait_for([&] { return asked > sent; });
+        ++sent;
+        kill(getpid(), number);
+        std::this_thread::sleep_for(std::chrono::milliseconds(300));
+      }
+    });
+    EXPECT_EQ(run(chat, submit_), 1);
+    EXPECT_EQ(std::count(said_.begin(), said_.end(), '\n'), 1) << said_;
+    EXPECT_THAT(said_, HasSubstr("stopped"));
+  }
+}
+
+TEST_F(CliTest, WrongArgumentsAreToldWithoutABroker) {
+  broker_.stop();
+  const auto wrong = [&](const std::function<void(SubmitOptions&)>& change, const char* what) {
+    SubmitOptions o = submit_;
+    change(o);
+    for (auto* command : {submit, chat}) {
+      EXPECT_EQ(run(command, o), 2) << what;
+      EXPECT_THAT(said_, HasSubstr(what));
+      EXPECT_EQ(std::count(said_.begin(), said_.end(), '\n'), 1) << said_;
+    }
+  };
+  wrong([](SubmitOptions& o) { o.spec.max_tokens = 0; }, "max_tokens");
+  wrong([](SubmitOptions& o) { o.spec.sampling.temperature = std::nanf(""); }, "temperature");
+  wrong([](SubmitOptions& o) { o.spec.sampling.top_p = 2; }, "top_p");
+  wrong([](SubmitOptions& o) { o.spec.session = std::string(300, 'x'); }, "session");
+  attach_.from_index = -1;
+  EXPECT_EQ(run(attach, attach_), 2);
+  attach_.job_id = "";
+  EXPECT_EQ(run(cancel, attach_), 2);
 }
 
 TEST_F(CliTest, Listings) {

@@ -21,21 +21,35 @@ namespace {
 
 constexpr Millis kLook{100};
 
+// OUT is appended to, and its torn last line cut off: it must be a file, and not the requests'.
+bool check_output(const BatchOptions& options, std::string& error) {
+  namespace fs = std::filesystem;
+  std::error_code failed;
+  if (!fs::exists(options.out, failed)) return true;
+  if (!fs::is_regular_file(options.out, failed)) {
+    error = options.out + " is no file; name another output file";
+  } else if (fs::equivalent(options.in, options.out, failed)) {
+    error = options.out + " is the file of the requests; name another output file";
+  }
+  return error.empty();
+}
+
 // Reads what OUT has; a line that a crash has cut off is removed. False with `error` set.
 bool read_answered(const std::string& path, std::unordered_set<std::string>& answered,
                    std::string& error) {
   std::ifstream in(path, std::ios::binary);
   if (!in) return true;
   uintmax_t whole = 0;
-  for (std::string line; std::getline(in, line) && !in.eof();) {
-    whole += line.size() + 1;
-    if (line.empty()) continue;
-    const std::string id = answered_id(line);
-    if (id.empty()) {
+  for (std::string line; std::getline(in, line);) {
+    const bool torn = in.eof();
+    const std::string id = torn ? "" : answered_id(line);
+    if (torn ? !begins_answer(line) : !line.empty() && id.empty()) {
       error = path + " holds lines that are no batch answers; name another output file";
       return false;
     }
-    answered.insert(id);
+    if (torn) break;
+    whole += line.size() + 1;
+    if (!id.empty()) answered.insert(id);
   }
   in.close();
   std::error_code failed;
@@ -124,8 +138,11 @@ class Batch {
         take_ended();
       }
     }
-    while (!open_.empty() && going() && out_) take_ended();
-    if (!out_) return fail("cannot write " + options_.out + " (is the disk full?)");
+    while (!open_.empty() && going()) take_ended();
+    if (!out_) {
+      return fail("cannot write " + options_.out +
+                  " (is the disk full?): make room and run the same command again to go on");
+    }
     if (!going()) {
       return fail((lost_.empty() ? "interrupted" : lost_) + "; " + std::to_string(open_.size()) +
                   " requests are open: run the same command again to go on");
@@ -135,7 +152,7 @@ class Batch {
   }
 
  private:
-  bool going() const { return interrupts() == 0 && lost_.empty(); }
+  bool going() const { return interrupts() == 0 && lost_.empty() && out_; }
 
   struct Open {
     BatchAnswer answer;
@@ -175,6 +192,10 @@ class Batch {
         lost_ = lost->message;  // the request is not answered: it stays open
         continue;
       }
+      if (worth_another_try(event)) {  // nor is it by a broker that cannot take it now
+        lost_ = failure_of(event);
+        continue;
+      }
       write(batch_response(it->second.answer, event), !failure_of(event).empty());
       open_.erase(it);
     }
@@ -182,7 +203,7 @@ class Batch {
   }
 
   void write(const std::string& line, bool failed) {
-    out_ << line << '\n' << std::flush;
+    if (!(out_ << line << '\n' << std::flush)) return;
     ++done_;
     failed_ += failed ? 1 : 0;
   }
@@ -203,10 +224,12 @@ class Batch {
 }  // namespace
 
 int batch(const BatchOptions& options) {
+  if (options.max_tokens < 1) return misused("--max-tokens must be at least 1");
   std::string error;
   size_t total = 0;
   std::unordered_set<std::string> answered;
-  if (!check_requests(options, total, error) || !read_answered(options.out, answered, error)) {
+  if (!check_requests(options, total, error) || !check_output(options, error) ||
+      !read_answered(options.out, answered, error)) {
     return fail(error);
   }
   auto client = open_client(options.broker);

@@ -184,8 +184,18 @@ std::string batch_error(const BatchAnswer& answer, std::string_view code,
 std::string answered_id(std::string_view text) {
   const Json json = Json::parse(text, nullptr, false);
   if (!json.is_object()) return "";
+  const auto object = [&](const char* name) {
+    const auto it = json.find(name);
+    return it != json.end() && it->is_object();
+  };
   const auto id = json.find("custom_id");
-  return id != json.end() && id->is_string() ? id->get<std::string>() : "";
+  const bool answers = object("response") || object("error");
+  return answers && id != json.end() && id->is_string() ? id->get<std::string>() : "";
+}
+
+bool begins_answer(std::string_view text) {
+  constexpr std::string_view kBegin = R"({"id":")";
+  return text.substr(0, kBegin.size()) == kBegin.substr(0, text.size());
 }
 
 }  // namespace limpet::client

@@ -24,7 +24,10 @@ struct BatchAnswer {
 std::string batch_response(const BatchAnswer& answer, const Event& last);
 std::string batch_error(const BatchAnswer& answer, std::string_view code, std::string_view message);
 
-// The custom_id of a line of an output file; empty when it is no such line.
+// The custom_id of a line of an output file; empty when it is no such line: a line with neither
+// `response` nor `error` answers nothing.
 std::string answered_id(std::string_view line);
+// Whether these bytes may be what a crash has left of a line of batch_response or batch_error.
+bool begins_answer(std::string_view torn_line);
 
 }  // namespace limpet::client

@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <csignal>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -201,6 +203,81 @@ TEST_F(BatchTest, ARefusedOrFailedJobIsItsRequestsError) {
   folder_.write("in", request("a") + request("b"));
   EXPECT_EQ(run(), 1);
   EXPECT_EQ(answers().at("a")["error"]["code"], "too_long");
+}
+
+TEST_F(BatchTest, WhatPassesIsNoAnswer) {
+  broker_.answer_at_once(3);
+  const std::string hit = parsed(request("b")).spec.job_id;
+  folder_.write("in", request("a") + request("b"));
+  for (const ErrorCode code : {ErrorCode::storage, ErrorCode::no_worker}) {
+    broker_.intercept([&, code](FakeBroker& b, const std::string& from, const ClientMessage& m) {
+      const auto* s = std::get_if<Submit>(&m);
+      if (s == nullptr || s->spec->job_id != hit) return false;
+      b.reply(from, Refused{hit, code, "the disk is full", 0});
+      return true;
+    });
+    EXPECT_EQ(run(1), 1);
+    EXPECT_THAT(said_, HasSubstr("the disk is full"));
+    EXPECT_THAT(said_, HasSubstr("run the same command again"));
+    EXPECT_EQ(std::count(said_.begin(), said_.end(), '\n'), 1) << said_;
+    EXPECT_EQ(answers().size(), 1u);
+  }
+  broker_.intercept({});
+  EXPECT_EQ(run(), 0) << said_;
+  EXPECT_EQ(answers().size(), 2u);
+}
+
+// No file of this process may grow beyond this, while it lives.
+class FileLimit {
+ public:
+  explicit FileLimit(rlim_t bytes) : handler_(signal(SIGXFSZ, SIG_IGN)) {
+    getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit limit{bytes, before_.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~FileLimit() {
+    setrlimit(RLIMIT_FSIZE, &before_);
+    signal(SIGXFSZ, handler_);
+  }
+
+ private:
+  void (*handler_)(int);
+  rlimit before_{};
+};
+
+TEST_F(BatchTest, StopsWhenItCannotWrite) {
+  broker_.answer_at_once(3);
+  std::string in;
+  for (int i = 0; i < 40; ++i) in += request("c" + std::to_string(i));
+  folder_.write("in", in);
+  {
+    const FileLimit limit(1500);
+    EXPECT_EQ(run(1), 1);
+  }
+  EXPECT_THAT(said_, HasSubstr("cannot write"));
+  EXPECT_EQ(std::count(said_.begin(), said_.end(), '\n'), 1) << said_;
+  EXPECT_GT(broker_.jobs(), 1u);
+  EXPECT_LT(broker_.jobs(), 20u);
+  EXPECT_EQ(run(), 0) << said_;
+  EXPECT_EQ(answers().size(), 40u);
+}
+
+TEST_F(BatchTest, TheRequestsAreNeverTheOutput) {
+  broker_.answer_at_once(3);
+  const std::string in = request("a") + request("b");
+  folder_.write("in", in);
+  std::filesystem::create_symlink(folder_.file("in"), folder_.file("out"));
+  EXPECT_EQ(run(), 1);
+  EXPECT_THAT(said_, HasSubstr("another output file"));
+  EXPECT_EQ(folder_.read("in"), in);
+  std::filesystem::remove(folder_.file("out"));
+  const std::string one = request("other");  // and without a line's end it is no torn answer
+  for (const std::string& other : {one, one.substr(0, one.size() - 1), std::string("my thesis")}) {
+    folder_.write("out", other);
+    EXPECT_EQ(run(), 1);
+    EXPECT_EQ(folder_.read("out"), other);
+  }
+  EXPECT_EQ(broker_.jobs(), 0u);
 }
 
 TEST_F(BatchTest, MistakesAreFoundBeforeAnythingIsSent) {

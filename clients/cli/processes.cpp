@@ -35,8 +35,9 @@ Process::Process(std::string name, std::vector<std::string> argv, std::string lo
     : name_(std::move(name)), log_(std::move(log)), argv_(std::move(argv)) {}
 
 void Process::start() {
-  const int log = open(log_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644);
+  const int log = open(log_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (log < 0) throw std::system_error(errno, std::generic_category(), "cannot write " + log_);
+  log_begin_ = lseek(log, 0, SEEK_END);
   std::vector<char*> argv;
   for (std::string& a : argv_) argv.push_back(a.data());
   argv.push_back(nullptr);
@@ -66,8 +67,18 @@ std::string Process::how() const {
                                 : "exit status " + std::to_string(code);
 }
 
+bool Process::has_said(const std::string& words) const {
+  std::ifstream in(log_);
+  in.seekg(log_begin_);
+  for (std::string line; std::getline(in, line);) {
+    if (line.find(words) != std::string::npos) return true;
+  }
+  return false;
+}
+
 std::string Process::last_words() const {
   std::ifstream in(log_);
+  in.seekg(log_begin_);
   std::string last;
   for (std::string line; std::getline(in, line);) {
     if (line.find_first_not_of(" \t\r") != std::string::npos) last = line;

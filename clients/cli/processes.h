@@ -12,7 +12,7 @@ class Process {
  public:
   Process(std::string name, std::vector<std::string> argv, std::string log);
 
-  // Starts it in its own process group, its log emptied. It gets SIGKILL should this program
+  // Starts it in its own process group; its log grows. It gets SIGKILL should this program
   // die without stopping it. Throws std::system_error.
   void start();
   // Looks whether it still runs; after it has ended, how() says how.
@@ -22,12 +22,14 @@ class Process {
   const std::string& name() const { return name_; }
   const std::string& log() const { return log_; }
   std::string how() const;         // "exit status 1", "signal 9"
-  std::string last_words() const;  // the last line of its log, or nothing
+  std::string last_words() const;  // the last line of its log since its start, or nothing
+  bool has_said(const std::string& words) const;  // a line of its log since its start has them
 
  private:
   std::string name_, log_;
   std::vector<std::string> argv_;
   pid_t pid_ = -1;
+  off_t log_begin_ = 0;  // of its latest start
   int status_ = 0;
 };
 

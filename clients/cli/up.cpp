@@ -21,6 +21,7 @@ constexpr Millis kLook{50};
 constexpr Millis kAnswer{500};
 constexpr Millis kGrace{10000};
 constexpr Millis kRestartPause{500};
+constexpr const char* kBound = "event=http ";  // the broker logs it once all its ports are its own
 
 std::string loopback(int port) { return "127.0.0.1:" + std::to_string(port); }
 
@@ -90,8 +91,11 @@ class Up {
 
   int run() {
     try {
-      for (Process& p : processes_) p.start();
-      if (wait_ready()) watch();
+      processes_.front().start();
+      if (wait_bound()) {
+        for (auto p = processes_.begin() + 1; p != processes_.end(); ++p) p->start();
+        if (wait_ready()) watch();
+      }
     } catch (const std::exception& e) {
       failure_ = e.what();
     }
@@ -100,6 +104,21 @@ class Up {
   }
 
  private:
+  // True when the broker that was started here listens: another one on the same ports would
+  // answer as well, and take the workers.
+  bool wait_bound() {
+    Process& broker = processes_.front();
+    while (interrupts() == 0) {
+      if (broker.has_said(kBound)) return true;
+      if (!broker.running()) {
+        failure_ = died(broker);
+        return false;
+      }
+      std::this_thread::sleep_for(kLook);
+    }
+    return false;
+  }
+
   // True when every worker has registered with the broker.
   bool wait_ready() {
     Options options;

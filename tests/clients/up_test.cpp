@@ -65,6 +65,25 @@ class UpTest : public testing::Test {
 };
 
 constexpr const char* kWait = "echo $$ > \"$(dirname $0)/$(basename $0).pid\"; exec sleep 60\n";
+const std::string kBound = "echo 'level=info event=http address=x' >&2; ";
+
+// A broker that listens where up's would, with workers that are ready.
+void lists_ready_workers(test::FakeBroker& broker) {
+  broker.intercept([](test::FakeBroker& b, const std::string& from, const ClientMessage& m) {
+    if (!std::holds_alternative<List>(m)) return false;
+    Listed listed;
+    for (const char* name : {"worker-1", "worker-2"}) {
+      WorkerInfo& info = listed.workers.emplace_back();
+      info.worker = name;
+      info.state = "ready";
+    }
+    b.reply(from, listed);
+    return true;
+  });
+}
+int port_of(const test::FakeBroker& broker) {
+  return std::stoi(broker.endpoint().substr(broker.endpoint().rfind(':') + 1));
+}
 
 TEST_F(UpTest, AWrongModelFolder) {
   script("limpet-broker", kWait);
@@ -97,6 +116,56 @@ TEST_F(UpTest, ABrokerThatCannotStartIsQuotedAndTheRestIsStopped) {
   expect_one_line("address in use");
   EXPECT_THAT(said_, HasSubstr("exit status 1"));
   EXPECT_FALSE(lives("limpet-worker.pid"));
+}
+
+TEST_F(UpTest, IsUpWhenItsBrokerListensAndItsWorkersAreThere) {
+  test::FakeBroker broker;
+  lists_ready_workers(broker);
+  options_.port = port_of(broker);
+  script("limpet-broker", kBound + kWait);
+  script("limpet-worker", kWait);
+  std::thread interrupter([] {
+    std::this_thread::sleep_for(700ms);
+    kill(getpid(), SIGINT);
+  });
+  EXPECT_EQ(run(), 0) << said_;
+  interrupter.join();
+  EXPECT_THAT(told_, HasSubstr("limpet is up: 2 workers"));
+  EXPECT_FALSE(lives("limpet-worker.pid"));
+}
+
+TEST_F(UpTest, AnotherBrokerOnItsPortsIsNotItsOwn) {
+  test::FakeBroker other;
+  lists_ready_workers(other);
+  options_.port = port_of(other);
+  std::filesystem::create_directories(options_.data);
+  folder_.write("data/broker.log", "level=info event=http address=yesterday\n");
+  script("limpet-broker", "sleep 0.7; echo 'cannot listen on 5555' >&2; exit 1\n");
+  script("limpet-worker", kWait);
+  EXPECT_EQ(run(), 1);
+  EXPECT_EQ(told_, "");
+  expect_one_line("cannot listen on 5555");
+  EXPECT_EQ(folder_.read("limpet-worker.pid"), "") << "a worker was started for another broker";
+}
+
+TEST_F(UpTest, ARestartKeepsTheLogOfACrash) {
+  test::FakeBroker broker;
+  lists_ready_workers(broker);
+  options_.port = port_of(broker);
+  options_.workers = 1;
+  options_.restart = true;
+  script("limpet-broker", kBound + kWait);
+  script("limpet-worker",
+         "f=\"$(dirname $0)/crashed\"\n[ -e $f ] && exec sleep 60\n"
+         "sleep 0.5; touch $f; echo 'damaged memory' >&2; kill -SEGV $$\n");
+  std::thread interrupter([] {
+    std::this_thread::sleep_for(2000ms);
+    kill(getpid(), SIGINT);
+  });
+  EXPECT_EQ(run(), 0) << said_;
+  interrupter.join();
+  EXPECT_THAT(said_, HasSubstr("starting it again"));
+  EXPECT_EQ(folder_.read("data/worker-1.log"), "damaged memory\n");
 }
 
 TEST_F(UpTest, StopsOnAnInterruptEvenBeforeAllIsReady) {
@@ -137,6 +206,12 @@ TEST(Process, ItsLastWordsAndHowItEnded) {
   while (p.running()) std::this_thread::sleep_for(5ms);
   EXPECT_EQ(p.last_words(), "two");
   EXPECT_EQ(p.how(), "exit status 3");
+  Process silent("silent", {"/bin/sh", "-c", "exit 0"}, folder.file("log"));
+  silent.start();
+  while (silent.running()) std::this_thread::sleep_for(5ms);
+  EXPECT_EQ(silent.last_words(), "") << "these are another's";
+  EXPECT_FALSE(silent.has_said("one"));
+  EXPECT_TRUE(p.has_said("one"));
   Process missing("missing", {folder.file("nothing")}, folder.file("log"));
   missing.start();
   while (missing.running()) std::this_thread::sleep_for(5ms);

@@ -2,6 +2,7 @@
 #include "bench/engine_bench.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
@@ -68,7 +69,7 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--steps", o.steps, "decode steps to time")->capture_default_str();
 }
 
-std::unique_ptr<Engine> open(const Options& o) {
+std::unique_ptr<Engine> open(const Options& o, const engine::BucketOptions& buckets = {}) {
   const auto folder = std::filesystem::temp_directory_path() / ("limpet-bench-" + o.shapes);
   std::filesystem::create_directories(folder);
   std::ofstream(folder / "config.json") << shapes(o.shapes).dump(2);
@@ -81,6 +82,7 @@ std::unique_ptr<Engine> open(const Options& o) {
   options.share_prefixes = false;  // what is measured must be computed
   options.max_rows = std::max<int64_t>(o.chunk, o.batch);
   options.random_weights = 1;
+  options.buckets = buckets;
   return Engine::open(options);
 }
 
@@ -115,6 +117,19 @@ int parse(CLI::App& app, int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   return -1;
+}
+
+// One decode step on each of the sequences; the seconds it took.
+double decode_step(Engine& e, std::span<const SequenceId> ids, std::span<const Token> tokens) {
+  std::vector<engine::StepRow> rows;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (!e.kv().reserve(ids[i], 1)) throw std::runtime_error("out of KV pages");
+    rows.push_back({ids[i], tokens.subspan(i, 1)});
+  }
+  const auto start = Clock::now();
+  const StepResult r = e.step(rows);
+  if (!r.ok()) throw std::runtime_error(r.error);
+  return seconds_since(start);
 }
 
 }  // namespace
@@ -174,14 +189,7 @@ int decode_bench(int argc, char** argv) {
   Clock::time_point start;
   for (int64_t s = 0; s < o.steps + 2; ++s) {
     if (s == 2) start = Clock::now();  // two steps warm the caches
-    std::vector<engine::StepRow> rows;
-    for (int64_t i = 0; i < o.batch; ++i) {
-      const SequenceId id = ids[static_cast<size_t>(i)];
-      if (!e->kv().reserve(id, 1)) throw std::runtime_error("out of KV pages");
-      rows.push_back({id, std::span(tokens).subspan(static_cast<size_t>(s * o.batch + i), 1)});
-    }
-    const StepResult r = e->step(rows);
-    if (!r.ok()) throw std::runtime_error(r.error);
+    decode_step(*e, ids, std::span(tokens).subspan(static_cast<size_t>(s * o.batch)));
   }
   const double seconds = seconds_since(start);
   auto j = describe(*e, o);
@@ -193,6 +201,40 @@ int decode_bench(int argc, char** argv) {
   j["weight_bytes"] = e->info().weight_bytes;
   j["weight_bytes_per_second"] =
       static_cast<double>(e->info().weight_bytes) * static_cast<double>(o.steps) / seconds;
+  std::printf("%s\n", j.dump().c_str());
+  return 0;
+}
+
+int bucket_bench(int argc, char** argv) {
+  Options o;
+  o.context = 1024;
+  CLI::App app{"What padding costs: steps just above a bucket's lower bound, in a bucket twice as\n"
+               "long as in one that fits closely; and what a change of bucket moves"};
+  add_options(app, o);
+  if (const int status = parse(app, argc, argv); status >= 0) return status;
+  // The same past: rounded up to the next power of two, and to the next multiple of 128.
+  auto wide = open(o, {.past = engine::LadderKind::powers_of_two});
+  auto close = open(o, {.past = engine::LadderKind::linear});
+  const auto history = random_tokens(o.context, wide->info().vocab, 5);
+  const auto fresh = random_tokens(o.steps + 2, wide->info().vocab, 6);
+  const SequenceId a[] = {wide->kv().create(0)}, b[] = {close->kv().create(0)};
+  prefill(*wide, a[0], history, o.chunk);
+  prefill(*close, b[0], history, o.chunk);
+  const auto before = wide->counters();
+  std::vector<double> ratios;
+  for (size_t s = 0; s < fresh.size(); ++s) {
+    const double in_wide = decode_step(*wide, a, std::span(fresh).subspan(s));
+    const double in_close = decode_step(*close, b, std::span(fresh).subspan(s));
+    if (s >= 2) ratios.push_back(in_wide / in_close);  // the first compiles
+  }
+  const auto after = wide->counters();
+  std::sort(ratios.begin(), ratios.end());
+  auto j = describe(*wide, o);
+  j["bench"] = "bucket";
+  j["step_ratio_median"] = ratios[ratios.size() / 2];
+  j["compiles"] = after.compiles - before.compiles;
+  j["kv_bytes_moved"] = after.kv_bytes_moved - before.kv_bytes_moved;
+  j["weight_bytes_moved"] = after.weight_bytes_up - before.weight_bytes_up;
   std::printf("%s\n", j.dump().c_str());
   return 0;
 }

@@ -6,5 +6,6 @@ namespace limpet::bench {
 
 int turn2_bench(int argc, char** argv);   // a second turn on resident KV against a re-prefill
 int decode_bench(int argc, char** argv);  // plain decode steps
+int bucket_bench(int argc, char** argv);  // what a bucket's padding and its change cost
 
 }  // namespace limpet::bench

@@ -44,6 +44,13 @@ void Handles::feed(const std::string& output, const std::string& handle) {
   feeds_[output] = handle;
 }
 
+void Handles::feed_layers(int64_t layers) {
+  for (int64_t i = 0; i < layers; ++i) {
+    feed("output_" + std::to_string(1 + 2 * i), "past_k_" + std::to_string(i));
+    feed("output_" + std::to_string(2 + 2 * i), "past_v_" + std::to_string(i));
+  }
+}
+
 void Handles::attach(const Program& program, Executable& executable) {
   for (size_t i = 0; i < program.values.size(); ++i) {
     const ProgramValue& value = program.values[i];
@@ -66,6 +73,8 @@ void Handles::run(const Program& program, Executable& executable) {
     const auto feed = feeds_.find(value.name);
     if (value.kind != ValueKind::output || feed == feeds_.end()) continue;
     Entry& e = entry(feed->second);
+    const int64_t written = value.bytes(), all = e.memory->bytes();
+    if (written < all) backend_.copy(*e.spare, written, *e.memory, written, all - written);
     std::swap(e.memory, e.spare);
   }
 }

@@ -1,8 +1,8 @@
 // Named device memory that outlives runs, and the outputs that feed it.
 //
 // A program's value of kind `handle` is bound by its name. An output may feed a handle: after a
-// run, what it wrote is the handle's content, by exchanging two buffers; nothing is copied and
-// nothing crosses to the host. E.g. feed("output_1", "past_k_0").
+// run, what it wrote is the handle's content, by exchanging two buffers: nothing crosses to the
+// host, and nothing is copied but what a handle holds beyond the end of a shorter output. E.g. feed("output_1", "past_k_0").
 //
 // Owned and driven by the thread that drives the backend. An unknown name is a bug:
 // std::logic_error.
@@ -33,8 +33,12 @@ class Handles {
   // The first `elements` float32 elements.
   std::vector<float> read(std::string_view name, int64_t elements) const;
 
-  // After each run the program's output `output` is the content of `handle`.
+  // After each run the program's output `output` is the content of `handle`; what the handle holds
+  // beyond the output's bytes stays.
   void feed(const std::string& output, const std::string& handle);
+  // The outputs of a decoder's step, by convention: output_0 is for the caller; output_<1 + 2i>
+  // feeds past_k_<i> and output_<2 + 2i> feeds past_v_<i> of each of its layers.
+  void feed_layers(int64_t layers);
   // Binds the program's handles, and the outputs that feed some.
   void attach(const Program& program, Executable& executable);
   // One run, and its feeds. attach() has been called, here or since the last bind() or run of

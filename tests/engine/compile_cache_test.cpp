@@ -12,22 +12,26 @@ namespace {
 
 constexpr int64_t kDim = 2;
 
-// logits = x + past_k_0; output_1 = past_k_0 + x feeds past_k_0; output_2 = past_v_0 + output_1
-// feeds past_v_0. Handles are [past, 2].
+// Two layers. output_0 = x + x + past_k_0, for the caller. Of layer i, output_<1 + 2i> = past_k_i +
+// (i + 1) x, which feeds past_k_i, and output_<2 + 2i> = past_v_i + that, which feeds past_v_i.
+// Handles are [past, 2].
 Graph running_sums(const hir::Bounds& upper) {
   Graph g;
   const Shape shape{upper.past, kDim};
-  const auto x = g.add({.name = "x", .shape = shape, .kind = ValueKind::input});
-  const auto k = g.add({.name = "past_k_0", .shape = shape, .kind = ValueKind::handle});
-  const auto v = g.add({.name = "past_v_0", .shape = shape, .kind = ValueKind::handle});
-  const auto twice = g.add({.name = "twice", .shape = shape});
-  const auto logits = g.add({.name = "output_0", .shape = shape, .kind = ValueKind::output});
-  const auto k_out = g.add({.name = "output_1", .shape = shape, .kind = ValueKind::output});
-  const auto v_out = g.add({.name = "output_2", .shape = shape, .kind = ValueKind::output});
-  g.nodes = {{ops::Add{}, {x, x}, {twice}},
-             {ops::Add{}, {k, twice}, {logits}},
-             {ops::Add{}, {k, x}, {k_out}},
-             {ops::Add{}, {v, k_out}, {v_out}}};
+  const auto named = [&](const std::string& name, ValueKind kind) {
+    return g.add({.name = name, .shape = shape, .kind = kind});
+  };
+  const auto x = named("x", ValueKind::input), twice = named("twice", ValueKind::temporary);
+  g.nodes = {{ops::Add{}, {x, x}, {twice}}};
+  for (int i = 0; i < 2; ++i) {
+    const auto k = named("past_k_" + std::to_string(i), ValueKind::handle);
+    const auto v = named("past_v_" + std::to_string(i), ValueKind::handle);
+    const auto k_out = named("output_" + std::to_string(1 + 2 * i), ValueKind::output);
+    const auto v_out = named("output_" + std::to_string(2 + 2 * i), ValueKind::output);
+    if (i == 0) g.nodes.push_back({ops::Add{}, {k, twice}, {named("output_0", ValueKind::output)}});
+    g.nodes.push_back({ops::Add{}, {k, i == 0 ? x : twice}, {k_out}});
+    g.nodes.push_back({ops::Add{}, {v, k_out}, {v_out}});
+  }
   return g;
 }
 
@@ -106,11 +110,9 @@ TEST_F(Cache, OutputsFeedHandlesWithoutATripThroughTheHost) {
   EXPECT_FALSE(handles.has("past_k_0"));
   EXPECT_THROW(handles.read("past_k_0", 1), std::logic_error);
   handles.install("past_k_0", std::vector<float>{1, 2}, kDim, 2);  // one row, padded to two
-  handles.bind("past_v_0", 2 * kDim * 4);
-  for (int i = 0; i < 1; ++i) {
-    handles.feed("output_" + std::to_string(1 + 2 * i), "past_k_" + std::to_string(i));
-    handles.feed("output_" + std::to_string(2 + 2 * i), "past_v_" + std::to_string(i));
-  }
+  for (const char* name : {"past_v_0", "past_k_1", "past_v_1"}) handles.bind(name, 2 * kDim * 4);
+  handles.feed_layers(2);
+  EXPECT_THROW(handles.feed_layers(3), std::logic_error);  // there is no past_k_2
   const std::vector<float> x = {1, 1, 1, 1};
   const auto input = backend->allocate(16), logits = backend->allocate(16);
   backend->write(*input, 0, x.data(), 16);
@@ -124,11 +126,28 @@ TEST_F(Cache, OutputsFeedHandlesWithoutATripThroughTheHost) {
   EXPECT_TRUE(handles.has("past_k_0"));
   EXPECT_EQ(handles.read("past_k_0", 4), (std::vector<float>{4, 5, 3, 3}));
   EXPECT_EQ(handles.read("past_v_0", 4), (std::vector<float>{9, 12, 6, 6}));
+  EXPECT_EQ(handles.read("past_k_1", 4), (std::vector<float>{6, 6, 6, 6}));
+  EXPECT_EQ(handles.read("past_v_1", 4), (std::vector<float>{12, 12, 12, 12}));
   // Only what is asked for is read back.
   std::vector<float> row(2);
   backend->read(*logits, 0, row.data(), 8);
   EXPECT_EQ(row, (std::vector<float>{5, 6}));
-  EXPECT_EQ(backend->counters().bytes_down - after.bytes_down, 16 + 16 + 8);
+  EXPECT_EQ(backend->counters().bytes_down - after.bytes_down, 4 * 16 + 8);
+}
+
+TEST_F(Cache, AHandleKeepsWhatLiesBeyondAShorterOutput) {
+  auto cache = make(Ladder::single(1), Ladder::single(2));
+  const Compiled& c = *cache.get(BucketKey::of(1, 2)).compiled;
+  Handles handles(*backend);
+  for (const char* name : {"past_k_0", "past_v_0", "past_k_1", "past_v_1"}) {
+    handles.install(name, std::vector<float>{1, 2, 3, 4, 5, 6}, kDim, 4);  // two rows more
+  }
+  handles.feed_layers(2);
+  const auto input = backend->allocate(16), logits = backend->allocate(16);
+  bind_plain(c, *input, *logits);  // x is zero
+  for (int i = 0; i < 2; ++i) handles.run(c.program, *c.executable);
+  EXPECT_EQ(handles.read("past_k_1", 8), (std::vector<float>{1, 2, 3, 4, 5, 6, 0, 0}));
+  EXPECT_EQ(handles.read("past_v_0", 8), (std::vector<float>{3, 6, 9, 12, 5, 6, 0, 0}));
 }
 
 TEST_F(Cache, InstallRefusesRowsThatDoNotFitTheBucket) {

@@ -59,6 +59,25 @@ EngineOptions completed(EngineOptions o, const ModelConfig& c) {
   return o;
 }
 
+// Adds what the backend moves while this lives to two counters.
+class Traffic {
+ public:
+  Traffic(const Backend& backend, int64_t& up, int64_t& down)
+      : backend_(backend), before_(backend.counters()), up_(up), down_(down) {}
+  ~Traffic() {
+    const BackendCounters now = backend_.counters();
+    up_ += now.bytes_up - before_.bytes_up;
+    down_ += now.bytes_down - before_.bytes_down;
+  }
+  Traffic(const Traffic&) = delete;
+  Traffic& operator=(const Traffic&) = delete;
+
+ private:
+  const Backend& backend_;
+  const BackendCounters before_;
+  int64_t &up_, &down_;
+};
+
 class DeviceEngine final : public Engine {
  public:
   DeviceEngine(const EngineOptions& options, const ModelConfig& config,
@@ -90,7 +109,9 @@ class DeviceEngine final : public Engine {
 
   EngineCounters counters() const override {
     EngineCounters c = counters_;
-    c.weight_bytes_up = weights_.bytes();
+    const BackendCounters moved = backend_->counters();
+    c.kv_bytes_moved = moved.bytes_copied;
+    c.weight_bytes_up = moved.bytes_up - c.bytes_up - c.kv_bytes_up;
     c.compiles = cache_.counters().compiles;
     c.compile_hits = cache_.counters().hits;
     c.compile_evictions = cache_.counters().evictions;
@@ -189,7 +210,6 @@ class DeviceEngine final : public Engine {
     const int64_t bytes = layout_.page_bytes();
     for (const PageCopy& c : kv_.take_copies()) {
       backend_->copy(pool, c.to * bytes, pool, c.from * bytes, bytes);
-      counters_.kv_bytes_moved += bytes;
     }
   }
   std::optional<LayerHandle> parse_handle(std::string_view name) const {
@@ -240,19 +260,19 @@ StepResult DeviceEngine::step(std::span<const StepRow> rows, ReadBack what) {
 }
 
 void DeviceEngine::run_step(const StepPlan& plan, ReadBack what, StepResult& result) {
+  const Traffic traffic(*backend_, counters_.bytes_up, counters_.bytes_down);
   const auto found = cache_.get(BucketKey::of(static_cast<uint32_t>(plan.rows()),
                                               static_cast<uint32_t>(plan.longest_past)));
   result.error = found.error;
   if (!result.ok()) return;
   const Compiled& compiled = *found.compiled;
   make_copies();
-  counters_.bytes_up += io_.write(plan, kv_, pages_of(compiled.upper, kPageTokens), what);
+  io_.write(plan, kv_, pages_of(compiled.upper, kPageTokens), what);
   handles_.run(compiled.program, *compiled.executable);
   binding_.bind(ProgramKind::decode, compiled.upper.past);
   result.rows = plan.wanted();
   result.width = io_.width(what);
   result.values = io_.read(what, plan.wanted());
-  counters_.bytes_down += 4 * std::ssize(result.values);
 }
 
 std::string DeviceEngine::check_install(SequenceId id, std::span<const Token> tokens,
@@ -281,6 +301,7 @@ std::string DeviceEngine::install(SequenceId id, std::span<const Token> tokens,
   if (auto error = check_install(id, tokens, kv); !error.empty()) return error;
   if (!kv_.reserve(id, std::ssize(tokens))) return "no free KV pages to install into";
   make_copies();
+  const Traffic traffic(*backend_, counters_.kv_bytes_up, counters_.kv_bytes_down);
   Buffer& pool = handles_.at("kv_pool");
   std::vector<std::byte> page(static_cast<size_t>(layout_.page_bytes()));
   int64_t row = 0;
@@ -289,7 +310,6 @@ std::string DeviceEngine::install(SequenceId id, std::span<const Token> tokens,
     if (rows <= 0) break;
     layout_.to_page(kv, row, rows, page);
     backend_->write(pool, number * layout_.page_bytes(), page.data(), std::ssize(page));
-    counters_.kv_bytes_up += std::ssize(page);
     row += rows;
   }
   kv_.commit(id, tokens);
@@ -298,6 +318,7 @@ std::string DeviceEngine::install(SequenceId id, std::span<const Token> tokens,
 
 HostKv DeviceEngine::sync_to_host(SequenceId id) {
   make_copies();
+  const Traffic traffic(*backend_, counters_.kv_bytes_up, counters_.kv_bytes_down);
   HostKv kv;
   kv.rows = kv_.length(id);
   kv.kv_dim = layout_.kv_dim();
@@ -313,7 +334,6 @@ HostKv DeviceEngine::sync_to_host(SequenceId id) {
     const int64_t rows = std::min(kPageTokens, kv.rows - row);
     if (rows <= 0) break;
     backend_->read(pool, number * layout_.page_bytes(), page.data(), std::ssize(page));
-    counters_.kv_bytes_down += std::ssize(page);
     layout_.to_rows(page, rows, kv, row);
     row += rows;
   }
@@ -323,9 +343,22 @@ HostKv DeviceEngine::sync_to_host(SequenceId id) {
 std::vector<float> DeviceEngine::read(std::string_view handle, SequenceId id) {
   const auto which = parse_handle(handle);
   if (!which) throw std::logic_error("no handle '" + std::string(handle) + "'");
-  HostKv kv = sync_to_host(id);
-  HostKv::Layer& layer = kv.layers[which->layer];
-  return std::move(which->k ? layer.k : layer.v);
+  make_copies();
+  const Traffic traffic(*backend_, counters_.kv_bytes_up, counters_.kv_bytes_down);
+  const Buffer& pool = handles_.at("kv_pool");
+  const int64_t within = layout_.slice_offset(static_cast<int64_t>(which->layer), which->k);
+  std::vector<std::byte> slice(static_cast<size_t>(layout_.slice_bytes()));
+  std::vector<float> values(static_cast<size_t>(kv_.length(id) * layout_.kv_dim()));
+  std::span<float> left = values;
+  for (const int32_t number : kv_.page_table(id)) {
+    const int64_t rows = std::min(kPageTokens, std::ssize(left) / layout_.kv_dim());
+    if (rows <= 0) break;
+    backend_->read(pool, number * layout_.page_bytes() + within, slice.data(), std::ssize(slice));
+    const auto elements = static_cast<size_t>(rows * layout_.kv_dim());
+    layout_.slice_to_rows(slice, rows, left.first(elements));
+    left = left.subspan(elements);
+  }
+  return values;
 }
 
 void DeviceEngine::warm(int64_t max_batch, int64_t max_past) {

@@ -94,13 +94,14 @@ struct HostKv {
   std::vector<Layer> layers{};
 };
 
+// Bytes are what the backend has counted as they moved.
 struct EngineCounters {
-  int64_t steps = 0, rows = 0;
-  int64_t bytes_up = 0, bytes_down = 0;  // all that crossed to and from the device in steps
-  int64_t kv_bytes_up = 0;    // by install()
-  int64_t kv_bytes_down = 0;  // by sync_to_host(), read()
-  int64_t kv_bytes_moved = 0; // within the device: copies of pages
-  int64_t weight_bytes_up = 0;
+  int64_t steps = 0, rows = 0;           // steps that succeeded, and their rows
+  int64_t bytes_up = 0, bytes_down = 0;  // all that crossed to and from the device in step()
+  int64_t kv_bytes_up = 0;      // by install()
+  int64_t kv_bytes_down = 0;    // by sync_to_host(), read()
+  int64_t kv_bytes_moved = 0;   // within the device: copies of pages
+  int64_t weight_bytes_up = 0;  // all other that went up: weights, while they are loaded
   int64_t compiles = 0, compile_hits = 0, compile_evictions = 0;
 };
 

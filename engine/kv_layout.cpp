@@ -35,15 +35,9 @@ void store(float v, std::byte* at, Precision precision) {
 
 template <typename Visit>
 void KvLayout::each_run(int64_t rows, Visit visit) const {
-  for (int64_t layer = 0; layer < layers; ++layer) {
-    for (int64_t which = 0; which < 2; ++which) {
-      for (int64_t head = 0; head < kv_heads; ++head) {
-        const int64_t base = ((layer * 2 + which) * kv_heads + head) * page_tokens * head_dim;
-        for (int64_t row = 0; row < rows; ++row) {
-          visit(static_cast<size_t>(layer), which == 0, row, head * head_dim,
-                base + row * head_dim);
-        }
-      }
+  for (int64_t head = 0; head < kv_heads; ++head) {
+    for (int64_t row = 0; row < rows; ++row) {
+      visit(row, head * head_dim, (head * page_tokens + row) * head_dim);
     }
   }
 }
@@ -54,28 +48,51 @@ void KvLayout::to_page(const HostKv& kv, int64_t first, int64_t rows,
   if (std::ssize(page) != page_bytes() || rows > page_tokens || first + rows > kv.rows) {
     throw std::logic_error("kv layout: rows outside of a page or of the host KV");
   }
-  each_run(rows, [&](size_t layer, bool k, int64_t row, int64_t column, int64_t element) {
-    const auto& from = k ? kv.layers[layer].k : kv.layers[layer].v;
-    const float* x = from.data() + (first + row) * kv_dim() + column;
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    const HostKv::Layer& from = kv.layers[static_cast<size_t>(layer)];
+    for (const bool k : {true, false}) {
+      std::byte* slice = page.data() + slice_offset(layer, k);
+      const float* rows_of = (k ? from.k : from.v).data() + first * kv_dim();
+      each_run(rows, [&](int64_t row, int64_t column, int64_t element) {
+        const float* x = rows_of + row * kv_dim() + column;
+        for (int64_t i = 0; i < head_dim; ++i) {
+          store(x[i], slice + (element + i) * width, precision);
+        }
+      });
+    }
+  }
+}
+
+void KvLayout::slice_to_rows(std::span<const std::byte> slice, int64_t rows,
+                             std::span<float> to) const {
+  const int64_t width = precision == Precision::f32 ? 4 : 2;
+  if (std::ssize(slice) != slice_bytes() || rows > page_tokens ||
+      std::ssize(to) != rows * kv_dim()) {
+    throw std::logic_error("kv layout: rows that do not fit a slice of a page");
+  }
+  each_run(rows, [&](int64_t row, int64_t column, int64_t element) {
+    float* x = to.data() + row * kv_dim() + column;
     for (int64_t i = 0; i < head_dim; ++i) {
-      store(x[i], page.data() + (element + i) * width, precision);
+      x[i] = load(slice.data() + (element + i) * width, precision);
     }
   });
 }
 
 void KvLayout::to_rows(std::span<const std::byte> page, int64_t rows, HostKv& kv,
                        int64_t first) const {
-  const int64_t width = precision == Precision::f32 ? 4 : 2;
-  if (std::ssize(page) != page_bytes() || rows > page_tokens || first + rows > kv.rows) {
+  if (std::ssize(page) != page_bytes() || first + rows > kv.rows) {
     throw std::logic_error("kv layout: rows outside of a page or of the host KV");
   }
-  each_run(rows, [&](size_t layer, bool k, int64_t row, int64_t column, int64_t element) {
-    auto& to = k ? kv.layers[layer].k : kv.layers[layer].v;
-    float* x = to.data() + (first + row) * kv_dim() + column;
-    for (int64_t i = 0; i < head_dim; ++i) {
-      x[i] = load(page.data() + (element + i) * width, precision);
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    HostKv::Layer& to = kv.layers[static_cast<size_t>(layer)];
+    for (const bool k : {true, false}) {
+      const auto slice = page.subspan(static_cast<size_t>(slice_offset(layer, k)),
+                                      static_cast<size_t>(slice_bytes()));
+      slice_to_rows(slice, rows, std::span(k ? to.k : to.v)
+                                     .subspan(static_cast<size_t>(first * kv_dim()),
+                                              static_cast<size_t>(rows * kv_dim())));
     }
-  });
+  }
 }
 
 }  // namespace limpet::engine

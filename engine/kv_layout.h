@@ -20,14 +20,21 @@ struct KvLayout {
   int64_t page_bytes() const {
     return layers * 2 * page_tokens * kv_dim() * (precision == Precision::f32 ? 4 : 2);
   }
+  // A slice is k or v of one layer within a page, [kv_head][row][head_dim].
+  int64_t slice_bytes() const { return page_bytes() / (2 * layers); }
+  int64_t slice_offset(int64_t layer, bool k) const {
+    return (2 * layer + (k ? 0 : 1)) * slice_bytes();
+  }
   // Rows [row, row + rows) of `kv` to rows 0 … of the page; the rest of the page is left alone.
   void to_page(const HostKv& kv, int64_t row, int64_t rows, std::span<std::byte> page) const;
   // Rows 0 … rows − 1 of the page to rows [row, …) of `kv`, which has room for them.
   void to_rows(std::span<const std::byte> page, int64_t rows, HostKv& kv, int64_t row) const;
+  // Rows 0 … rows − 1 of a slice to `to`, [rows, kv_dim].
+  void slice_to_rows(std::span<const std::byte> slice, int64_t rows, std::span<float> to) const;
 
  private:
-  // Calls visit(layer, k or v, row, first column of the row, first element of the page) for each
-  // run of head_dim elements.
+  // Calls visit(row, first column of the row, first element of the slice) for each run of head_dim
+  // elements of a slice.
   template <typename Visit>
   void each_run(int64_t rows, Visit visit) const;
 };

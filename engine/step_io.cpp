@@ -50,7 +50,7 @@ void StepIo::put(int64_t at, std::span<const int32_t> values) {
   std::ranges::copy(values, staging_.begin() + at);
 }
 
-int64_t StepIo::write(const StepPlan& plan, const KvCache& kv, int64_t pages, ReadBack what) {
+void StepIo::write(const StepPlan& plan, const KvCache& kv, int64_t pages, ReadBack what) {
   const std::vector<int32_t> table = plan.page_table(kv, pages);
   staging_.resize(static_cast<size_t>(page_table_ + std::ssize(table)));
   const auto rows = static_cast<int32_t>(plan.rows());
@@ -62,9 +62,7 @@ int64_t StepIo::write(const StepPlan& plan, const KvCache& kv, int64_t pages, Re
   put(row_sequence_, plan.row_sequence);
   put(wanted_rows_, plan.wanted_rows);
   put(page_table_, table);
-  const int64_t bytes = 4 * std::ssize(staging_);
-  backend_.write(*inputs_, 0, staging_.data(), bytes);
-  return bytes;
+  backend_.write(*inputs_, 0, staging_.data(), 4 * std::ssize(staging_));
 }
 
 std::span<const float> StepIo::read(ReadBack what, int64_t rows) {

@@ -24,8 +24,8 @@ class StepIo {
 
   // Binds a program's inputs and outputs.
   void attach(const Program& program, Executable& executable);
-  // Writes a step's inputs; returns the bytes that went up.
-  int64_t write(const StepPlan& plan, const KvCache& kv, int64_t pages, ReadBack what);
+  // Writes a step's inputs.
+  void write(const StepPlan& plan, const KvCache& kv, int64_t pages, ReadBack what);
   // Reads `rows` rows of the output; the span is valid until the next read.
   std::span<const float> read(ReadBack what, int64_t rows);
   int64_t width(ReadBack what) const {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <utility>
 
@@ -50,12 +51,35 @@ TEST_F(EngineTest, TellsWhatTheModelIs) {
   EXPECT_EQ(info.eos, std::vector<Token>{2});
   EXPECT_EQ(info.prediction_layers, 1);
   EXPECT_EQ(info.page_bytes, 5 * 2 * 2 * 16 * 64 * 2);
-  EXPECT_GT(info.weight_bytes, 4'700'000 * 2);
   EXPECT_FALSE(info.resident_kv);
   auto other = tiny();
   other.precision = Precision::f32;
   EXPECT_NE(Engine::open(other)->info().fingerprint, info.fingerprint);
   EXPECT_EQ(Engine::open(tiny())->info().fingerprint, info.fingerprint);
+}
+
+TEST(EngineOpen, ThePredictionLayerIsLoadedToo) {
+  const auto dir = std::filesystem::temp_directory_path() /
+                   ("limpet_trunk_" + std::to_string(::getpid()));
+  std::filesystem::create_directories(dir);
+  auto config = nlohmann::json::parse(std::ifstream("models/limpet-tiny/config.json"));
+  config["num_nextn_predict_layers"] = 0;
+  std::ofstream(dir / "config.json") << config.dump();
+  for (const auto& entry : std::filesystem::directory_iterator("models/limpet-tiny")) {
+    if (entry.path().filename() == "config.json") continue;
+    std::filesystem::create_symlink(std::filesystem::absolute(entry.path()),
+                                    dir / entry.path().filename());
+  }
+  auto o = tiny();
+  const int64_t whole = Engine::open(o)->info().weight_bytes;
+  o.model_dir = dir;
+  const auto trunk = Engine::open(o);
+  EXPECT_EQ(trunk->info().prediction_layers, 0);
+  // At least the layer's gate, up and down projections, in bf16.
+  EXPECT_GE(whole - trunk->info().weight_bytes,
+            2 * 3 * config["hidden_size"].get<int64_t>() *
+                config["intermediate_size"].get<int64_t>());
+  std::filesystem::remove_all(dir);
 }
 
 TEST_F(EngineTest, OnlyWhatIsWantedIsReadBack) {
@@ -83,8 +107,9 @@ TEST_F(EngineTest, ADecodeStepSendsUpALittleAndMovesNoKv) {
   feed({7});
   const EngineCounters after = engine->counters();
   EXPECT_LT(after.bytes_up - before.bytes_up, 2048);
+  EXPECT_GT(after.bytes_up, before.bytes_up);
   EXPECT_EQ(after.kv_bytes_up + after.kv_bytes_down + after.kv_bytes_moved, 0);
-  EXPECT_EQ(after.weight_bytes_up, before.weight_bytes_up);
+  EXPECT_EQ(after.weight_bytes_up, engine->info().weight_bytes);
   EXPECT_EQ(after.rows - before.rows, 1);
 }
 
@@ -137,6 +162,33 @@ TEST_F(EngineTest, HandlesAreNamedByLayer) {
   }
   EXPECT_EQ(engine->read("past_v_4", s).size(), 5u * 128);
   EXPECT_THROW(engine->read("past_k_5", s), std::logic_error);
+}
+
+TEST_F(EngineTest, KvThatMovesIsCounted) {
+  const auto tokens = some(40);  // three pages
+  feed(tokens);
+  const int64_t page = engine->info().page_bytes;
+  const HostKv kv = engine->sync_to_host(s);
+  EXPECT_EQ(engine->counters().kv_bytes_down, 3 * page);
+  const SequenceId twin = engine->kv().create(1);
+  EXPECT_EQ(engine->install(twin, tokens, kv), "");
+  EXPECT_EQ(engine->counters().kv_bytes_up, 3 * page);
+  const SequenceId forked = engine->kv().fork(twin, 40);
+  const std::vector<Token> one = {7};
+  ASSERT_TRUE(engine->kv().reserve(forked, 1));
+  ASSERT_TRUE(engine->step({{forked, one}}).ok());  // into a page that both hold: it is copied
+  EXPECT_EQ(engine->counters().kv_bytes_moved, page);
+  EXPECT_EQ(engine->counters().kv_bytes_up, 3 * page);
+  EXPECT_EQ(engine->counters().weight_bytes_up, engine->info().weight_bytes);
+}
+
+TEST_F(EngineTest, ReadingAHandleReadsItsLayerAlone) {
+  feed(some(40));
+  const HostKv all = engine->sync_to_host(s);
+  const int64_t before = engine->counters().kv_bytes_down;
+  EXPECT_EQ(engine->read("past_v_3", s), all.layers[3].v);
+  EXPECT_EQ(engine->counters().kv_bytes_down - before, 3 * engine->info().page_bytes / (5 * 2));
+  EXPECT_EQ(engine->read("past_k_4", s), all.layers[4].k);
 }
 
 TEST_F(EngineTest, BucketsCompileOnceAndWarmAhead) {

@@ -14,14 +14,15 @@
 namespace limpet::engine {
 namespace {
 
-// One prefill step of a model without the engine around it: a library of parts.
+// A prefill and decode steps of a model without the engine around it: a library of parts.
 class Parts {
  public:
   Parts(const std::string& dir, DType dtype)
       : config_(load_config(dir)),
         checkpoint_(Checkpoint::open(dir)),
         backend_(make_backend(parse_device("cpu"), {.threads = 1})),
-        kv_({.page_tokens = 16, .pages = 8}) {
+        // Each run has a pool of its own, so that a page's content of one is not the other's.
+        kv_({.page_tokens = 16, .pages = 8, .share_prefixes = false}) {
     lowering_ = {.weights = dtype, .kv = dtype, .layers = config_.layers,
                  .kv_heads = config_.kv_heads, .head_dim = config_.head_dim, .pages = 8,
                  .max_sequences = 2};
@@ -32,7 +33,7 @@ class Parts {
   }
   Graph graph(const hir::Bounds& upper) const { return lower_module(module(upper), lowering_); }
 
-  // All rows' logits, from a cache that builds Modules (lowered and fused) or plain Graphs.
+  // All rows' logits of a prompt and three decoded tokens, from a cache that builds Modules (lowered and fused) or plain Graphs.
   std::vector<float> run(bool fused) {
     Handles handles(*backend_);
     WeightStore weights(*backend_);
@@ -48,7 +49,7 @@ class Parts {
       weights.attach(c.program, *c.executable);
       io.attach(c.program, *c.executable);
     };
-    const CompileCache::Options options{.batch = Ladder::single(32), .past = Ladder::single(64)};
+    const CompileCache::Options options{.batch = Ladder::powers_of_two(1, 32), .past = Ladder::single(64)};
     CompileCache cache =
         fused ? CompileCache(*backend_, options,
                              CompileCache::ModuleBuilder(
@@ -58,24 +59,34 @@ class Parts {
                              CompileCache::GraphBuilder(
                                  [this](const hir::Bounds& upper) { return graph(upper); }),
                              prepare);
-    return step(cache, handles, io);
+    const SequenceId s = kv_.create(0);
+    std::vector<Token> prompt(23);
+    for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<Token>(i * 13 % 300);
+    std::vector<float> logits = step(cache, handles, io, s, prompt);
+    for (const Token t : {Token{7}, Token{250}, Token{31}}) {
+      const auto row = step(cache, handles, io, s, {&t, 1});
+      logits.insert(logits.end(), row.begin(), row.end());
+    }
+    EXPECT_EQ(cache.compiled_count(), 2);  // the prompt's bucket and the decode steps'
+    EXPECT_EQ(kv_.length(s), 26);
+    kv_.destroy(s);
+    return logits;
   }
 
  private:
-  std::vector<float> step(CompileCache& cache, Handles& handles, StepIo& io) {
-    std::vector<Token> tokens(23);
-    for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<Token>(i * 13 % 300);
-    const SequenceId s = kv_.create(0);
-    EXPECT_TRUE(kv_.reserve(s, 23));
+  std::vector<float> step(CompileCache& cache, Handles& handles, StepIo& io, SequenceId s,
+                          std::span<const Token> tokens) {
+    EXPECT_TRUE(kv_.reserve(s, std::ssize(tokens)));
     StepPlan plan;
     const std::vector<StepRow> rows = {{s, tokens, Want::all}};
     const StepLimits limits{32, 2, 32, 64, config_.vocab};
     EXPECT_EQ(plan_step(rows, kv_, limits, plan), "");
-    const Compiled& c = *cache.get(BucketKey::of(23, 0)).compiled;
+    const Compiled& c = *cache.get(BucketKey::of(static_cast<uint32_t>(plan.rows()),
+                                                static_cast<uint32_t>(plan.longest_past))).compiled;
     io.write(plan, kv_, pages_of(c.upper, 16), ReadBack::logits);
     handles.run(c.program, *c.executable);
-    const auto logits = io.read(ReadBack::logits, 23);
-    kv_.destroy(s);
+    const auto logits = io.read(ReadBack::logits, plan.rows());
+    kv_.commit(s, tokens);
     return {logits.begin(), logits.end()};
   }
 

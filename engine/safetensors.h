@@ -2,7 +2,8 @@
 // Format: https://github.com/huggingface/safetensors (little-endian, no holes, no overlap).
 //
 // open() checks everything that the header claims before a tensor can be seen: sizes, dtypes,
-// shapes against byte counts, offsets in range, ascending without hole or overlap, alignment.
+// shapes against byte counts, offsets in range, ascending without hole or overlap. The header is
+// bounded (25 MiB, 262144 tensors). Data may stand at any address: the format promises no alignment.
 // Throws std::runtime_error that names the file and what is wrong with it.
 // Immutable after open(); any thread may read. Spans live as long as the object.
 #pragma once

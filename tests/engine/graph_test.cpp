@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include "engine/models/architecture.h"
 
@@ -103,6 +104,21 @@ TEST(Graph, EveryArchitectureLowersToASoundProgram) {
     }
     EXPECT_LT(plain.arena_bytes, all / 3);
   }
+}
+
+TEST(Graph, FusionOfADeepModelTakesNoTime) {
+  Model m = model_of("llama-gqa");
+  m.config.layers = m.lowering.layers = 1024;
+  m.config.window.resize(1024);
+  m.module = find_architecture(m.config.architecture).build(m.config, {8, 64, 8});
+  Graph graph = lower_module(m.module, m.lowering);
+  const auto start = std::chrono::steady_clock::now();
+  fuse(graph);
+  // A second is a hundred times what a linear one takes; a cubic one takes a minute.
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(2));
+  EXPECT_EQ(std::ranges::count_if(graph.nodes, [](const GraphNode& n) {
+              return std::holds_alternative<ops::GatedLinear>(n.op);
+            }), 1024);
 }
 
 TEST(Graph, StackedWeightsKeepTheirOrder) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <unordered_map>
+#include <utility>
 
 #include "schema/wire.h"
 
@@ -17,7 +18,13 @@ constexpr size_t kBytesAtOnce = 32u << 20;
 constexpr size_t kMostPeers = 1u << 16;
 constexpr int kLingerMs = 1000;
 constexpr int kHeartbeatMs = 5000, kHeartbeatTimeoutMs = 15000;
-constexpr int kClientHighWater = 256, kWorkerHighWater = 10000;  // frames
+// In frames, of each peer. A client's frames are of about a megabyte at most, a listing of four;
+// what it does not read waits as a place in its streams, not as frames. What we do not read in
+// time is held back by TCP, at the peer.
+struct HighWater {
+  int send, receive;
+};
+constexpr HighWater kClientHighWater{16, 8}, kWorkerHighWater{10000, 64};
 
 void set(void* socket, int option, int value) {
   if (zmq_setsockopt(socket, option, &value, sizeof(value)) != 0) {
@@ -87,7 +94,7 @@ class Peers {
 };
 
 bool is_loopback(std::string_view host) {
-  if (host == "localhost" || host == "[::1]") return true;
+  if (host == "[::1]") return true;
   int dots = 0;
   for (char c : host) {
     if (c == '.') ++dots;
@@ -104,6 +111,9 @@ std::string refuse_endpoint(const std::string& endpoint) {
     return "endpoint " + endpoint + " is not understood: write tcp://127.0.0.1:PORT or ipc://PATH";
   }
   const std::string rest = endpoint.substr(6);
+  if (rest.starts_with("localhost:")) {
+    return "endpoint " + endpoint + " names no address: write 127.0.0.1 instead of localhost";
+  }
   if (is_loopback(std::string_view(rest).substr(0, rest.rfind(':')))) return "";
   return "endpoint " + endpoint +
          " can be reached from other machines, and keys are required off loopback, which this"
@@ -129,7 +139,7 @@ struct ZmqTransport::Impl {
     zmq_ctx_term(context);
   }
 
-  void* open(const std::string& endpoint, size_t largest, int high_water) {
+  void* open(const std::string& endpoint, size_t largest, HighWater high_water) {
     if (const std::string why = refuse_endpoint(endpoint); !why.empty()) throw TransportError(why);
     void* socket = zmq_socket(context, ZMQ_ROUTER);
     if (socket == nullptr) throw TransportError("cannot make a socket");
@@ -138,15 +148,19 @@ struct ZmqTransport::Impl {
       set(socket, ZMQ_ROUTER_HANDOVER, 0);
       set(socket, ZMQ_IMMEDIATE, 1);
       set(socket, ZMQ_LINGER, kLingerMs);
-      set(socket, ZMQ_SNDHWM, high_water);
+      set(socket, ZMQ_SNDHWM, high_water.send);
+      set(socket, ZMQ_RCVHWM, high_water.receive);
       set(socket, ZMQ_HEARTBEAT_IVL, kHeartbeatMs);
       set(socket, ZMQ_HEARTBEAT_TIMEOUT, kHeartbeatTimeoutMs);
       set(socket, ZMQ_IPV6, endpoint.starts_with("tcp://[") ? 1 : 0);
       const auto most = static_cast<int64_t>(largest);
       zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &most, sizeof(most));
       if (zmq_bind(socket, endpoint.c_str()) != 0) {
-        throw TransportError("cannot listen on " + endpoint + ": " + zmq_strerror(zmq_errno()) +
-                             ". Is another broker running there? Stop it or choose another.");
+        const int why = zmq_errno();
+        throw TransportError(
+            "cannot listen on " + endpoint + ": " + zmq_strerror(why) +
+            (why == EADDRINUSE ? ". Is another broker running there? Stop it or choose another."
+                               : ""));
       }
     } catch (...) {
       zmq_close(socket);
@@ -196,14 +210,30 @@ struct ZmqTransport::Impl {
     }
   }
 
+  void refuse_client(void* socket, ErrorCode code, const std::string& why) {
+    const BrokerToClient answer = Refused{"", code, why, 0};
+    send(socket, std::string(routing.bytes()), wire::encode(std::span(&answer, 1)));
+    refused.push_back(code);
+  }
+
+  void refuse_worker(void* socket, ErrorCode code, const std::string& why) {
+    const BrokerToWorker answer = RegisterRefused{code, why};
+    send(socket, std::string(routing.bytes()), wire::encode(std::span(&answer, 1)));
+    refused.push_back(code);
+  }
+
   bool take_client(std::vector<Event>& out) {
     if (!receive(frontend)) return false;
     from_client.clear();
     const auto error = wire::decode(std::as_bytes(std::span(payload_bytes)), from_client);
     if (error.code != ErrorCode::none) {
       note_bad("client", error);
-      const BrokerToClient answer = Refused{"", error.code, error.message, 0};
-      send(frontend, std::string(routing.bytes()), wire::encode(std::span(&answer, 1)));
+      if (wire::sender_of(std::as_bytes(std::span(payload_bytes))) == wire::Sender::worker) {
+        refuse_worker(frontend, ErrorCode::invalid,
+                      "this is the clients' port; workers connect to the broker's --backend");
+      } else {
+        refuse_client(frontend, error.code, error.message);
+      }
       return true;
     }
     const ClientId id = clients.id_of(routing.bytes(), turn);
@@ -217,9 +247,11 @@ struct ZmqTransport::Impl {
     const auto error = wire::decode(std::as_bytes(std::span(payload_bytes)), from_worker);
     if (error.code != ErrorCode::none) {
       note_bad("worker", error);
-      if (error.code == ErrorCode::version) {
-        const BrokerToWorker answer = RegisterRefused{error.code, error.message};
-        send(backend, std::string(routing.bytes()), wire::encode(std::span(&answer, 1)));
+      if (wire::sender_of(std::as_bytes(std::span(payload_bytes))) == wire::Sender::client) {
+        refuse_client(backend, ErrorCode::invalid,
+                      "this is the workers' port; clients connect to the broker's --frontend");
+      } else if (error.code == ErrorCode::version) {
+        refuse_worker(backend, error.code, error.message);
       }
       return true;
     }
@@ -240,6 +272,7 @@ struct ZmqTransport::Impl {
   std::string_view payload_bytes;
   uint64_t turn = 0;
   Counters counters;
+  std::vector<ErrorCode> refused;
 };
 
 ZmqTransport::ZmqTransport(const Options& options) : impl_(std::make_unique<Impl>(options)) {}
@@ -290,5 +323,6 @@ void ZmqTransport::send(WorkerId worker, std::span<const BrokerToWorker> message
 std::string ZmqTransport::frontend() const { return Impl::bound(impl_->frontend); }
 std::string ZmqTransport::backend() const { return Impl::bound(impl_->backend); }
 const ZmqTransport::Counters& ZmqTransport::counters() const { return impl_->counters; }
+std::vector<ErrorCode> ZmqTransport::take_refused() { return std::exchange(impl_->refused, {}); }
 
 }  // namespace limpet::broker

@@ -55,6 +55,8 @@ class ZmqTransport {
   std::string frontend() const;
   std::string backend() const;
   const Counters& counters() const;
+  // What it has answered with a refusal by itself since the last call.
+  std::vector<ErrorCode> take_refused();
 
  private:
   struct Impl;

@@ -41,6 +41,10 @@ DecodeError decode(std::span<const std::byte> frame, std::vector<BrokerToClient>
 DecodeError decode(std::span<const std::byte> frame, std::vector<WorkerMessage>& out);
 DecodeError decode(std::span<const std::byte> frame, std::vector<BrokerToWorker>& out);
 
+// Who makes frames like this one, by its file identifier; nothing else of it is looked at.
+enum class Sender : uint8_t { unknown, client, worker, broker };
+Sender sender_of(std::span<const std::byte> frame);
+
 // A JobSpec alone: how the store keeps it. The job id is part of it.
 std::string encode_spec(const JobSpec& spec);
 DecodeError decode_spec(std::span<const std::byte> bytes, JobSpec& out);

@@ -291,4 +291,13 @@ DecodeError decode(std::span<const std::byte> frame, std::vector<BrokerToClient>
   return decode_frame<ToClientLink>(frame, out);
 }
 
+Sender sender_of(std::span<const std::byte> frame) {
+  constexpr size_t kAt = 4, kSize = 4;  // FlatBuffers: after the offset of the root
+  if (frame.size() < kAt + kSize) return Sender::unknown;
+  const std::string_view id(reinterpret_cast<const char*>(frame.data()) + kAt, kSize);
+  if (id == "LPCB") return Sender::client;
+  if (id == "LPWB") return Sender::worker;
+  return id == "LPBC" || id == "LPBW" ? Sender::broker : Sender::unknown;
+}
+
 }  // namespace limpet::wire

@@ -13,7 +13,7 @@ using std::chrono::milliseconds;
 
 TEST(Endpoints, OffLoopbackIsRefused) {
   for (const char* fine : {"tcp://127.0.0.1:5555", "tcp://127.9.8.7:*", "tcp://[::1]:5555",
-                           "tcp://localhost:1", "ipc:///run/limpet", "inproc://x"}) {
+                           "ipc:///run/limpet", "inproc://x"}) {
     EXPECT_EQ(refuse_endpoint(fine), "") << fine;
   }
   for (const char* bad : {"tcp://0.0.0.0:5555", "tcp://*:5555", "tcp://10.0.0.1:5555",
@@ -21,6 +21,7 @@ TEST(Endpoints, OffLoopbackIsRefused) {
                           "tcp://127.0.0.1.example.org:5555"}) {
     EXPECT_THAT(refuse_endpoint(bad), testing::HasSubstr("keys are required off loopback")) << bad;
   }
+  EXPECT_THAT(refuse_endpoint("tcp://localhost:5555"), testing::HasSubstr("write 127.0.0.1"));
   EXPECT_THAT(refuse_endpoint("udp://127.0.0.1:5"), testing::HasSubstr("not understood"));
 }
 
@@ -122,6 +123,42 @@ TEST_F(TransportTest, ABadFrameCostsItsSenderAnError) {
   EXPECT_EQ(transport_.counters().bad_frames, 5);
 }
 
+TEST_F(TransportTest, WhoSpeaksToTheWrongPortIsToldSo) {
+  Peer client(transport_.backend()), worker(transport_.frontend());
+  client.send(cancel("a"));
+  const WorkerMessage hello = Leaving{4};
+  worker.send(wire::encode(std::span(&hello, 1)));
+  std::vector<Event> events;
+  for (int i = 0; i < 30 && transport_.counters().frames_in < 2; ++i) {
+    transport_.poll(milliseconds(100), events);
+  }
+  EXPECT_TRUE(events.empty());
+  const auto refused = client.receive<BrokerToClient>();
+  ASSERT_EQ(refused.size(), 1u);
+  EXPECT_EQ(std::get<Refused>(refused[0]).code, ErrorCode::invalid);
+  EXPECT_THAT(std::get<Refused>(refused[0]).message, testing::HasSubstr("the workers' port"));
+  const auto told = worker.receive<BrokerToWorker>();
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_THAT(std::get<RegisterRefused>(told[0]).message, testing::HasSubstr("the clients' port"));
+  EXPECT_THAT(transport_.take_refused(),
+              testing::ElementsAre(ErrorCode::invalid, ErrorCode::invalid));
+  EXPECT_TRUE(transport_.take_refused().empty());
+}
+
+TEST_F(TransportTest, WhatIsNotReadWaitsAtItsSender) {
+  void* socket = zmq_socket(Peer::context(), ZMQ_DEALER);
+  const int linger = 0, high_water = 1, patience = 300;
+  zmq_setsockopt(socket, ZMQ_LINGER, &linger, sizeof(linger));
+  zmq_setsockopt(socket, ZMQ_SNDHWM, &high_water, sizeof(high_water));
+  zmq_setsockopt(socket, ZMQ_SNDTIMEO, &patience, sizeof(patience));
+  ASSERT_EQ(zmq_connect(socket, transport_.frontend().c_str()), 0);
+  const std::string frame(2 << 20, 'x');
+  int sent = 0;
+  while (sent < 64 && zmq_send(socket, frame.data(), frame.size(), 0) >= 0) ++sent;
+  EXPECT_LT(sent, 40);  // eight here, and what TCP's buffers hold
+  zmq_close(socket);
+}
+
 TEST_F(TransportTest, WhoHasGoneIsTold) {
   std::vector<Event> events;
   {
@@ -159,6 +196,13 @@ TEST_F(TransportTest, APortInUseIsToldClearly) {
     FAIL() << "two brokers on one port";
   } catch (const TransportError& e) {
     EXPECT_THAT(e.what(), testing::HasSubstr("cannot listen on tcp://127.0.0.1:"));
+    EXPECT_THAT(e.what(), testing::HasSubstr("another broker"));
+  }
+  try {
+    ZmqTransport nowhere({"ipc:///no/such/folder/front", "tcp://127.0.0.1:*"});
+    FAIL() << "a socket in no folder";
+  } catch (const TransportError& e) {
+    EXPECT_THAT(e.what(), testing::Not(testing::HasSubstr("another broker")));
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "broker/listing.h"
 #include "schema/wire.h"
 
 namespace limpet::broker {
@@ -67,18 +68,37 @@ void Broker::turn() {
   out_.append.clear();
   out_.send.clear();
   out_.facts.clear();
+  listing_.clear();
   for (Event& event : events_) {
+    if (refused_listing(event)) continue;
     prepare(event);
     core_.step(now_, event, out_);
   }
   if (core_.next_deadline() <= now_.mono) core_.step(now_, Wake{}, out_);
   commit();
   for (const Fact& fact : out_.facts) note(fact);
+  for (const ErrorCode code : transport_.take_refused()) count_refusal("", code);
   deliver();
   if (now_.mono - gauges_at_ >= kGaugesEvery) {
     gauges_at_ = now_.mono;
     metrics_.set(core_.gauges());
   }
+}
+
+void Broker::count_refusal(const std::string& job_id, ErrorCode code) {
+  note({Fact::Kind::rejected, job_id, std::string(name(code)), 0, false, {}});
+}
+
+// A listing is large and its question small, so a client has one at a time: one in a turn, and
+// none while there are answers that it does not read.
+bool Broker::refused_listing(const Event& event) {
+  const auto* e = std::get_if<ClientEvent>(&event);
+  if (e == nullptr || !std::holds_alternative<List>(e->message)) return false;
+  if (listing_.insert(e->client).second && !streams_.unread(e->client)) return false;
+  count_refusal("", ErrorCode::busy);
+  out_.send.push_back(ToClient{
+      e->client, Refused{"", ErrorCode::busy, "read the listing that you asked for before", 100}});
+  return true;
 }
 
 // What the core cannot know by itself: the body's hash, and what the store remembers of the id.
@@ -114,7 +134,8 @@ void Broker::refuse_batch(const std::string& why) {
   for (const Event& event : events_) {
     const auto* e = std::get_if<ClientEvent>(&event);
     const auto* submit = e ? std::get_if<Submit>(&e->message) : nullptr;
-    if (submit == nullptr || !submit->spec) continue;
+    if (submit == nullptr || !submit->spec || e->stored) continue;  // what is durable stays so
+    count_refusal(submit->spec->job_id, ErrorCode::storage);
     const BrokerToClient m = Refused{submit->spec->job_id, ErrorCode::storage, why, 0};
     transport_.send(e->client, wire::encode(std::span(&m, 1)));
   }
@@ -144,6 +165,21 @@ void Broker::deliver() {
   streams_.flush();
 }
 
+void Broker::add_ended(Listed& listed, size_t limit) {
+  ListingRoom room{limit};
+  for (const JobInfo& info : listed.jobs) room.take(info);
+  if (listed.truncated || room.items == 0) return;
+  const size_t most = std::min(room.items, room.bytes / kListedItem);
+  for (JobInfo& info : store_->ended_jobs(static_cast<uint32_t>(most + 1))) {
+    shorten(info.detail, kListedDetail);
+    if (!room.take(info)) {
+      listed.truncated = true;
+      return;
+    }
+    listed.jobs.push_back(std::move(info));
+  }
+}
+
 // A listing of jobs tells of the live ones; those that have ended are in the store.
 void Broker::deliver(ToClient&& m) {
   auto* listed = std::get_if<Listed>(&m.message);
@@ -152,18 +188,11 @@ void Broker::deliver(ToClient&& m) {
     for (const Event& event : events_) {
       const auto* e = std::get_if<ClientEvent>(&event);
       const auto* list = e && e->client == m.client ? std::get_if<List>(&e->message) : nullptr;
-      if (list != nullptr && list->what == Listing::jobs) limit = list->limit;
+      if (list == nullptr) continue;
+      if (list->what == Listing::jobs) limit = list->limit;
+      break;  // its others of this turn are refused
     }
-    limit = std::min<uint32_t>(limit, Limits::kItems);
-    const size_t have = listed->jobs.size();
-    if (have < limit) {
-      auto ended = store_->ended_jobs(limit - static_cast<uint32_t>(have) + 1);
-      if (ended.size() > limit - have) {
-        listed->truncated = true;
-        ended.pop_back();
-      }
-      for (JobInfo& info : ended) listed->jobs.push_back(std::move(info));
-    }
+    add_ended(*listed, std::min<size_t>(limit, Limits::kItems));
   }
   streams_.answer(m.client, std::move(m.message));
 }

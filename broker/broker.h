@@ -4,6 +4,7 @@
 #include <atomic>
 #include <memory>
 #include <string>
+#include <unordered_set>
 
 #include "broker/core.h"
 #include "broker/metrics.h"
@@ -38,10 +39,13 @@ class Broker {
   void turn();
   std::chrono::milliseconds wait() const;
   void prepare(Event& event);
+  bool refused_listing(const Event& event);
   void commit();
   void refuse_batch(const std::string& why);
+  void count_refusal(const std::string& job_id, ErrorCode code);
   void deliver();
   void deliver(ToClient&& m);
+  void add_ended(Listed& listed, size_t limit);
   void deliver(ToWorker&& m);
   void note(const Fact& fact);
 
@@ -51,6 +55,7 @@ class Broker {
   Streams streams_;
   Metrics metrics_;
   std::vector<Event> events_;
+  std::unordered_set<ClientId> listing_;  // clients that have asked for a listing in this turn
   Output out_;
   std::vector<std::pair<WorkerId, std::vector<BrokerToWorker>>> to_workers_;
   Now now_;

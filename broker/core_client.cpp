@@ -1,5 +1,6 @@
 // What clients ask for.
 #include "broker/core_state.h"
+#include "broker/listing.h"
 #include "schema/wire.h"
 
 namespace limpet::broker {
@@ -157,29 +158,32 @@ WorkerInfo describe(const Worker& w) {
 
 void Core::State::list(Turn& t, const ClientEvent& e, const List& m) {
   Listed all;
-  const size_t limit = std::min<size_t>(m.limit, Limits::kItems);
-  const auto full = [&](size_t n) { return all.truncated = all.truncated || n >= limit; };
+  ListingRoom room{std::min<size_t>(m.limit, Limits::kItems)};
+  const auto add = [&](auto& list, auto&& info) {
+    if (!room.take(info)) return !(all.truncated = true);
+    list.push_back(std::move(info));
+    return true;
+  };
   if (m.what == Listing::jobs) {
     jobs.each([&](const Job& j) {
-      if (full(all.jobs.size())) return false;
-      all.jobs.push_back({j.id(), j.session->name,
-                          j.worker == kNoWorker ? "" : workers.at(j.worker).name, j.state,
-                          static_cast<int32_t>(raw(j.attempt)), j.output_tokens, j.why});
-      return true;
+      JobInfo info{j.id(), j.session->name,
+                   j.worker == kNoWorker ? "" : workers.at(j.worker).name, j.state,
+                   static_cast<int32_t>(raw(j.attempt)), j.output_tokens, j.why};
+      shorten(info.detail, kListedDetail);
+      return add(all.jobs, std::move(info));
     });
   } else if (m.what == Listing::sessions) {
     sessions.each([&](const Session& s) {
-      if (full(all.sessions.size())) return false;
-      all.sessions.push_back({s.name, s.home == kNoWorker ? "" : workers.at(s.home).name,
-                              s.in_flight ? SessionState::running
-                              : s.first   ? SessionState::queued
-                                          : SessionState::idle,
-                              raw(s.epoch), s.tokens, s.jobs - (s.in_flight ? 1 : 0)});
-      return true;
+      return add(all.sessions,
+                 SessionInfo{s.name, s.home == kNoWorker ? "" : workers.at(s.home).name,
+                             s.in_flight ? SessionState::running
+                             : s.first   ? SessionState::queued
+                                         : SessionState::idle,
+                             raw(s.epoch), s.tokens, s.jobs - (s.in_flight ? 1 : 0)});
     });
   } else {
     workers.each([&](const Worker& w) {
-      if (!full(all.workers.size())) all.workers.push_back(describe(w));
+      if (!all.truncated) add(all.workers, describe(w));
     });
   }
   t.out.send.push_back(ToClient{e.client, std::move(all)});

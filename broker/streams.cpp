@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <deque>
 
+#include "broker/listing.h"
 #include "schema/wire.h"
 
 namespace limpet::broker {
@@ -12,11 +13,42 @@ namespace {
 
 constexpr size_t kCatchUpBytes = 64u << 10;   // read for a client in one flush
 constexpr size_t kMostGathered = 1u << 20;    // bytes for a client between two flushes
-constexpr size_t kMostAnswers = 4096;         // waiting for a client that does not read
+constexpr size_t kMostUnread = 4u << 20;      // bytes for a client that does not read
+constexpr size_t kFrameBytes = 1u << 20;      // of several messages, about; one may be larger
 
 size_t weight(const OutputRow& row) {
   return 64 + row.ids.size() * sizeof(Token) + row.text.size() +
          row.logprobs.size() * Limits::kLogprobs * sizeof(TokenLogprob);
+}
+
+size_t weight(const BrokerToClient& message) {
+  constexpr size_t kSmall = 128;
+  if (const auto* t = std::get_if<Tokens>(&message)) {
+    return kSmall + t->job_id.size() + t->ids.size() * sizeof(Token) + t->text.size() +
+           t->logprobs.size() * Limits::kLogprobs * sizeof(TokenLogprob);
+  }
+  if (const auto* l = std::get_if<Listed>(&message)) {
+    size_t n = kSmall;
+    for (const JobInfo& j : l->jobs) n += listed_bytes(j);
+    for (const SessionInfo& s : l->sessions) n += listed_bytes(s);
+    for (const WorkerInfo& w : l->workers) n += listed_bytes(w);
+    return n;
+  }
+  if (const auto* f = std::get_if<Failed>(&message)) return kSmall + f->message.size();
+  if (const auto* f = std::get_if<Finished>(&message)) return kSmall + f->tail_text.size();
+  if (const auto* r = std::get_if<Refused>(&message)) {
+    return kSmall + r->job_id.size() + r->message.size();
+  }
+  return kSmall + Limits::kName;
+}
+
+// In place of a message that no frame can hold.
+BrokerToClient too_large(const BrokerToClient& message) {
+  const std::string* id = nullptr;
+  if (const auto* t = std::get_if<Tokens>(&message)) id = &t->job_id;
+  if (const auto* f = std::get_if<Finished>(&message)) id = &f->job_id;
+  if (const auto* f = std::get_if<Failed>(&message)) id = &f->job_id;
+  return Refused{id ? *id : "", ErrorCode::too_large, "what there is to tell exceeds a frame", 0};
 }
 
 BrokerToClient outcome(const std::string& job_id, JobEndedEntry&& e) {
@@ -48,6 +80,7 @@ struct Streams::Client {
   std::vector<BrokerToClient> out;
   size_t out_bytes = 0;
   std::deque<std::string> frames;  // encoded, not taken yet: the client is slow
+  size_t frame_bytes = 0;          // of these
   bool touched = false, gone = false;
 };
 
@@ -77,12 +110,19 @@ void Streams::mark(Client& c) {
 void Streams::answer(ClientId id, BrokerToClient message) {
   Client& c = client(id);
   mark(c);
-  if (c.out.size() >= kMostAnswers && !c.frames.empty()) {
+  const size_t bytes = weight(message);
+  if (!c.frames.empty() && c.frame_bytes + c.out_bytes + bytes > kMostUnread) {
     if (!c.gone) spdlog::warn("event=client_dropped why=\"it asks and does not read\"");
     c.gone = true;  // it will ask again: requests are idempotent
     return;
   }
+  c.out_bytes += bytes;
   c.out.push_back(std::move(message));
+}
+
+bool Streams::unread(ClientId id) const {
+  const auto it = clients_.find(id);
+  return it != clients_.end() && !it->second->frames.empty();
 }
 
 void Streams::open(const StreamOpened& o) {
@@ -180,7 +220,30 @@ void Streams::pass_row(Stream& s, OutputRow& row, bool last) {
     if (!row.logprobs.empty()) t.logprobs.assign(row.logprobs.begin() + skip, row.logprobs.end());
   }
   s.next = end;
-  c.out.push_back(std::move(t));
+  push_tokens(c, std::move(t));
+}
+
+// In as many messages as frames ask for. The text belongs to the row as a whole, so it is told
+// with the last of them: whoever comes back from within gets it there.
+void Streams::push_tokens(Client& c, Tokens&& t) {
+  const size_t per_token =
+      sizeof(Token) + (t.logprobs.empty() ? 0 : Limits::kLogprobs * sizeof(TokenLogprob));
+  const size_t most = kFrameBytes / per_token;
+  if (t.ids.size() <= most) {
+    c.out.push_back(std::move(t));
+    return;
+  }
+  for (size_t at = 0; at < t.ids.size(); at += most) {
+    const size_t end = std::min(at + most, t.ids.size());
+    Tokens part{t.job_id, t.first_index + static_cast<int64_t>(at), {}, {}, {}};
+    const auto from = static_cast<ptrdiff_t>(at), to = static_cast<ptrdiff_t>(end);
+    part.ids.assign(t.ids.begin() + from, t.ids.begin() + to);
+    if (!t.logprobs.empty()) {
+      part.logprobs.assign(t.logprobs.begin() + from, t.logprobs.begin() + to);
+    }
+    if (end == t.ids.size()) part.text = std::move(t.text);
+    c.out.push_back(std::move(part));
+  }
 }
 
 // True when the stream has been told all that is stored; it may have ended with that.
@@ -223,19 +286,49 @@ void Streams::catch_up(Client& c) {
   }
 }
 
-// False when the client is slow or gone.
-bool Streams::push_frames(Client& c) {
-  if (c.frames.empty() && !c.out.empty()) {
-    for (std::string& frame : wire::encode_frames(std::span<const BrokerToClient>(c.out))) {
+// Frames of about kFrameBytes: the transport counts what it holds for a client in frames.
+void Streams::encode_out(Client& c) {
+  const std::span<const BrokerToClient> all(c.out);
+  const auto encode = [&](size_t from, size_t to) {
+    for (std::string& frame : wire::encode_frames(all.subspan(from, to - from))) {
+      c.frame_bytes += frame.size();
       c.frames.push_back(std::move(frame));
     }
-    c.out.clear();
-    c.out_bytes = 0;
+  };
+  size_t from = 0, bytes = 0;
+  for (size_t i = 0; i < all.size(); ++i) {
+    const size_t n = weight(all[i]);
+    if (bytes > 0 && bytes + n > kFrameBytes) {
+      encode(from, i);
+      from = i;
+      bytes = 0;
+    }
+    bytes += n;
+    if (n <= kFrameBytes) continue;
+    try {  // alone in its frame
+      encode(i, i + 1);
+    } catch (const std::length_error& error) {
+      spdlog::error("event=message_dropped why=\"{}\"", error.what());
+      const BrokerToClient instead = too_large(all[i]);
+      c.frames.push_back(wire::encode(std::span(&instead, 1)));
+      c.frame_bytes += c.frames.back().size();
+    }
+    from = i + 1;
+    bytes = 0;
   }
+  if (from < all.size()) encode(from, all.size());
+  c.out.clear();
+  c.out_bytes = 0;
+}
+
+// False when the client is slow or gone.
+bool Streams::push_frames(Client& c) {
+  if (c.frames.empty() && !c.out.empty()) encode_out(c);
   while (!c.frames.empty()) {
     const Delivery d = send_(c.id, c.frames.front());
     c.gone = d == Delivery::gone;
     if (d != Delivery::sent) return false;
+    c.frame_bytes -= c.frames.front().size();
     c.frames.pop_front();
   }
   return true;

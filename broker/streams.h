@@ -25,6 +25,8 @@ class Streams {
   ~Streams();
 
   void answer(ClientId client, BrokerToClient message);
+  // Answers wait for this client, which does not read: it should get no large one now.
+  bool unread(ClientId client) const;
   void open(const StreamOpened& opened);
   void close(const StreamClosed& closed);
   void event(JobEvent event);
@@ -44,12 +46,14 @@ class Streams {
   Client& client(ClientId id);
   void pass(Stream& stream, JobEvent& event, bool last);
   void pass_row(Stream& stream, OutputRow& row, bool last);
+  void push_tokens(Client& client, Tokens&& tokens);
   void fall_behind(Stream& stream);
   void end_stream(Stream& stream);
   void unfollow(const Stream& stream);
   void catch_up(Client& client);
   bool catch_up(Stream& stream);
   bool push_frames(Client& client);
+  void encode_out(Client& client);
   void mark(Client& client);
 
   Store& store_;

@@ -51,6 +51,32 @@ TEST(Broker, ServesJobsAndListsThem) {
   EXPECT_EQ(std::get<Listed>(ask(link, List{Listing::workers, 100})).workers.size(), 1u);
 }
 
+TEST(Broker, AListingOfLongNamesIsCutAndOnlyOneIsMadeAtATime) {
+  BrokerProcess broker;
+  WorkerDouble worker(broker.backend(), {.tokens = 1});
+  LoadClient client(broker.frontend());
+  const std::string name(Limits::kName - 8, 'n');
+  client.run(16000, 2000, 1, [&](int64_t i) {
+    return LoadClient::Job{name + std::to_string(i), "s" + name + std::to_string(i % 50)};
+  });
+  bench::Link link(broker.frontend());
+  const auto listed = std::get<Listed>(ask(link, List{Listing::jobs, 65000}));
+  EXPECT_TRUE(listed.truncated);
+  EXPECT_GT(listed.jobs.size(), 4000u);
+
+  const int64_t before = broker.peak_resident_bytes();
+  const std::vector<ClientMessage> flood(2000, List{Listing::jobs, 65000});
+  link.send(wire::encode(flood));
+  std::vector<BrokerToClient> got;
+  for (std::string frame; got.size() < flood.size() && link.wait(5000);) {
+    while (link.receive(frame)) wire::decode(std::as_bytes(std::span(frame)), got);
+  }
+  ASSERT_EQ(got.size(), flood.size());
+  EXPECT_TRUE(std::holds_alternative<Listed>(got[0]));
+  EXPECT_EQ(std::get<Refused>(got[1]).code, ErrorCode::busy);
+  EXPECT_LT(broker.peak_resident_bytes() - before, 64 << 20);
+}
+
 TEST(Broker, KeepsAllThroughKillsAndKnowsItsJobsAgain) {
   BrokerProcess broker;
   WorkerDouble worker(broker.backend(), {.tokens = 8});

@@ -1,4 +1,5 @@
 // Credit, queues, deadlines, and numbers that outlive a restart.
+#include "schema/wire.h"
 #include "tests/broker/core_scenario.h"
 
 namespace limpet::broker {
@@ -164,6 +165,26 @@ TEST(CoreLimits, Listings) {
   s.client(List{Listing::workers, 10}, "");
   ASSERT_EQ(s.told_client<Listed>()->workers.size(), 1u);
   EXPECT_EQ(s.told_client<Listed>()->workers[0].sessions, 1);
+}
+
+TEST(CoreLimits, AListingFitsAFrameHoweverLongItsNames) {
+  CoreOptions o;
+  o.max_queued_jobs = 40000;
+  Scenario s(o);
+  const std::string name(Limits::kName - 8, 'n');
+  for (int i = 0; i < 20000; ++i) {
+    const std::string id = name + std::to_string(i);
+    s.submit(id, id);
+  }
+  for (const Listing what : {Listing::jobs, Listing::sessions}) {
+    s.client(List{what, 65000}, "");
+    const Listed* listed = s.told_client<Listed>();
+    ASSERT_NE(listed, nullptr);
+    EXPECT_TRUE(listed->truncated);
+    EXPECT_GT(listed->jobs.size() + listed->sessions.size(), 5000u);
+    const BrokerToClient m = *listed;
+    EXPECT_LT(wire::encode(std::span(&m, 1)).size(), 6u << 20);
+  }
 }
 
 TEST(CoreLimits, ALongLaneThatFailsAtOnceIsNoRecursion) {

@@ -220,6 +220,63 @@ TEST_F(StreamsTest, DetachEndsTheStreamAndNotTheJob) {
   EXPECT_EQ(store_->progress(kJob)->output_tokens, 5);
 }
 
+TEST_F(StreamsTest, ARowLargerThanAFrameIsToldInParts) {
+  open(kAnn);
+  start();
+  streams_->flush();
+  OutputRow row{kJob, 0, {}, "all of it", {}};
+  constexpr int kMany = 120'000;  // with 20 alternatives each: 19 MB
+  for (Token i = 0; i < kMany; ++i) {
+    row.ids.push_back(100 + i);
+    row.logprobs.emplace_back(Limits::kLogprobs, TokenLogprob{i, -1.0f});
+  }
+  streams_->event({kJob, spec_, row});
+  streams_->flush();
+  int64_t next = 0;
+  std::string text;
+  for (const BrokerToClient& m : got_[kAnn]) {
+    const auto* t = std::get_if<Tokens>(&m);
+    if (t == nullptr) continue;
+    EXPECT_EQ(t->first_index, next);
+    EXPECT_EQ(t->logprobs.size(), t->ids.size());
+    next += std::ssize(t->ids);
+    text += t->text;
+  }
+  EXPECT_EQ(next, kMany);
+  EXPECT_EQ(text, "all of it");
+}
+
+TEST_F(StreamsTest, WhatNoFrameCanHoldCostsOnlyItself) {
+  Listed huge;
+  huge.jobs.resize(70'000);
+  for (JobInfo& j : huge.jobs) j.job_id = j.session = std::string(Limits::kName, 'x');
+  streams_->answer(kAnn, Accepted{"before", JobState::queued, true});
+  streams_->answer(kAnn, std::move(huge));
+  streams_->answer(kAnn, Accepted{"after", JobState::queued, true});
+  streams_->flush();
+  ASSERT_EQ(got_[kAnn].size(), 3u);
+  EXPECT_EQ(std::get<Refused>(got_[kAnn][1]).code, ErrorCode::too_large);
+  EXPECT_EQ(std::get<Accepted>(got_[kAnn][2]).job_id, "after");
+}
+
+TEST_F(StreamsTest, AClientThatAsksAndDoesNotReadIsDropped) {
+  delivery_[kAnn] = Delivery::full;
+  open(kAnn);
+  open(kBob);
+  streams_->answer(kAnn, Accepted{"a", JobState::queued, true});
+  streams_->flush();
+  EXPECT_TRUE(streams_->unread(kAnn));
+  EXPECT_FALSE(streams_->unread(kBob));
+  Listed large;
+  large.jobs.resize(4000);
+  for (JobInfo& j : large.jobs) j.job_id = j.session = std::string(Limits::kName, 'x');
+  for (int i = 0; i < 4; ++i) {
+    streams_->answer(kAnn, large);
+    streams_->flush();
+  }
+  EXPECT_EQ(streams_->streams(), 1u) << "Bob's alone";
+}
+
 TEST_F(StreamsTest, AnotherAttemptIsToldOnce) {
   open(kAnn);
   start(1);

@@ -2,7 +2,8 @@
 //
 // A program's value of kind `handle` is bound by its name. An output may feed a handle: after a
 // run, what it wrote is the handle's content, by exchanging two buffers: nothing crosses to the
-// host, and nothing is copied but what a handle holds beyond the end of a shorter output. E.g. feed("output_1", "past_k_0").
+// host, and nothing is copied but what a handle holds beyond the end of a shorter output.
+// E.g. feed("output_1", "past_k_0").
 //
 // Owned and driven by the thread that drives the backend. An unknown name is a bug:
 // std::logic_error.

@@ -3,7 +3,8 @@
 //
 // open() checks everything that the header claims before a tensor can be seen: sizes, dtypes,
 // shapes against byte counts, offsets in range, ascending without hole or overlap. The header is
-// bounded (25 MiB, 262144 tensors). Data may stand at any address: the format promises no alignment.
+// bounded (25 MiB, 262144 tensors). Data may stand at any address, as the format promises no
+// alignment.
 // Throws std::runtime_error that names the file and what is wrong with it.
 // Immutable after open(); any thread may read. Spans live as long as the object.
 #pragma once

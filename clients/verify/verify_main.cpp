@@ -41,9 +41,9 @@ void describe(CLI::App& app, Arguments& a) {
 int verify_main(int argc, char** argv) {
   Arguments a;
   CLI::App app(
-      "Checks a checkpoint against reference logits; prints one JSON line. By default it runs with\n"
-      "float32 rotary frequencies, as serving does, and if that fails once more with frequencies\n"
-      "rounded to bf16, as a reference has them whose model was cast to bf16 as a whole:\n"
+      "Checks a checkpoint against reference logits; prints one JSON line. By default it runs\n"
+      "with float32 rotary frequencies, as serving does, and if that fails once more with ones\n"
+      "that are rounded to bf16, as a reference has them whose model was cast to bf16 as a whole:\n"
       "\"rope_frequencies\" in the line says with which of them the figures were found.",
       "limpet verify");
   describe(app, a);

@@ -33,7 +33,8 @@ class Parts {
   }
   Graph graph(const hir::Bounds& upper) const { return lower_module(module(upper), lowering_); }
 
-  // All rows' logits of a prompt and three decoded tokens, from a cache that builds Modules (lowered and fused) or plain Graphs.
+  // All rows' logits of a prompt and three decoded tokens, from a cache that builds Modules
+  // (lowered and fused) or plain Graphs.
   std::vector<float> run(bool fused) {
     Handles handles(*backend_);
     WeightStore weights(*backend_);
@@ -49,7 +50,8 @@ class Parts {
       weights.attach(c.program, *c.executable);
       io.attach(c.program, *c.executable);
     };
-    const CompileCache::Options options{.batch = Ladder::powers_of_two(1, 32), .past = Ladder::single(64)};
+    const CompileCache::Options options{.batch = Ladder::powers_of_two(1, 32),
+                                        .past = Ladder::single(64)};
     CompileCache cache =
         fused ? CompileCache(*backend_, options,
                              CompileCache::ModuleBuilder(

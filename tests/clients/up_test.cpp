@@ -68,8 +68,10 @@ constexpr const char* kWait = "echo $$ > \"$(dirname $0)/$(basename $0).pid\"; e
 const std::string kBound = "echo 'level=info event=http address=x' >&2; ";
 
 // A broker that listens where up's would, with workers that are ready.
-void lists_ready_workers(test::FakeBroker& broker) {
-  broker.intercept([](test::FakeBroker& b, const std::string& from, const ClientMessage& m) {
+// What it returns becomes true once it has said so.
+std::shared_ptr<std::atomic<bool>> lists_ready_workers(test::FakeBroker& broker) {
+  auto told = std::make_shared<std::atomic<bool>>(false);
+  broker.intercept([told](test::FakeBroker& b, const std::string& from, const ClientMessage& m) {
     if (!std::holds_alternative<List>(m)) return false;
     Listed listed;
     for (const char* name : {"worker-1", "worker-2"}) {
@@ -78,9 +80,17 @@ void lists_ready_workers(test::FakeBroker& broker) {
       info.state = "ready";
     }
     b.reply(from, listed);
+    *told = true;
     return true;
   });
+  return told;
 }
+
+void wait_for(const std::function<bool()>& condition) {
+  const auto end = std::chrono::steady_clock::now() + 20s;
+  while (!condition() && std::chrono::steady_clock::now() < end) std::this_thread::sleep_for(5ms);
+}
+
 int port_of(const test::FakeBroker& broker) {
   return std::stoi(broker.endpoint().substr(broker.endpoint().rfind(':') + 1));
 }
@@ -120,12 +130,13 @@ TEST_F(UpTest, ABrokerThatCannotStartIsQuotedAndTheRestIsStopped) {
 
 TEST_F(UpTest, IsUpWhenItsBrokerListensAndItsWorkersAreThere) {
   test::FakeBroker broker;
-  lists_ready_workers(broker);
+  const auto listed = lists_ready_workers(broker);
   options_.port = port_of(broker);
   script("limpet-broker", kBound + kWait);
   script("limpet-worker", kWait);
-  std::thread interrupter([] {
-    std::this_thread::sleep_for(700ms);
+  std::thread interrupter([&] {
+    wait_for([&] { return *listed && folder_.read("limpet-worker.pid") != ""; });
+    std::this_thread::sleep_for(300ms);
     kill(getpid(), SIGINT);
   });
   EXPECT_EQ(run(), 0) << said_;
@@ -150,16 +161,20 @@ TEST_F(UpTest, AnotherBrokerOnItsPortsIsNotItsOwn) {
 
 TEST_F(UpTest, ARestartKeepsTheLogOfACrash) {
   test::FakeBroker broker;
-  lists_ready_workers(broker);
+  const auto listed = lists_ready_workers(broker);
   options_.port = port_of(broker);
   options_.workers = 1;
   options_.restart = true;
   script("limpet-broker", kBound + kWait);
   script("limpet-worker",
-         "f=\"$(dirname $0)/crashed\"\n[ -e $f ] && exec sleep 60\n"
-         "sleep 0.5; touch $f; echo 'damaged memory' >&2; kill -SEGV $$\n");
-  std::thread interrupter([] {
-    std::this_thread::sleep_for(2000ms);
+         "d=$(dirname $0)\n[ -e $d/crashed ] && { touch $d/again; exec sleep 60; }\n"
+         "while [ ! -e $d/up ]; do sleep 0.05; done\n"
+         "touch $d/crashed; echo 'damaged memory' >&2; kill -SEGV $$\n");
+  std::thread interrupter([&] {
+    wait_for([&] { return listed->load(); });
+    std::this_thread::sleep_for(300ms);
+    folder_.write("up", "");
+    wait_for([&] { return std::filesystem::exists(folder_.file("again")); });
     kill(getpid(), SIGINT);
   });
   EXPECT_EQ(run(), 0) << said_;

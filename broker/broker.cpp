@@ -203,6 +203,9 @@ void Broker::deliver(ToWorker&& m) {
     auto* reply = std::get_if<TranscriptReply>(&m.message);
     auto tokens = store_->transcript_of(dispatch ? dispatch->job : reply->job);
     if (!tokens) return;  // ended in this same turn: the worker need not hear of it
+    if (m.keep_tokens >= 0 && std::ssize(*tokens) > m.keep_tokens) {
+      tokens->resize(static_cast<size_t>(m.keep_tokens));
+    }
     (dispatch ? dispatch->transcript : reply->transcript) = std::move(*tokens);
   }
   auto it = std::find_if(to_workers_.begin(), to_workers_.end(),

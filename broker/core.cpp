@@ -57,6 +57,7 @@ Core::Gauges Core::gauges() const {
   s.workers.each([&](const Worker& w) {
     if (w.state != WorkerState::ready) return;
     g.sessions_homed += w.homes_now();
+    if (w.leaving) return;
     (s.last_now - w.heard > 2 * s.options.heartbeat ? g.workers_silent : g.workers_ready) += 1;
   });
   return g;

@@ -93,7 +93,9 @@ Reason Core::State::move_reason(const Session& session) {
     return session.reason == Reason::none ? Reason::new_session : session.reason;
   }
   const Worker& home = workers.at(session.home);
-  if (!at_home(session, home)) return Reason::worker_lost;
+  if (!at_home(session, home)) {
+    return session.incarnation == home.left ? Reason::drained : Reason::worker_lost;
+  }
   if (home.leaving) return Reason::drained;
   const Reason why = session.first->move;
   return why == Reason::none ? Reason::start_deadline : why;
@@ -124,15 +126,10 @@ void Core::State::release_home(Turn& t, const Session& session) {
 
 // What only the first dispatch of a job finds out: whether it can be begun as it asks.
 bool Core::State::admissible(Turn& t, Session& session, Job& job) {
-  if (job.prompt_tokens < 0 && job.spec->rewind_to >= 0) {
-    if (job.spec->rewind_to > session.tokens) {
-      fail(t, job, ErrorCode::invalid,
-           "rewind_to is beyond the session's " + std::to_string(session.tokens) + " tokens");
-      return false;
-    }
-    if (job.spec->rewind_to < session.tokens) {
-      commit(t, SessionRewound{session.number, job.spec->rewind_to});
-    }
+  if (job.prompt_tokens < 0 && job.spec->rewind_to > session.tokens) {
+    fail(t, job, ErrorCode::invalid,
+         "rewind_to is beyond the session's " + std::to_string(session.tokens) + " tokens");
+    return false;
   }
   if (job.spec->require_resident && session.reason != Reason::none && session.tokens > 0) {
     fail(t, job, ErrorCode::not_resident, "its home does not hold the session's KV yet");
@@ -193,7 +190,7 @@ void Core::State::dispatch(Turn& t, Session& session, Worker& worker) {
                             (session.reason != Reason::none ? session.tokens : 0)});
   Dispatch message = dispatch_message(t, session, job);
   const bool fill = message.has_transcript;
-  send(t, worker, std::move(message), fill);
+  send(t, worker, std::move(message), fill, job.prompt_tokens < 0 ? job.base() : -1);
 }
 
 }  // namespace limpet::broker

@@ -53,7 +53,8 @@ void Core::State::fail(Turn& t, Job& job, ErrorCode code, std::string message) {
   entry.state = JobState::failed;
   entry.code = code;
   entry.message = std::move(message);
-  entry.session_tokens = job.base();  // what it had added is cut off again
+  // What it had added is cut off again; one that never started has not even rewound.
+  entry.session_tokens = job.prompt_tokens < 0 ? job.session->tokens : job.base_tokens;
   end_job(t, job, std::move(entry));
 }
 

@@ -27,12 +27,17 @@ void Core::State::ask_again(Turn& t, Worker& worker, Job& job) {
 void Core::State::need_transcript(Turn& t, Worker& worker, const NeedTranscript& m) {
   const Job* job = current(t, worker, m.job, m.attempt, "need_transcript");
   if (!job) return;
-  send(t, worker, TranscriptReply{m.job, m.attempt, {}}, true);
+  send(t, worker, TranscriptReply{m.job, m.attempt, {}}, true,
+       job->prompt_tokens < 0 ? job->base() : -1);
 }
 
 void Core::State::job_started(Turn& t, Worker& worker, const JobStarted& m) {
   Job* job = current(t, worker, m.job, m.attempt, "job_started");
-  if (!job || job->state == JobState::running) return;
+  if (!job) return;
+  if (job->state == JobState::running) {  // told again: perhaps to a broker that has restarted
+    job->residency = m.residency;
+    return;
+  }
   StartedEntry entry;
   entry.job = job->number;
   entry.attempt = job->attempt;
@@ -52,6 +57,9 @@ void Core::State::job_started(Turn& t, Worker& worker, const JobStarted& m) {
                   "the session would exceed " + std::to_string(Limits::kTokens) + " tokens");
     }
     entry.prompt = m.prompt;
+    if (entry.base_tokens < job->session->tokens) {
+      commit(t, SessionRewound{job->session->number, entry.base_tokens});
+    }
   }
   t.out.send.push_back(JobEvent{job->number, job->spec, entry});
   commit(t, std::move(entry));

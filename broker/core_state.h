@@ -113,8 +113,9 @@ struct Core::State {
   void recovered(Now now);
   void recover_session(Turn& t, Session& session);
 
-  void send(Turn& t, const Worker& worker, BrokerToWorker message, bool fill = false) {
-    t.out.send.push_back(ToWorker{worker.connection, std::move(message), fill});
+  void send(Turn& t, const Worker& worker, BrokerToWorker message, bool fill = false,
+            int64_t keep = -1) {
+    t.out.send.push_back(ToWorker{worker.connection, std::move(message), fill, keep});
   }
   void fact(Turn& t, Fact::Kind kind, std::string subject, std::string_view detail = {},
             double seconds = 0) {

@@ -125,6 +125,9 @@ void Core::State::recovered(Now now) {
   jobs.each([&](Job& job) {
     const std::chrono::milliseconds age{std::max<int64_t>(now.wall - job.accepted_at, 0)};
     job.accepted = now.mono - age;
+    // When it was dispatched, and when its first token came, is not stored: at the latest now.
+    if (job.attempt != Attempt{}) job.queue_seconds = seconds_between(job.accepted, now.mono);
+    if (job.output_tokens > 0) job.first_token_seconds = seconds_between(job.accepted, now.mono);
     if (job.deadline_at != 0) {
       const WallMs left = std::max<WallMs>(job.deadline_at - now.wall, 0);
       job.deadline = now.mono + std::chrono::milliseconds(left);

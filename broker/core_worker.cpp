@@ -227,6 +227,7 @@ void Core::State::session_dropped(Turn& t, Worker& worker, const SessionDropped&
 void Core::State::leaving(Turn& t, Worker& worker) {
   if (worker.leaving) return;
   worker.leaving = true;
+  worker.left = worker.incarnation;
   workers.rank(worker);
   fact(t, Fact::Kind::worker_left, worker.name);
   requeue_waiting(t, worker);

@@ -161,6 +161,7 @@ struct ToWorker {
   WorkerId worker{};
   BrokerToWorker message;
   bool fill_transcript = false;  // Dispatch, TranscriptReply: the shell reads it from the store
+  int64_t keep_tokens = -1;      // and of it only so many: the job begins there; -1: all
 };
 // The client now follows the job from this index: what is stored first, then what comes.
 struct StreamOpened {

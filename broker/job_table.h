@@ -1,6 +1,7 @@
 // The jobs that have not ended, and the names of those that ended a moment ago. Pure.
 // Its durable part changes only through the core's apply(). O(1) per call.
 #pragma once
+#include <algorithm>
 #include <deque>
 #include <memory>
 #include <string>
@@ -49,8 +50,12 @@ struct Job {
   double queue_seconds = 0;
   double first_token_seconds = 0;
 
-  // Transcript length that the next attempt starts from, without prompt and output.
-  int64_t base() const { return prompt_tokens < 0 ? session->tokens : base_tokens; }
+  // Transcript length that the next attempt starts from, without prompt and output. A rewind
+  // takes effect with the first start.
+  int64_t base() const {
+    if (prompt_tokens >= 0) return base_tokens;
+    return spec->rewind_to < 0 ? session->tokens : std::min(spec->rewind_to, session->tokens);
+  }
   bool in_flight() const { return state == JobState::dispatched || state == JobState::running; }
   const std::string& id() const { return spec->job_id; }
 };

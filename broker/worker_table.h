@@ -56,6 +56,7 @@ struct Worker {
   WorkerState state = WorkerState::absent;
   bool leaving = false;
   uint64_t incarnation = 0;
+  uint64_t left = 0;               // the last incarnation that said that it goes; 0: none
   std::vector<uint64_t> replaced;  // the last incarnations that a newer one has replaced
   WorkerId connection{};
   int64_t max_context = 0;

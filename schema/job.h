@@ -47,7 +47,7 @@ struct JobSpec {
   int64_t deadline_ms = 0;              // from acceptance; 0: none
   int32_t priority = 0;                 // higher goes first among jobs that wait
   bool require_resident = false;
-  int64_t rewind_to = -1;               // cut the session to this many tokens first; -1: do not
+  int64_t rewind_to = -1;               // cut the session to this many tokens as it starts; -1: no
   bool operator==(const JobSpec&) const = default;
 };
 

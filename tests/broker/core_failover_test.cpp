@@ -287,5 +287,18 @@ TEST(CoreFailover, AStallOfTheBrokerLosesNoWorker) {
   EXPECT_EQ(s.state("a"), JobState::running);
 }
 
+TEST(CoreFailover, SessionsOfAWorkerThatLeftAndWentAreDrained) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.run(1, "a");
+  s.say(1, Leaving{s.incarnation(1)});
+  EXPECT_EQ(s.core().gauges().workers_ready, 0);
+  s.tell(WorkerUnreachable{s.connection(1)});
+  s.enroll(2);
+  s.submit("b", "chat");
+  EXPECT_EQ(s.held(2, "b").dispatch.home_reason, Reason::drained);
+}
+
 }  // namespace
 }  // namespace limpet::broker

@@ -266,6 +266,62 @@ TEST(CoreJobs, RewindCutsTheSessionFirst) {
   EXPECT_EQ(s.job("c").end->code, ErrorCode::invalid);
 }
 
+TEST(CoreJobs, AJobThatFailsBeforeItStartsHasNotRewound) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.run(1, "a");
+  JobSpec b = Scenario::spec("b", "chat");
+  b.rewind_to = 4;
+  s.submit(b);
+  JobEnded wrong = ended(s.held(1, "b").dispatch, false);
+  wrong.code = ErrorCode::invalid;
+  s.say(1, wrong);
+  EXPECT_EQ(s.state("b"), JobState::failed);
+  EXPECT_EQ(s.session_of("b").transcript.size(), 11u);
+  JobSpec c = Scenario::spec("c", "chat");
+  c.rewind_to = 4;
+  s.submit(c);
+  s.cancel("c");
+  EXPECT_EQ(s.session_of("c").transcript.size(), 11u);
+  s.tell(WorkerUnreachable{s.connection(1)});
+  JobSpec d = Scenario::spec("d", "chat");
+  d.rewind_to = 4;
+  d.require_resident = true;
+  s.submit(d);
+  s.enroll(2);
+  EXPECT_EQ(s.job("d").end->code, ErrorCode::not_resident);
+  EXPECT_EQ(s.session_of("d").transcript.size(), 11u);
+}
+
+TEST(CoreJobs, ARewindElsewhereIsGivenOnlyWhatItKeeps) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.run(1, "a");
+  s.tell(WorkerUnreachable{s.connection(1)});
+  JobSpec b = Scenario::spec("b", "chat");
+  b.rewind_to = 4;
+  s.submit(b);
+  s.enroll(2);
+  EXPECT_EQ(s.held(2, "b").dispatch.base_tokens, 4);
+  const auto asks_for = [&] {
+    for (const Send& send : s.out().send) {
+      const auto* to = std::get_if<ToWorker>(&send);
+      if (to && to->fill_transcript) return to->keep_tokens;
+    }
+    return int64_t{-2};
+  };
+  EXPECT_EQ(asks_for(), 4);
+  const Dispatch& d = s.held(2, "b").dispatch;
+  s.say(2, NeedTranscript{d.job, d.attempt});
+  EXPECT_EQ(asks_for(), 4);
+  s.start(2, "b");
+  s.say(2, NeedTranscript{d.job, d.attempt});
+  EXPECT_EQ(asks_for(), -1);
+  EXPECT_EQ(s.session_of("b").transcript.size(), 7u);
+}
+
 TEST(CoreJobs, RequireResidentFailsRatherThanStartCold) {
   Scenario s;
   s.enroll(1);

@@ -110,6 +110,44 @@ TEST(CoreRestart, DeadlinesGoOnByTheWallClock) {
   EXPECT_EQ(s.state("a"), JobState::expired);
 }
 
+TEST(CoreRestart, TimesAreMeasuredFromAcceptanceThroughARestart) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.start(1, "a");
+  s.make(1, "a", 2);
+  s.clock().mono += milliseconds(3000);
+  s.clock().wall += 3000;
+  s.restart();
+  s.enroll(1);
+  s.make(1, "a", 6);
+  s.end(1, "a");
+  const Timings& t = s.job("a").end->timings;
+  EXPECT_DOUBLE_EQ(t.queue, 3.0);  // at the latest
+  EXPECT_DOUBLE_EQ(t.first_token, 3.0);
+  EXPECT_DOUBLE_EQ(t.total, 3.0);
+}
+
+TEST(CoreRestart, WhatAnAttemptFoundIsToldAgain) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.start(1, "a");
+  s.restart();
+  s.enroll(1);
+  JobStarted again = started(s.held(1, "a").dispatch);
+  again.residency = Residency::reprefilled;
+  s.say(1, again);
+  s.make(1, "a", 1);
+  bool told = false;
+  for (const Fact& f : s.out().facts) {
+    if (f.kind != Fact::Kind::first_token) continue;
+    told = true;
+    EXPECT_EQ(f.residency, Residency::reprefilled);
+  }
+  EXPECT_TRUE(told);
+}
+
 TEST(CoreRestart, LanesKeepTheirOrder) {
   Scenario s;
   for (const char* id : {"a", "b", "c"}) s.submit(id, "chat");

@@ -172,7 +172,12 @@ void BrokerProcess::judge(const JournalEntry& entry, const Origin* origin) {
   } else if (const auto* e = std::get_if<broker::JobEndedEntry>(&entry)) {
     if (e->state == JobState::finished) judge_source(e->job, origin);
     judge_end(*e);
-  } else if (std::holds_alternative<broker::HomeSet>(entry)) {
+  } else if (const auto* e = std::get_if<broker::HomeSet>(&entry)) {
+    const auto* dropped = origin ? std::get_if<SessionDropped>(&origin->message) : nullptr;
+    if (dropped && dropped->session == e->session && e->worker.empty() &&
+        dropped->epoch != disk_.find(e->session)->epoch) {
+      violated("session " + std::to_string(raw(e->session)) + ": given up on an old lease's word");
+    }
     ++world_.verdict.moves;
   }
 }
@@ -217,6 +222,9 @@ void BrokerProcess::send_one(const broker::Send& one) {
     if (m->fill_transcript) {
       const auto fill = [&](auto& carrier) {
         carrier.transcript = disk_.transcript(carrier.job);
+        if (m->keep_tokens >= 0 && std::ssize(carrier.transcript) > m->keep_tokens) {
+          carrier.transcript.resize(static_cast<size_t>(m->keep_tokens));
+        }
         if (world_.plant == Plant::wrong_transcript && carrier.transcript.size() > 1) {
           std::swap(carrier.transcript.back(), *(carrier.transcript.end() - 2));
         }

@@ -106,6 +106,14 @@ class Cluster {
   void from_worker(int64_t w, WorkerMessage m);
   void to_worker(broker::WorkerId id, BrokerToWorker m);
   WorkerMessage disguised(const WorkerMessage& m, broker::WorkerId& from) const;
+  WorkerMessage of_current_lease(const WorkerMessage& m, broker::WorkerId& from) const;
+  void as_home(const ReferenceStore::Session& session, broker::WorkerId& from) const {
+    for (size_t w = 0; w < workers_.size(); ++w) {
+      if (workers_[w]->name() == session.home) {
+        from = worker_id(static_cast<int64_t>(w), workers_[w]->connection());
+      }
+    }
+  }
 
   World world_;
   BrokerProcess broker_;
@@ -158,24 +166,37 @@ void Cluster::draw_faults() {
         [this, &rng] { clients_[static_cast<size_t>(rng.below(std::ssize(clients_)))]->crash(); });
 }
 
-// "The epoch check is dropped": what an old owner says looks as the current one's would.
+// "The attempt check is dropped": what an old owner says of a job looks as the current one's would.
 WorkerMessage Cluster::disguised(const WorkerMessage& m, broker::WorkerId& from) const {
   WorkerMessage changed = m;
   const auto disguise = [&](JobNumber number, Attempt& attempt) {
     const ReferenceStore::Job* job = broker_.disk().find(number);
     if (!job || job->attempt == attempt) return;
     attempt = job->attempt;
-    const ReferenceStore::Session* s = broker_.disk().find(job->accepted.session);
-    for (size_t w = 0; w < workers_.size(); ++w) {
-      if (workers_[w]->name() == s->home) {
-        from = worker_id(static_cast<int64_t>(w), workers_[w]->connection());
-      }
-    }
+    as_home(*broker_.disk().find(job->accepted.session), from);
   };
   if (auto* started = std::get_if<JobStarted>(&changed)) disguise(started->job, started->attempt);
   if (auto* ended = std::get_if<JobEnded>(&changed)) disguise(ended->job, ended->attempt);
   if (auto* step = std::get_if<StepTokens>(&changed); step && step->rows.size() == 1) {
     disguise(step->rows[0].job, step->rows[0].attempt);
+  }
+  return changed;
+}
+
+// "The epoch check is dropped": what was said under an old lease looks as if said under this one.
+WorkerMessage Cluster::of_current_lease(const WorkerMessage& m, broker::WorkerId& from) const {
+  WorkerMessage changed = m;
+  if (auto* dropped = std::get_if<SessionDropped>(&changed)) {
+    const ReferenceStore::Session* s = broker_.disk().find(dropped->session);
+    if (s && s->epoch != dropped->epoch) {
+      dropped->epoch = s->epoch;
+      as_home(*s, from);
+    }
+  }
+  if (auto* hello = std::get_if<Register>(&changed)) {
+    for (HeldSession& held : hello->sessions) {
+      if (const auto* s = broker_.disk().find(held.session)) held.epoch = s->epoch;
+    }
   }
   return changed;
 }
@@ -187,7 +208,8 @@ void Cluster::from_worker(int64_t w, WorkerMessage m) {
     if (life != broker_.life() && world_.rng.chance(500)) return;  // lost with the connection
     broker::WorkerId from = worker_id(w, connection);
     WorkerMessage message = origin->message;
-    if (world_.plant == Plant::epoch_unchecked) message = disguised(message, from);
+    if (world_.plant == Plant::attempt_unchecked) message = disguised(message, from);
+    if (world_.plant == Plant::epoch_unchecked) message = of_current_lease(message, from);
     if (world_.plant == Plant::credit_inflated) {
       if (auto* beat = std::get_if<Heartbeat>(&message)) beat->room.slots *= 2;
       if (auto* hello = std::get_if<Register>(&message)) hello->room.slots *= 2;
@@ -244,10 +266,10 @@ void Cluster::settle() {
 }  // namespace
 
 const std::vector<Plant>& all_plants() {
-  static const std::vector<Plant> all{Plant::epoch_unchecked,     Plant::send_before_commit,
-                                      Plant::no_attempt_deadline, Plant::numbers_reused,
-                                      Plant::credit_inflated,     Plant::ended_forgotten,
-                                      Plant::tokens_not_durable,  Plant::wrong_transcript};
+  static const std::vector<Plant> all{
+      Plant::attempt_unchecked,   Plant::epoch_unchecked,    Plant::send_before_commit,
+      Plant::no_attempt_deadline, Plant::numbers_reused,     Plant::credit_inflated,
+      Plant::ended_forgotten,     Plant::tokens_not_durable, Plant::wrong_transcript};
   return all;
 }
 
@@ -255,6 +277,8 @@ std::string_view name(Plant plant) {
   switch (plant) {
     case Plant::none:
       return "none";
+    case Plant::attempt_unchecked:
+      return "attempt-unchecked";
     case Plant::epoch_unchecked:
       return "epoch-unchecked";
     case Plant::send_before_commit:

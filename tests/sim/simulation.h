@@ -11,7 +11,8 @@ namespace limpet::sim {
 // A bug put in on purpose, outside of the cores: the simulation has to find it.
 enum class Plant : uint8_t {
   none,
-  epoch_unchecked,      // messages of old attempts and old homes look like the current one's
+  attempt_unchecked,    // what is said of old attempts looks as if of the current one
+  epoch_unchecked,      // what is said under an old lease looks as if under the current one
   send_before_commit,   // what was decided is told before it is durable
   no_attempt_deadline,  // an attempt may be silent for ever
   numbers_reused,       // recovery does not say which numbers were drawn

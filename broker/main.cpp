@@ -1,5 +1,4 @@
 // limpet-broker: takes jobs, decides who works, and forgets nothing that it has acknowledged.
-#include <malloc.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
@@ -111,10 +110,6 @@ int main(int argc, char** argv) {
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e%z level=%l %v");
   spdlog::set_level(spdlog::level::from_str(flags.log_level));
   catch_signals();
-  // Each turn frees as much as the next one takes: keep it, rather than merge and return it.
-  mallopt(M_MXFAST, 0);
-  mallopt(M_TRIM_THRESHOLD, 64 << 20);
-  mallopt(M_TOP_PAD, 4 << 20);
   try {
     return serve(flags);
   } catch (const std::exception& e) {

@@ -46,6 +46,7 @@ void Core::State::apply_one(const HomeSet& e) {
   set_home(session, e.worker, e.incarnation);
   session.epoch = e.epoch;
   session.reason = e.reason;
+  session.model = e.model;
 }
 
 void Core::State::apply_one(const JobDispatched& e) {
@@ -70,8 +71,9 @@ void Core::State::apply_one(const StartedEntry& e) {
   job.base_tokens = e.base_tokens;
   job.cached_tokens = e.cached_tokens;
   if (e.has_prompt) {
+    job.session_tokens = job.session->tokens;
     job.prompt_tokens = static_cast<int64_t>(e.prompt.size());
-    job.session->tokens += job.prompt_tokens;
+    job.session->tokens = e.base_tokens + job.prompt_tokens;
   }
   job.session->reason = Reason::none;
 }
@@ -94,8 +96,6 @@ void Core::State::apply_one(const JobEndedEntry& e) {
   jobs.end(job, e.state);
 }
 
-void Core::State::apply_one(const SessionRewound& e) { sessions.at(e.session).tokens = e.tokens; }
-
 void Core::State::apply_one(const SessionClosed& e) {
   set_home(sessions.at(e.session), "", 0);
   sessions.close(e.session);
@@ -106,6 +106,7 @@ void Core::State::apply_one(const SessionSnapshot& e) {
   session.tokens = e.tokens;
   session.epoch = e.epoch;
   session.reason = e.reason;
+  session.model = e.model;
   set_home(session, e.home, e.incarnation);
   last_session = std::max(last_session, e.session);
 }
@@ -118,6 +119,7 @@ void Core::State::apply_one(const JobSnapshot& e) {
   job.prompt_tokens = e.prompt_tokens;
   job.output_tokens = e.output_tokens;
   job.cached_tokens = e.cached_tokens;
+  job.session_tokens = e.session_tokens;
   if (e.state == JobState::queued) return;
   jobs.set_state(job, e.state);
   job.session->in_flight = true;

@@ -24,6 +24,7 @@ void Core::State::enqueue(Session& session, ReadyQueue& queue) {
 
 void Core::State::unready(Session& session) {
   if (!session.waits_in) return;
+  if (session.waits_in != &anywhere) let_go(workers.at(session.home));
   session.waits_in->erase({session.first->spec->priority, session.first->number});
   session.waits_in = nullptr;
   --ready_sessions;
@@ -38,57 +39,95 @@ void Core::State::make_ready(Turn& t, Session& session) {
   arm(job);
 }
 
+// Who waited there for KV before all others waits no more: the next is looked at in settle().
+void Core::State::let_go(Worker& worker) {
+  if (worker.held) gained.push_back(worker.slot);
+}
+
 void Core::State::settle(Turn& t) {
   for (;;) {
-    if (!anywhere.empty() && workers.any_credit()) {
-      pump(t, *workers.best(kNoWorker));
-    } else if (!gained.empty()) {
-      const uint32_t slot = gained.back();
+    Worker* next = anywhere.empty() ? nullptr : room_for(*anywhere.first());
+    if (!next) {
+      if (gained.empty()) return;
+      next = &workers.at(gained.back());
       gained.pop_back();
-      pump(t, workers.at(slot));
-    } else {
-      return;
+      next->held = false;
+      workers.rank(*next);
     }
+    pump(t, *next);
   }
+}
+
+// KV tokens that the session may come to hold by this job: all of its transcript counts, since
+// what is idle gives way to others. A prompt that is only text is taken for a token in four bytes.
+int64_t Core::State::kv_need(const Job& job, const Worker& worker) {
+  const JobSpec& spec = *job.spec;
+  int64_t before = job.base_tokens + job.prompt_tokens;
+  if (job.prompt_tokens < 0) {
+    before = job.base() + static_cast<int64_t>(
+                              std::max(spec.tokens.size(), (job.bytes - sizeof(JobSpec)) / 4));
+  }
+  int64_t need = before + spec.max_tokens;
+  // A worker cuts the output where its context or its pool ends.
+  for (const int64_t most : {worker.max_context, worker.room.total_kv_tokens}) {
+    if (most > 0) need = std::min(need, most);
+  }
+  return need;
+}
+
+// Where a session that may go anywhere goes now: its home, if that will do, or the worker with the
+// most room; null while that has too little.
+Worker* Core::State::room_for(const Session& session) {
+  const Job& job = *session.first;
+  if (session.home != kNoWorker && session.home != job.avoid) {
+    Worker& home = workers.at(session.home);
+    if (at_home(session, home) && !home.held && home.takes(kv_need(job, home))) return &home;
+  }
+  Worker* best = workers.best(job.avoid, session.model);
+  return best && best->takes(kv_need(job, *best)) ? best : nullptr;
 }
 
 // The most urgent of those who wait for this worker and those who would go anywhere, until it
-// has no more room. One that would go anywhere may well be given to another.
+// has no more room. One that would go anywhere may well be given to another. While one waits for
+// KV no later one takes it: at its home, or at the worker that is the next to have enough.
 void Core::State::pump(Turn& t, Worker& worker) {
-  while (worker.credit() > 0) {
+  while (worker.credit() > 0 && !worker.held) {
     if (!anywhere.empty() &&
         (worker.ready.empty() || anywhere.first_key() < worker.ready.first_key())) {
-      place(t, *anywhere.first());
-    } else if (!worker.ready.empty()) {
-      Session& session = *worker.ready.first();
-      unready(session);
-      dispatch(t, session, worker);
-    } else {
-      return;
+      Session& session = *anywhere.first();
+      if (Worker* there = room_for(session)) {
+        place(t, session, *there);
+        continue;
+      }
+      if (&worker == workers.best(session.first->avoid, session.model)) return;
     }
+    if (worker.ready.empty()) return;
+    Session& session = *worker.ready.first();
+    if (!worker.takes(kv_need(*session.first, worker))) {
+      worker.held = true;
+      return workers.rank(worker);
+    }
+    unready(session);
+    dispatch(t, session, worker);
   }
 }
 
-void Core::State::place(Turn& t, Session& session) {
+void Core::State::place(Turn& t, Session& session, Worker& worker) {
   Job& job = *session.first;
   unready(session);
-  Worker* worker = nullptr;
-  if (session.home != kNoWorker && session.home != job.avoid) {
-    Worker& home = workers.at(session.home);
-    if (at_home(session, home) && home.credit() > 0) worker = &home;
-  }
-  if (!worker) worker = workers.best(job.avoid);
-  if (!at_home(session, *worker)) {
+  if (!at_home(session, worker)) {
     if (job.spec->require_resident && session.tokens > 0) {
       return fail(t, job, ErrorCode::not_resident, "the session's home is gone, or has no room");
     }
-    move_home(t, session, *worker);
+    move_home(t, session, worker);
   }
-  dispatch(t, session, *worker);
+  dispatch(t, session, worker);
 }
 
-Reason Core::State::move_reason(const Session& session) {
+Reason Core::State::move_reason(const Session& session, const Worker& to) {
   if (session.tokens == 0) return Reason::new_session;
+  // Its KV would be of no use, whatever else has happened.
+  if (session.model != 0 && session.model != to.model_fingerprint) return Reason::model_changed;
   if (session.home == kNoWorker) {
     return session.reason == Reason::none ? Reason::new_session : session.reason;
   }
@@ -102,20 +141,21 @@ Reason Core::State::move_reason(const Session& session) {
 }
 
 void Core::State::move_home(Turn& t, Session& session, const Worker& worker) {
-  const Reason reason = move_reason(session);
+  const Reason reason = move_reason(session, worker);
   if (session.home != kNoWorker) {
     fact(t, Fact::Kind::affinity_break, session.name, name(reason));
     release_home(t, session);
   }
   commit(t, HomeSet{session.number, Epoch{raw(session.epoch) + 1}, worker.name, worker.incarnation,
-                    reason});
+                    reason, worker.model_fingerprint});
 }
 
 void Core::State::leave_home(Turn& t, Session& session, Reason reason) {
   const bool waits = session.waits_in != nullptr;
   if (waits) unready(session);
   release_home(t, session);
-  commit(t, HomeSet{session.number, Epoch{raw(session.epoch) + 1}, "", 0, reason});
+  commit(t,
+         HomeSet{session.number, Epoch{raw(session.epoch) + 1}, "", 0, reason, session.model});
   if (waits) make_ready(t, session);
 }
 
@@ -180,14 +220,9 @@ void Core::State::dispatch(Turn& t, Session& session, Worker& worker) {
   job.heard_started = false;
   job.move = Reason::none;
   arm(job);
-  const JobSpec& spec = *job.spec;
-  const int64_t input = static_cast<int64_t>(
-      job.prompt_tokens >= 0 ? 0 : std::max(spec.tokens.size(), (job.bytes - sizeof(JobSpec)) / 4));
-  workers.sent(worker, {job.number, job.attempt},
-               {.heard = worker.heartbeat,
-                .sent = t.now.mono,
-                .promised = spec.max_tokens + input +
-                            (session.reason != Reason::none ? session.tokens : 0)});
+  workers.sent(
+      worker, {job.number, job.attempt},
+      {.heard = worker.heartbeat, .sent = t.now.mono, .promised = kv_need(job, worker)});
   Dispatch message = dispatch_message(t, session, job);
   const bool fill = message.has_transcript;
   send(t, worker, std::move(message), fill, job.prompt_tokens < 0 ? job.base() : -1);

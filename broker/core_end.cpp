@@ -53,9 +53,16 @@ void Core::State::fail(Turn& t, Job& job, ErrorCode code, std::string message) {
   entry.state = JobState::failed;
   entry.code = code;
   entry.message = std::move(message);
-  // What it had added is cut off again; one that never started has not even rewound.
-  entry.session_tokens = job.prompt_tokens < 0 ? job.session->tokens : job.base_tokens;
+  // What it had added is cut off again, and what it had rewound is back.
+  Session& session = *job.session;
+  entry.session_tokens = job.prompt_tokens < 0 ? session.tokens : job.session_tokens;
+  const bool rewound = job.prompt_tokens >= 0 && job.base_tokens < job.session_tokens;
   end_job(t, job, std::move(entry));
+  // Its home holds the rewound transcript; the next job there, which is not sent before the end of
+  // this step, brings the right one.
+  if (!rewound || session.home == kNoWorker) return;
+  commit(t, HomeSet{session.number, Epoch{raw(session.epoch) + 1}, workers.at(session.home).name,
+                    session.incarnation, Reason::rewound, session.model});
 }
 
 void Core::State::stop(Turn& t, Job& job, JobState state) {

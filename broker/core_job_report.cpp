@@ -57,15 +57,13 @@ void Core::State::job_started(Turn& t, Worker& worker, const JobStarted& m) {
                   "the session would exceed " + std::to_string(Limits::kTokens) + " tokens");
     }
     entry.prompt = m.prompt;
-    if (entry.base_tokens < job->session->tokens) {
-      commit(t, SessionRewound{job->session->number, entry.base_tokens});
-    }
   }
   t.out.send.push_back(JobEvent{job->number, job->spec, entry});
   commit(t, std::move(entry));
   job->silent_since = t.now.mono;
   job->start_by = Time::max();
   job->residency = m.residency;
+  workers.promise(worker, {job->number, job->attempt}, kv_need(*job, worker));
   t.out.facts.push_back({Fact::Kind::dispatched, job->id(), std::string(name(m.reason)), 0,
                          job->base_tokens > 0, m.residency});
 }

@@ -31,7 +31,6 @@ struct Core::State {
   void apply_one(const StartedEntry& e);
   void apply_one(const TokensAppended& e);
   void apply_one(const JobEndedEntry& e);
-  void apply_one(const SessionRewound& e);
   void apply_one(const SessionClosed& e);
   void apply_one(const SessionSnapshot& e);
   void apply_one(const JobSnapshot& e);
@@ -84,12 +83,15 @@ struct Core::State {
   void enqueue(Session& session, ReadyQueue& queue);
   void unready(Session& session);
   void settle(Turn& t);  // once, at the end of each step: gives out what can be given
+  void let_go(Worker& worker);
+  int64_t kv_need(const Job& job, const Worker& worker);
+  Worker* room_for(const Session& session);
   void pump(Turn& t, Worker& worker);
-  void place(Turn& t, Session& session);
+  void place(Turn& t, Session& session, Worker& worker);
   void move_home(Turn& t, Session& session, const Worker& worker);
   void leave_home(Turn& t, Session& session, Reason reason);
   void release_home(Turn& t, const Session& session);
-  Reason move_reason(const Session& session);
+  Reason move_reason(const Session& session, const Worker& to);
   bool admissible(Turn& t, Session& session, Job& job);
   void dispatch(Turn& t, Session& session, Worker& worker);
   Dispatch dispatch_message(Turn& t, const Session& session, const Job& job);

@@ -13,7 +13,8 @@ Room bounded(const Room& room) {
   constexpr int64_t kMost = int64_t{1} << 40;
   return {std::clamp<int32_t>(room.slots, 0, 1 << 16),
           std::clamp<int64_t>(room.free_kv_tokens, 0, kMost),
-          std::clamp<int64_t>(room.total_kv_tokens, 0, kMost)};
+          std::clamp<int64_t>(room.total_kv_tokens, 0, kMost),
+          std::clamp<int64_t>(room.idle_kv_tokens, 0, kMost)};
 }
 
 // The attempts in flight at a worker that are still wanted, in order.
@@ -98,6 +99,7 @@ void Core::State::enroll(Turn& t, WorkerId connection, const Register& m) {
   worker.incarnation = m.incarnation;
   worker.device = m.device;
   worker.model = m.model;
+  worker.model_fingerprint = m.model_fingerprint;
   worker.max_context = m.max_context;
   worker.leaving = false;
   worker.room = bounded(m.room);
@@ -130,17 +132,18 @@ Registered Core::State::answer(const Worker& worker, const Register& m) {
 void Core::State::adopt(Turn& t, Worker& worker, WorkerId connection, const Register& m) {
   Registered r = answer(worker, m);
   const int64_t kept = std::ssize(m.sessions) - std::ssize(r.release);
-  for (auto& [attempt, entry] : worker.in_flight) entry.listed = entry.ended = false;
+  for (auto& [attempt, entry] : worker.in_flight) entry.unlist();
   for (const Registered::Resume& resume : r.resume) {
     InFlight& entry = worker.in_flight[{resume.job, resume.attempt}];
     entry.listed = true;
     entry.sent = t.now.mono;
+    entry.promised = kv_need(jobs.at(resume.job), worker);
   }
   t.out.send.push_back(ToWorker{connection, std::move(r)});
   workers.connect(worker, connection);
   for (const HeldJob& h : m.jobs) {
     const auto it = worker.in_flight.find({h.job, h.attempt});
-    if (it != worker.in_flight.end()) it->second.ended = h.ended;
+    if (it != worker.in_flight.end()) it->second.started = h.started, it->second.ended = h.ended;
   }
   workers.recount(worker);
   for (const JobAttempt& a : wanted(worker)) {
@@ -168,7 +171,7 @@ void Core::State::heartbeat(Turn& t, Worker& worker, const Heartbeat& m) {
   std::vector<JobAttempt> before;
   for (auto& [attempt, entry] : worker.in_flight) {
     if (entry.listed) before.push_back(attempt);
-    entry.listed = entry.ended = false;
+    entry.unlist();
   }
   for (const HeldJob& held : m.jobs) note_listed(t, worker, held);
   for (const JobAttempt& a : before) {  // known to have arrived: missing now, it is gone
@@ -183,11 +186,10 @@ void Core::State::heartbeat(Turn& t, Worker& worker, const Heartbeat& m) {
 void Core::State::note_listed(Turn& t, Worker& worker, const HeldJob& held) {
   const auto it = worker.in_flight.find({held.job, held.attempt});
   if (it == worker.in_flight.end() || it->second.orphan) {
-    if (it != worker.in_flight.end()) it->second.listed = true, it->second.ended = held.ended;
+    if (it != worker.in_flight.end()) it->second.list(held);
     return send(t, worker, EndAck{held.job, held.attempt});
   }
-  it->second.listed = true;
-  it->second.ended = held.ended;
+  it->second.list(held);
   // What it had told by its last heartbeat should have come by now.
   Job& job = jobs.at(held.job);
   const bool start_missing = job.heard_started && job.state == JobState::dispatched;

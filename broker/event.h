@@ -73,6 +73,7 @@ struct HomeSet {  // worker empty: the session has no home
   std::string worker;
   uint64_t incarnation = 0;
   Reason reason = Reason::none;  // why the session's next start there will not be resident
+  uint64_t model = 0;            // fingerprint of the worker's model; without one, of the last
 };
 struct JobDispatched {
   JobNumber job{};
@@ -90,7 +91,8 @@ struct StartedEntry {
   Reason reason = Reason::none;
   int64_t cached_tokens = 0;
   int64_t prefilled_tokens = 0;
-  int64_t base_tokens = 0;    // transcript length before the prompt
+  // Transcript length before the prompt. With the prompt, the transcript is cut there: a rewind.
+  int64_t base_tokens = 0;
   bool has_prompt = false;    // the first Started of the job carries the prompt; later ones do not
   std::vector<Token> prompt;  // transcript tokens [base_tokens, base_tokens + prompt.size())
 };
@@ -114,11 +116,8 @@ struct JobEndedEntry {
   Usage usage;
   Timings timings;
   WallMs ended_at = 0;
-  int64_t session_tokens = 0;  // transcript length from here on (a failed job's tokens are cut off)
-};
-struct SessionRewound {
-  SessionNumber session{};
-  int64_t tokens = 0;
+  // Transcript length from here on. A failed job leaves the transcript as it found it.
+  int64_t session_tokens = 0;
 };
 struct SessionClosed {
   SessionNumber session{};
@@ -133,6 +132,7 @@ struct SessionSnapshot {
   std::string home;
   uint64_t incarnation = 0;
   Reason reason = Reason::none;
+  uint64_t model = 0;
 };
 struct JobSnapshot {  // of a job that has not ended; in order of acceptance
   JobAccepted accepted;
@@ -142,13 +142,14 @@ struct JobSnapshot {  // of a job that has not ended; in order of acceptance
   int64_t prompt_tokens = -1;  // -1: not started yet
   int64_t output_tokens = 0;
   int64_t cached_tokens = 0;
+  int64_t session_tokens = 0;  // transcript length before its start, and before its rewind
 };
 struct NumbersReserved {  // no number up to these may be drawn again
   JobNumber job{};
   SessionNumber session{};
 };
 using JournalEntry = std::variant<SessionOpened, JobAccepted, HomeSet, JobDispatched, JobRequeued,
-                                  StartedEntry, TokensAppended, JobEndedEntry, SessionRewound,
+                                  StartedEntry, TokensAppended, JobEndedEntry,
                                   SessionClosed, SessionSnapshot, JobSnapshot, NumbersReserved>;
 
 // ---- Sends: leave only after every entry of the same Output is durable -------------------------

@@ -28,7 +28,8 @@ struct Job {
   int64_t prompt_tokens = -1;  // -1: not started yet
   int64_t output_tokens = 0;
   int64_t cached_tokens = 0;
-  std::string why;  // the last attempt ended
+  int64_t session_tokens = 0;  // transcript before its start and its rewind: left if it fails
+  std::string why;             // the last attempt ended
 
   // Of this process.
   Job* lane_before = nullptr;

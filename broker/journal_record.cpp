@@ -98,6 +98,7 @@ void RecordWriter::session(const SessionHead& s) {
   put(bytes_, raw(s.last_job));
   put_counted(bytes_, s.name);
   put_counted(bytes_, s.home);
+  put(bytes_, s.model);
   close(at);
 }
 
@@ -170,6 +171,7 @@ bool get_session(ByteReader& in, SessionHead& out) {
   out.last_job = in.get<JobNumber>();
   out.name = in.counted();
   out.home = in.counted();
+  out.model = in.at_end() ? 0 : in.get<uint64_t>();  // version 1 had none
   return in.ok() && out.reason <= Reason::model_changed && out.tokens >= 0;
 }
 

@@ -127,6 +127,9 @@ void JournalState::end(const JobEndedEntry& e) {
   JobHead& head = touch(e.job);
   if (auto s = sessions.find(head.session); s != sessions.end()) {
     s->second.tokens = e.session_tokens;
+    // A failed job is no part of the transcript: the next one follows what was before it.
+    const bool counted = head.span.prompt >= 0 && s->second.last_job == e.job;
+    if (counted && e.state == JobState::failed) s->second.last_job = head.span.previous;
     touched_sessions.push_back(head.session);
   }
   by_id.erase(head.id);
@@ -152,6 +155,7 @@ void JournalState::apply(const JournalEntry& entry) {
       s.home = e.worker;
       s.incarnation = e.incarnation;
       s.reason = e.reason;
+      s.model = e.model;
       touched_sessions.push_back(e.session);
     } else if constexpr (std::is_same_v<E, JobDispatched>) {
       JobHead& head = touch(e.job);
@@ -174,9 +178,6 @@ void JournalState::apply(const JournalEntry& entry) {
       }
     } else if constexpr (std::is_same_v<E, JobEndedEntry>) {
       end(e);
-    } else if constexpr (std::is_same_v<E, SessionRewound>) {
-      session(e.session).tokens = e.tokens;
-      touched_sessions.push_back(e.session);
     } else if constexpr (std::is_same_v<E, SessionClosed>) {
       closed.push_back(std::move(session(e.session)));
       sessions.erase(e.session);

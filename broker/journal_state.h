@@ -40,7 +40,8 @@ struct SessionHead {
   std::string home;
   uint64_t incarnation = 0;
   Reason reason = Reason::none;
-  int64_t tokens = 0;    // of the transcript, without a job that is running
+  uint64_t model = 0;    // fingerprint of what its home computes, or the last one did
+  int64_t tokens = 0;    // of the transcript as the last job that has ended left it
   JobNumber last_job{};  // the newest job that added to the transcript; 0: none
   bool in_table = false, dirty = false;  // it has a row there; newer than that row
   int64_t table_sequence = 0;            // log rows up to this one are contained in the row

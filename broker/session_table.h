@@ -20,6 +20,7 @@ struct Session {
   int64_t tokens = 0;            // durable transcript, a running job's prompt and output included
   Epoch epoch{};                 // of its home
   uint64_t incarnation = 0;      // of its home
+  uint64_t model = 0;            // fingerprint of what its home computes, or its last one; 0: none
   uint32_t home = kNoWorker;     // slot in the worker table
   Reason reason = Reason::none;  // why the next start at home is not resident; none: it may be
   bool in_flight = false;        // the lane's first job is dispatched or running

@@ -193,6 +193,7 @@ void Store::Impl::fold_session(SessionHead& s) {
       .bind(static_cast<int64_t>(raw(s.reason)))
       .bind(s.tokens)
       .bind(static_cast<int64_t>(raw(s.last_job)))
+      .bind(static_cast<int64_t>(s.model))
       .run();
   s.table_sequence = sequence_;
   s.in_table = true;

@@ -7,7 +7,7 @@
 namespace limpet::broker {
 
 inline constexpr int32_t kStoreApplication = 0x4c4d5054;  // "LMPT" in the file's header
-inline constexpr int64_t kStoreVersion = 1;
+inline constexpr int64_t kStoreVersion = 2;
 
 // A chunk's key: a job's spec, its prompt, then its output by first index.
 inline constexpr int kChunkBits = 22;
@@ -42,6 +42,7 @@ class Store::Impl {
   // store_recover.cpp
   void check_file();
   void create_tables();
+  void upgrade();
   void recover();
   void snapshot(const std::function<void(const JournalEntry&)>& sink) const;
 

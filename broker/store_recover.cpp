@@ -19,7 +19,8 @@ CREATE TABLE log(sequence INTEGER PRIMARY KEY, records BLOB NOT NULL) STRICT;
 CREATE TABLE session(
   number INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, name TEXT NOT NULL,
   epoch INTEGER NOT NULL, home TEXT NOT NULL, incarnation INTEGER NOT NULL,
-  reason INTEGER NOT NULL, tokens INTEGER NOT NULL, last_job INTEGER NOT NULL) STRICT;
+  reason INTEGER NOT NULL, tokens INTEGER NOT NULL, last_job INTEGER NOT NULL,
+  model INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE job(
   number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, sequence INTEGER NOT NULL,
   session INTEGER NOT NULL, body_hash INTEGER NOT NULL, seed INTEGER NOT NULL,
@@ -76,7 +77,7 @@ Store::Impl::Impl(const Options& options)
   sql_.rollback = Statement(db_, "ROLLBACK");
   sql_.put_log = Statement(db_, "INSERT INTO log VALUES(?,?)");
   sql_.cut_log = Statement(db_, "DELETE FROM log WHERE sequence < ?");
-  sql_.put_session = Statement(db_, "REPLACE INTO session VALUES(?,?,?,?,?,?,?,?,?)");
+  sql_.put_session = Statement(db_, "REPLACE INTO session VALUES(?,?,?,?,?,?,?,?,?,?)");
   sql_.delete_session = Statement(db_, "DELETE FROM session WHERE number = ?");
   sql_.put_job = Statement(
       db_, "INSERT INTO job VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,"
@@ -114,7 +115,11 @@ void Store::Impl::check_file() {
   db_.execute("PRAGMA cache_size = -32768");
   db_.count_log_pages();  // and no autocheckpoint: checkpointer_ does it
   db_.execute("PRAGMA journal_size_limit = 67108864");
-  if (fresh) create_tables();
+  if (fresh) {
+    create_tables();
+  } else if (version < kStoreVersion) {
+    upgrade();
+  }
   checkpointer_.emplace(db_.path());
 }
 
@@ -123,6 +128,14 @@ void Store::Impl::create_tables() {
   db_.execute(("PRAGMA application_id = " + std::to_string(kStoreApplication)).c_str());
   db_.execute(("PRAGMA user_version = " + std::to_string(kStoreVersion)).c_str());
   db_.execute(kTables);
+  db_.execute("COMMIT");
+}
+
+// Version 2 has the session's model. Log rows of version 1 are read as they are.
+void Store::Impl::upgrade() {
+  db_.execute("BEGIN IMMEDIATE");
+  db_.execute("ALTER TABLE session ADD COLUMN model INTEGER NOT NULL DEFAULT 0");
+  db_.execute(("PRAGMA user_version = " + std::to_string(kStoreVersion)).c_str());
   db_.execute("COMMIT");
 }
 
@@ -154,6 +167,7 @@ void Store::Impl::load_sessions() {
     s.reason = Reason(rows.integer(6));
     s.tokens = rows.integer(7);
     s.last_job = JobNumber(rows.integer(8));
+    s.model = static_cast<uint64_t>(rows.integer(9));
     s.in_table = true;
     state.highest_session = std::max(state.highest_session, s.session);
     state.sessions.emplace(s.session, std::move(s));
@@ -277,12 +291,13 @@ void Store::Impl::replay_job(int64_t sequence, Record& record) {
 void Store::Impl::snapshot(const std::function<void(const JournalEntry&)>& sink) const {
   sink(NumbersReserved{state.highest_job, state.highest_session});
   for (const auto& [number, s] : state.sessions) {
-    int64_t tokens = s.tokens;
+    int64_t tokens = s.tokens;  // a job that runs, or will again, has added its own
     if (auto last = state.jobs.find(s.last_job); last != state.jobs.end()) {
       const JobSpan& span = last->second.span;
       tokens = span.base + span.prompt + span.output;
     }
-    sink(SessionSnapshot{number, s.name, tokens, s.epoch, s.home, s.incarnation, s.reason});
+    sink(SessionSnapshot{number, s.name, tokens, s.epoch, s.home, s.incarnation, s.reason,
+                         s.model});
   }
   std::vector<const JobHead*> jobs;
   for (const auto& [number, head] : state.jobs) jobs.push_back(&head);
@@ -292,7 +307,7 @@ void Store::Impl::snapshot(const std::function<void(const JournalEntry&)>& sink)
     sink(JobSnapshot{{j->job, j->session, j->spec, j->body_hash, j->seed, j->accepted_at,
                       j->deadline_at},
                      j->attempt, j->state, j->span.base, j->span.prompt, j->span.output,
-                     j->started.cached_tokens});
+                     j->started.cached_tokens, state.sessions.at(j->session).tokens});
   }
 }
 

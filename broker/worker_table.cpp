@@ -65,35 +65,43 @@ void WorkerTable::sent(Worker& worker, JobAttempt attempt, const InFlight& entry
 void WorkerTable::over(Worker& worker, JobAttempt attempt) {
   const auto it = worker.in_flight.find(attempt);
   if (it == worker.in_flight.end()) return;
-  if (it->second.allowed_for()) ++worker.freed;
+  if (it->second.allowed_for()) {
+    ++worker.freed;
+    if (it->second.started) worker.freed_kv += it->second.promised;
+  }
   forgotten(worker, attempt);
+}
+
+void WorkerTable::promise(Worker& worker, JobAttempt attempt, int64_t kv_tokens) {
+  const auto it = worker.in_flight.find(attempt);
+  if (it == worker.in_flight.end()) return;
+  if (!it->second.kv_allowed_for()) worker.promised += kv_tokens - it->second.promised;
+  it->second.promised = kv_tokens;
+  rank(worker);
 }
 
 void WorkerTable::forgotten(Worker& worker, JobAttempt attempt) {
   const auto it = worker.in_flight.find(attempt);
   if (it == worker.in_flight.end()) return;
-  if (!it->second.allowed_for()) {
-    --worker.unlisted;
-    worker.promised -= it->second.promised;
-  }
+  if (!it->second.allowed_for()) --worker.unlisted;
+  if (!it->second.kv_allowed_for()) worker.promised -= it->second.promised;
   worker.in_flight.erase(it);
   rank(worker);
 }
 
 void WorkerTable::recount(Worker& worker) {
-  worker.unlisted = worker.freed = worker.promised = 0;
+  worker.unlisted = worker.freed = worker.promised = worker.freed_kv = 0;
   for (const auto& [attempt, entry] : worker.in_flight) {
-    if (entry.allowed_for()) continue;
-    ++worker.unlisted;
-    worker.promised += entry.promised;
+    worker.unlisted += !entry.allowed_for();
+    if (!entry.kv_allowed_for()) worker.promised += entry.promised;
   }
   rank(worker);
 }
 
 void WorkerTable::rank(Worker& worker) {
-  const bool takes = worker.credit() > 0;
-  const std::tuple<int64_t, int64_t, uint32_t> now{worker.promised - worker.room.free_kv_tokens,
-                                                   worker.in_flight.size(), worker.slot};
+  const bool takes = worker.credit() > 0 && !worker.held;
+  const Worker::Rank now{worker.promised - worker.room.free_kv_tokens, worker.in_flight.size(),
+                         worker.homes, worker.slot};
   if (takes == worker.ranked && (!takes || now == worker.rank)) return;
   if (worker.ranked) ranks_.erase(worker.rank);
   worker.ranked = takes;
@@ -101,14 +109,20 @@ void WorkerTable::rank(Worker& worker) {
   if (takes) ranks_.insert(now);
 }
 
-Worker* WorkerTable::best(uint32_t avoid) {
-  if (Worker* other = best_but(avoid)) return other;
-  return ranks_.empty() ? nullptr : slots_[std::get<2>(*ranks_.begin())].get();
+Worker* WorkerTable::best(uint32_t avoid, uint64_t model) {
+  Worker* first = best_but(avoid);
+  if (first && (model == 0 || first->model_fingerprint == model)) return first;
+  for (const Worker::Rank& rank : ranks_) {  // only while workers of several models are there
+    Worker* worker = slots_[std::get<3>(rank)].get();
+    if (worker->slot != avoid && worker->model_fingerprint == model) return worker;
+  }
+  if (first || ranks_.empty()) return first;
+  return slots_[std::get<3>(*ranks_.begin())].get();
 }
 
 Worker* WorkerTable::best_but(uint32_t avoid) {
-  for (const auto& [room, jobs, slot] : ranks_)
-    if (slot != avoid) return slots_[slot].get();
+  for (const Worker::Rank& rank : ranks_)
+    if (std::get<3>(rank) != avoid) return slots_[std::get<3>(rank)].get();
   return nullptr;
 }
 

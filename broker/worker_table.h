@@ -33,15 +33,19 @@ struct JobAttemptHash {
 struct InFlight {
   uint64_t heard = 0;  // the worker's last heartbeat when it left
   Time sent{};
-  int64_t promised = 0;  // KV tokens that it may come to need
-  bool listed = false;   // in the worker's last heartbeat, so its room allows for it
+  int64_t promised = 0;  // KV tokens that it may come to need, its session's own included
+  bool listed = false;   // in the worker's last heartbeat, so its slots allow for it
+  bool started = false;  // and there it had started, so its KV tokens allow for it too
   bool ended = false;    // and there it was over already
   bool gone = false;     // it was listed once, and is no more
   bool orphan = false;   // the broker has given this attempt up; the worker may not know yet
 
   // By the room that the worker announced in that heartbeat. A job that it has ended takes no
   // place there any more, but does here until its end is known.
+  void unlist() { listed = started = ended = false; }
+  void list(const HeldJob& held) { listed = true, started = held.started, ended = held.ended; }
   bool allowed_for() const { return listed && !ended; }
+  bool kv_allowed_for() const { return listed && (started || ended); }
 };
 
 enum class WorkerState : uint8_t {
@@ -53,6 +57,7 @@ enum class WorkerState : uint8_t {
 struct Worker {
   uint32_t slot = 0;
   std::string name, device, model;
+  uint64_t model_fingerprint = 0;  // 0: not known (yet)
   WorkerState state = WorkerState::absent;
   bool leaving = false;
   uint64_t incarnation = 0;
@@ -67,12 +72,15 @@ struct Worker {
   std::unordered_map<JobAttempt, InFlight, JobAttemptHash> in_flight;
   int64_t unlisted = 0;  // of these, not allowed for in `room`
   int64_t freed = 0;     // allowed for in `room`, and over since by the worker's own word
-  int64_t promised = 0;  // KV tokens of the unlisted ones
+  int64_t promised = 0;  // KV tokens of those that `room` does not allow for
+  int64_t freed_kv = 0;  // KV tokens that it allows for, and that are idle since
+  bool held = false;     // the first of `ready` waits for KV: nothing is placed before it
   ReadyQueue ready;      // sessions that wait for this worker, their home
   int64_t homes = 0;     // sessions with their home in this slot, of any incarnation
   std::map<uint64_t, int64_t> homes_of;  // the same by incarnation
   // As it stands in the order of placement; nothing when it takes no jobs.
-  std::tuple<int64_t, int64_t, uint32_t> rank{};
+  using Rank = std::tuple<int64_t, int64_t, int64_t, uint32_t>;
+  Rank rank{};
   bool ranked = false;
 
   int64_t homes_now() const {
@@ -81,6 +89,14 @@ struct Worker {
   }
   int64_t credit() const {
     return state == WorkerState::ready && !leaving ? room.slots + freed - unlisted : 0;
+  }
+  int64_t kv_credit() const {
+    return room.free_kv_tokens + room.idle_kv_tokens + freed_kv - promised;
+  }
+  // Whether its credit covers one more job that may come to need so many KV tokens. A worker that
+  // has nothing takes any: it knows best whether the job fits at all.
+  bool takes(int64_t kv_tokens) const {
+    return credit() > 0 && (in_flight.empty() || kv_tokens <= kv_credit());
   }
 };
 
@@ -99,16 +115,18 @@ class WorkerTable {
 
   // In-flight bookkeeping; each call keeps the rank.
   void sent(Worker& worker, JobAttempt attempt, const InFlight& entry);
+  void promise(Worker& worker, JobAttempt attempt, int64_t kv_tokens);  // it is known better now
   void over(Worker& worker, JobAttempt attempt);       // the worker itself says so
   void forgotten(Worker& worker, JobAttempt attempt);  // never to be heard of again
   void recount(Worker& worker);  // after a heartbeat has been noted in the entries
   void rank(Worker& worker);
 
-  // The ready worker with credit that has the most room; `avoid` only when there is no other.
-  Worker* best(uint32_t avoid);
-  // As best(), but null rather than `avoid`.
+  // The ready worker with free slots that has the most free KV, then the fewest jobs, then the
+  // fewest homes. One of this model when there is any (0: of any), and `avoid` only when there is
+  // no other.
+  Worker* best(uint32_t avoid, uint64_t model);
+  // As best() of any model, but null rather than `avoid`.
   Worker* best_but(uint32_t avoid);
-  bool any_credit() const { return !ranks_.empty(); }
 
   template <typename Visit>
   void each(Visit visit) {
@@ -122,7 +140,7 @@ class WorkerTable {
   std::vector<uint32_t> free_;
   std::unordered_map<std::string, uint32_t> names_;
   std::unordered_map<uint64_t, uint32_t> connections_;
-  std::set<std::tuple<int64_t, int64_t, uint32_t>> ranks_;  // -room, jobs, slot
+  std::set<Worker::Rank> ranks_;  // -free KV, jobs, homes, slot
 };
 
 }  // namespace limpet::broker

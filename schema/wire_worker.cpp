@@ -23,11 +23,12 @@ auto put(Builder& fbb, const Register& m) {
   auto jobs = put(fbb, m.jobs);
   const fbs::Room has = room(m.room);
   return fbs::CreateRegister(fbb, worker, m.incarnation, device, model, m.model_fingerprint,
-                             m.max_context, &has, sessions, jobs);
+                             m.max_context, &has, sessions, jobs, m.room.idle_kv_tokens);
 }
 auto put(Builder& fbb, const Heartbeat& m) {
   const fbs::Room has = room(m.room);
-  return fbs::CreateHeartbeat(fbb, m.incarnation, m.sequence, &has, put(fbb, m.jobs));
+  return fbs::CreateHeartbeat(fbb, m.incarnation, m.sequence, &has, put(fbb, m.jobs),
+                              m.room.idle_kv_tokens);
 }
 auto put(Builder& fbb, const NeedTranscript& m) {
   return fbs::CreateNeedTranscript(fbb, raw(m.job), raw(m.attempt));
@@ -113,12 +114,14 @@ bool get(Reader& r, const fbs::Register* in, Register& out) {
          r.name(in->model(), "model", out.model) &&
          r.count(in->max_context(), "max_context", out.max_context) &&
          get(r, in->room(), out.room) && get_held(r, in->sessions(), "sessions", out.sessions) &&
-         get(r, in->jobs(), out.jobs);
+         get(r, in->jobs(), out.jobs) &&
+         r.count(in->idle_kv_tokens(), "idle_kv_tokens", out.room.idle_kv_tokens);
 }
 bool get(Reader& r, const fbs::Heartbeat* in, Heartbeat& out) {
   out.incarnation = in->incarnation();
   out.sequence = in->sequence();
-  return get(r, in->room(), out.room) && get(r, in->jobs(), out.jobs);
+  return get(r, in->room(), out.room) && get(r, in->jobs(), out.jobs) &&
+         r.count(in->idle_kv_tokens(), "idle_kv_tokens", out.room.idle_kv_tokens);
 }
 bool get(Reader&, const fbs::NeedTranscript* in, NeedTranscript& out) {
   out = {JobNumber{in->job()}, Attempt{in->attempt()}};

@@ -28,8 +28,12 @@ struct HeldJob {
 };
 struct Room {
   int32_t slots = 0;             // jobs that it would take now, beyond those it has
-  int64_t free_kv_tokens = 0;    // tokens of KV that new or growing sessions could take
+  // Tokens of KV that nobody holds and that no job which has started here may come to need.
+  int64_t free_kv_tokens = 0;
   int64_t total_kv_tokens = 0;
+  // Tokens of KV that give way to jobs when need be: of idle sessions, and of sessions whose job
+  // has not started.
+  int64_t idle_kv_tokens = 0;
 };
 struct Register {
   std::string worker;        // its name; a newer incarnation of a name replaces the older

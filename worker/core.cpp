@@ -114,7 +114,7 @@ void Core::State::say_hello(const Turn& turn) {
                  .device = options.device,
                  .model = options.model,
                  .model_fingerprint = options.model_fingerprint,
-                 .max_context = options.max_context,
+                 .max_context = limit(),
                  .room = room(),
                  .sessions = {},
                  .jobs = held_jobs()};
@@ -157,9 +157,35 @@ Room Core::State::room() const {
   // Ends that wait for their acknowledgement take memory, so they too are bounded.
   const int64_t kept = 4 * int64_t{options.max_jobs} - std::ssize(jobs);
   const int64_t slots = std::min(options.max_jobs - active_jobs(), kept);
+  const KvRoom pages = kv_room();
   return {.slots = stopping ? 0 : static_cast<int32_t>(std::max<int64_t>(slots, 0)),
-          .free_kv_tokens = kv.free_pages() * kv.page_tokens(),
-          .total_kv_tokens = kv.total_pages() * kv.page_tokens()};
+          .free_kv_tokens = pages.free * kv.page_tokens(),
+          .total_kv_tokens = kv.total_pages() * kv.page_tokens(),
+          .idle_kv_tokens = pages.idle * kv.page_tokens()};
+}
+
+// What a started job may come to need is spoken for, so that in the ordinary way none is preempted.
+// Of a job that has not started the broker still counts all, so what it holds counts as idle.
+Core::State::KvRoom Core::State::kv_room() const {
+  const int64_t page = kv.page_tokens();
+  int64_t held = 0, growth = 0, unstarted = 0;
+  for (const auto& [number, job] : jobs) {
+    if (!job.active()) continue;
+    const Session& session = sessions.of(job);
+    const int64_t has = sessions.pages_of(session);
+    if (!job.started) {
+      unstarted += has;
+      continue;
+    }
+    const int64_t most = std::ssize(session.tokens) + job.max_tokens - job.output_tokens();
+    held += has;
+    growth += std::max<int64_t>((std::min(most, limit()) + page - 1) / page - has, 0);
+  }
+  // Pages that sessions share are counted for each of them; there are no more than the rest.
+  const int64_t rest = std::max<int64_t>(kv.total_pages() - kv.free_pages() - held, 0);
+  KvRoom room{kv.free_pages() - growth, std::min(sessions.idle_pages() + unstarted, rest)};
+  if (room.free < 0) room = {0, std::max<int64_t>(room.idle + room.free, 0)};
+  return room;
 }
 
 std::vector<HeldJob> Core::State::held_jobs() const {

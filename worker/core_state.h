@@ -76,7 +76,11 @@ struct Core::State {
   void say_hello(const Turn& turn);
   void heartbeat(const Turn& turn);
   void say_evicted(const Turn& turn);
+  struct KvRoom {  // pages
+    int64_t free = 0, idle = 0;
+  };
   Room room() const;
+  KvRoom kv_room() const;
   std::vector<HeldJob> held_jobs() const;
   StepRow step_row(const ScheduledRow& row);
   void row_done(const Turn& turn, const StepRow& row, const RowResult& result, StepTokens& tokens,

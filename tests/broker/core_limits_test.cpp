@@ -47,7 +47,7 @@ TEST(CoreLimits, ACancelledJobKeepsItsSlotUntilTheWorkerLetsGo) {
 
 TEST(CoreLimits, PlacementByRoomThenByJobs) {
   Scenario s;
-  s.at(1).free_kv = 1000;
+  s.at(1).free_kv = 6000;
   s.at(2).free_kv = 9000;
   s.at(1).slots = s.at(2).slots = 8;
   s.enroll(1);
@@ -55,7 +55,7 @@ TEST(CoreLimits, PlacementByRoomThenByJobs) {
   s.submit("a");
   EXPECT_TRUE(s.has(2, "a"));
   JobSpec big = Scenario::spec("big");
-  big.max_tokens = 8500;  // promised to 2, which has the less room from now on
+  big.max_tokens = 8500;  // as far as the context goes: 4096 less at 2
   s.submit(big);
   EXPECT_TRUE(s.has(2, "big"));
   s.submit("c");

@@ -19,6 +19,7 @@ struct ReferenceJob {
   std::string worker;
   int64_t base = 0;
   std::vector<Token> prompt;
+  std::vector<Token> cut;  // by its rewind; back when it fails
   bool has_prompt = false;
   std::vector<OutputRow> rows;
   std::string tail_text;
@@ -30,7 +31,7 @@ struct ReferenceJob {
 };
 struct ReferenceSession {
   std::string name, home;
-  uint64_t epoch = 0;
+  uint64_t epoch = 0, model = 0;
   std::vector<Token> transcript;
   uint64_t live_job = 0;
 };
@@ -96,7 +97,10 @@ class ReferenceWorld {
     job.state = kStates[random(4)];
     job.tail_text = random(2) ? "tail" : "";
     ReferenceSession& s = sessions[job.session];
-    if (job.state == JobState::failed && job.has_prompt) s.transcript.resize(job.base);
+    if (job.state == JobState::failed && job.has_prompt) {
+      s.transcript.resize(job.base);
+      s.transcript.insert(s.transcript.end(), job.cut.begin(), job.cut.end());
+    }
     s.live_job = 0;
     JobEndedEntry e;
     e.job = JobNumber(number);
@@ -121,6 +125,9 @@ class ReferenceWorld {
     if (!job.has_prompt) {
       job.has_prompt = e.has_prompt = true;
       job.base = static_cast<int64_t>(s.transcript.size());
+      if (random(4) == 0) job.base = static_cast<int64_t>(random(s.transcript.size() + 1));
+      job.cut.assign(s.transcript.begin() + job.base, s.transcript.end());
+      s.transcript.resize(static_cast<size_t>(job.base));
       job.prompt = e.prompt = tokens(40);
       s.transcript.insert(s.transcript.end(), job.prompt.begin(), job.prompt.end());
     }
@@ -181,18 +188,15 @@ class ReferenceWorld {
     } else if (what == 4 && !sessions.empty()) {
       auto& [number, s] = *std::next(sessions.begin(), static_cast<long>(random(sessions.size())));
       s.home = "w" + std::to_string(random(4));
-      out.push_back(HomeSet{SessionNumber(number), Epoch(++s.epoch), s.home, 9, Reason::drained});
+      s.model = random(3);
+      out.push_back(
+          HomeSet{SessionNumber(number), Epoch(++s.epoch), s.home, 9, Reason::drained, s.model});
     } else if (what == 5 && !sessions.empty()) {
       auto it = std::next(sessions.begin(), static_cast<long>(random(sessions.size())));
       if (it->second.live_job != 0) return;
-      if (random(4) == 0 && sessions.size() > 3) {
-        out.push_back(SessionClosed{SessionNumber(it->first)});
-        sessions.erase(it);
-      } else {
-        it->second.transcript.resize(random(it->second.transcript.size() + 1));
-        out.push_back(SessionRewound{SessionNumber(it->first),
-                                     static_cast<int64_t>(it->second.transcript.size())});
-      }
+      if (random(4) != 0 || sessions.size() <= 3) return;
+      out.push_back(SessionClosed{SessionNumber(it->first)});
+      sessions.erase(it);
     } else if (what < 14) {
       step_job(out);
     } else {
@@ -205,7 +209,8 @@ class ReferenceWorld {
 inline std::string describe(const ReferenceWorld& w) {
   std::ostringstream out;
   for (const auto& [number, s] : w.sessions) {
-    out << "session " << number << " " << s.name << " " << s.home << " " << s.epoch << " :";
+    out << "session " << number << " " << s.name << " " << s.home << " " << s.epoch << " " << s.model
+        << " :";
     for (Token t : s.transcript) out << " " << t;
     out << "\n";
   }
@@ -233,7 +238,8 @@ inline std::string describe(Store& store, const ReferenceWorld& w) {
     if (auto* j = std::get_if<JobSnapshot>(&e)) live[raw(j->accepted.job)] = *j;
   });
   for (const auto& [number, s] : sessions) {
-    out << "session " << number << " " << s.name << " " << s.home << " " << raw(s.epoch) << " :";
+    out << "session " << number << " " << s.name << " " << s.home << " " << raw(s.epoch) << " "
+        << s.model << " :";
     for (Token t : store.transcript(s.session, s.tokens)) out << " " << t;
     out << "\n";
   }

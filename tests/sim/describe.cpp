@@ -115,9 +115,6 @@ std::string say(const broker::TokensAppended& e) {
 std::string say(const broker::JobEndedEntry& e) {
   return "ended job " + id(e.job) + " " + std::string(name(e.state)) + " " + e.message;
 }
-std::string say(const broker::SessionRewound& e) {
-  return "rewound s" + id(e.session) + " to " + n(e.tokens);
-}
 std::string say(const broker::SessionClosed& e) { return "closed s" + id(e.session); }
 std::string say(const broker::SessionSnapshot& e) { return "snapshot of s" + id(e.session); }
 std::string say(const broker::JobSnapshot& e) { return "snapshot of job " + id(e.accepted.job); }

@@ -57,6 +57,7 @@ void ReferenceStore::take(const broker::HomeSet& e) {
   s.home = e.worker;
   s.incarnation = e.incarnation;
   s.reason = e.reason;
+  s.model = e.model;
 }
 
 void ReferenceStore::take(const broker::JobDispatched& e) {
@@ -85,8 +86,11 @@ void ReferenceStore::take(const broker::StartedEntry& e) {
   demand(e.has_prompt == !job.has_prompt, tag(e.job) + "its prompt is told twice, or never");
   demand(e.worker == s.home, tag(e.job) + "started by " + e.worker + ", not its home " + s.home);
   if (e.has_prompt) {
-    job.base = static_cast<int64_t>(s.transcript.size());
+    const int64_t rewind = job.accepted.spec->rewind_to, all = std::ssize(s.transcript);
+    job.base = rewind < 0 ? all : std::min(rewind, all);
     demand(e.base_tokens == job.base, tag(e.job) + "started from another length");
+    job.cut.assign(s.transcript.begin() + job.base, s.transcript.end());
+    s.transcript.resize(static_cast<size_t>(job.base));
     job.has_prompt = true;
     job.prompt = e.prompt;
     s.transcript.insert(s.transcript.end(), e.prompt.begin(), e.prompt.end());
@@ -123,6 +127,7 @@ void ReferenceStore::take(const broker::JobEndedEntry& e) {
          tag(e.job) + "finished though it did not run");
   if (e.state == JobState::failed && job.has_prompt) {
     s.transcript.resize(static_cast<size_t>(job.base));
+    s.transcript.insert(s.transcript.end(), job.cut.begin(), job.cut.end());
   }
   demand(e.session_tokens == std::ssize(s.transcript),
          tag(e.job) + "leaves " + std::to_string(e.session_tokens) + " tokens, not " +
@@ -131,13 +136,6 @@ void ReferenceStore::take(const broker::JobEndedEntry& e) {
   job.state = e.state;
   job.end = e;
   std::erase(s.lane, e.job);
-}
-
-void ReferenceStore::take(const broker::SessionRewound& e) {
-  Session& s = open(e.session, "rewind");
-  demand(e.tokens >= 0 && e.tokens <= std::ssize(s.transcript), tag(e.session) + "rewound forward");
-  demand(!s.lane.empty() && !jobs_[s.lane[0]].has_prompt, tag(e.session) + "rewound in mid-job");
-  s.transcript.resize(static_cast<size_t>(e.tokens));
 }
 
 void ReferenceStore::take(const broker::SessionClosed& e) {
@@ -166,13 +164,14 @@ std::vector<JournalEntry> ReferenceStore::snapshot() const {
   for (const auto& [number, s] : sessions_) {
     if (s.closed) continue;
     all.push_back(broker::SessionSnapshot{number, s.name, std::ssize(s.transcript), s.epoch, s.home,
-                                          s.incarnation, s.reason});
+                                          s.incarnation, s.reason, s.model});
   }
   for (const auto& [number, job] : jobs_) {
     if (job.end) continue;
     all.push_back(broker::JobSnapshot{job.accepted, job.attempt, job.state, job.base,
                                       job.has_prompt ? std::ssize(job.prompt) : std::ptrdiff_t{-1},
-                                      std::ssize(job.output), job.cached});
+                                      std::ssize(job.output), job.cached,
+                                      job.base + std::ssize(job.cut)});
   }
   return all;
 }

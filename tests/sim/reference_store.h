@@ -30,6 +30,7 @@ class ReferenceStore {
     int64_t base = 0;
     int64_t cached = 0;
     std::vector<Token> prompt, output;
+    std::vector<Token> cut;  // what its rewind took off the transcript
     std::string text;
     std::vector<broker::StartedEntry> starts;
     std::optional<broker::JobEndedEntry> end;
@@ -41,6 +42,7 @@ class ReferenceStore {
     std::string home;
     uint64_t incarnation = 0;
     Reason reason = Reason::none;
+    uint64_t model = 0;
     bool closed = false;
     std::vector<JobNumber> lane;  // not ended, oldest first
   };
@@ -67,7 +69,6 @@ class ReferenceStore {
   void take(const broker::StartedEntry& e);
   void take(const broker::TokensAppended& e);
   void take(const broker::JobEndedEntry& e);
-  void take(const broker::SessionRewound& e);
   void take(const broker::SessionClosed& e);
   void take(const broker::SessionSnapshot&);
   void take(const broker::JobSnapshot&);

@@ -1,5 +1,7 @@
 #include "broker/core.h"
 
+#include <algorithm>
+
 #include "broker/core_state.h"
 
 namespace limpet::broker {
@@ -12,7 +14,8 @@ Core& Core::operator=(Core&&) noexcept = default;
 void Core::step(Now now, const Event& event, Output& out) {
   State& s = *state_;
   State::Turn t{now, out};
-  // After a stall of this process the workers' heartbeats lie in its queues, behind the timers.
+  // After a stall of this process the workers' heartbeats lie in its queues, behind the timers. That
+  // nothing came is no stall: next_deadline() asks for a turn often enough.
   if (now.mono - s.last_now > s.options.lease / 2) {
     s.patience_until = now.mono + 2 * s.options.heartbeat;
   }
@@ -40,7 +43,11 @@ void Core::apply(const JournalEntry& entry) { state_->apply(entry); }
 
 void Core::recovered(Now now) { state_->recovered(now); }
 
-Time Core::next_deadline() const { return state_->timers.next(); }
+Time Core::next_deadline() const {
+  const State& s = *state_;
+  const Time due = s.timers.next();
+  return s.workers.ready() == 0 ? due : std::min(due, s.last_now + s.options.lease / 4);
+}
 
 Core::Gauges Core::gauges() const {
   State& s = *state_;

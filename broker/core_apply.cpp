@@ -61,6 +61,7 @@ void Core::State::apply_one(const JobRequeued& e) {
   Job& job = jobs.at(e.job);
   jobs.set_state(job, JobState::queued);
   job.why = e.why;
+  job.failures += e.failed;
   job.session->in_flight = false;
 }
 
@@ -120,6 +121,7 @@ void Core::State::apply_one(const JobSnapshot& e) {
   job.output_tokens = e.output_tokens;
   job.cached_tokens = e.cached_tokens;
   job.session_tokens = e.session_tokens;
+  job.failures = e.failures;
   if (e.state == JobState::queued) return;
   jobs.set_state(job, e.state);
   job.session->in_flight = true;

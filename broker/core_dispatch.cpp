@@ -124,13 +124,17 @@ void Core::State::place(Turn& t, Session& session, Worker& worker) {
   dispatch(t, session, worker);
 }
 
+// Why its next start will not be resident.
 Reason Core::State::move_reason(const Session& session, const Worker& to) {
   if (session.tokens == 0) return Reason::new_session;
   // Its KV would be of no use, whatever else has happened.
   if (session.model != 0 && session.model != to.model_fingerprint) return Reason::model_changed;
-  if (session.home == kNoWorker) {
-    return session.reason == Reason::none ? Reason::new_session : session.reason;
-  }
+  if (session.home != kNoWorker) return break_reason(session);
+  return session.reason == Reason::none ? Reason::new_session : session.reason;
+}
+
+// Why it leaves the home that it has.
+Reason Core::State::break_reason(const Session& session) {
   const Worker& home = workers.at(session.home);
   if (!at_home(session, home)) {
     return session.incarnation == home.left ? Reason::drained : Reason::worker_lost;
@@ -143,7 +147,9 @@ Reason Core::State::move_reason(const Session& session, const Worker& to) {
 void Core::State::move_home(Turn& t, Session& session, const Worker& worker) {
   const Reason reason = move_reason(session, worker);
   if (session.home != kNoWorker) {
-    fact(t, Fact::Kind::affinity_break, session.name, name(reason));
+    const bool changed = reason == Reason::model_changed;
+    fact(t, Fact::Kind::affinity_break, session.name,
+         name(changed ? reason : break_reason(session)));
     release_home(t, session);
   }
   commit(t, HomeSet{session.number, Epoch{raw(session.epoch) + 1}, worker.name, worker.incarnation,
@@ -153,6 +159,7 @@ void Core::State::move_home(Turn& t, Session& session, const Worker& worker) {
 void Core::State::leave_home(Turn& t, Session& session, Reason reason) {
   const bool waits = session.waits_in != nullptr;
   if (waits) unready(session);
+  fact(t, Fact::Kind::affinity_break, session.name, name(reason));
   release_home(t, session);
   commit(t,
          HomeSet{session.number, Epoch{raw(session.epoch) + 1}, "", 0, reason, session.model});
@@ -212,7 +219,7 @@ void Core::State::dispatch(Turn& t, Session& session, Worker& worker) {
   job.worker = worker.slot;
   job.silent_since = t.now.mono;
   // What is left of the time to start at home, but never less than a worker needs to say so.
-  const Time at_least = t.now.mono + options.start_deadline / 4;
+  const Time at_least = t.now.mono + look_again();
   job.start_by = job.start_by == Time::max() ? t.now.mono + options.start_deadline
                                              : std::max(job.start_by, at_least);
   job.ask_after = Time::min();

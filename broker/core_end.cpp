@@ -16,15 +16,17 @@ void Core::State::detach_attempt(Turn& t, Job& job, bool tell_worker) {
   send(t, worker, CancelJob{job.number, attempt.attempt});
 }
 
-void Core::State::end_attempt(Turn& t, Job& job, std::string why, bool tell_worker) {
+void Core::State::end_attempt(Turn& t, Job& job, std::string why, Counts counts,
+                              bool tell_worker) {
   Session& session = *job.session;
   detach_attempt(t, job, tell_worker);
   fact(t, Fact::Kind::requeued, job.id(), why);
-  if (raw(job.attempt) >= static_cast<uint32_t>(options.max_attempts)) {
+  const bool failed = counts == Counts::yes;
+  if (failed && job.failures + 1 >= options.max_attempts) {
     return fail(t, job, ErrorCode::attempts_exhausted,
-                std::to_string(raw(job.attempt)) + " attempts failed, the last by " + why);
+                std::to_string(job.failures + 1) + " attempts failed, the last by " + why);
   }
-  commit(t, JobRequeued{job.number, std::move(why)});
+  commit(t, JobRequeued{job.number, std::move(why), failed});
   make_ready(t, session);
 }
 
@@ -32,6 +34,10 @@ void Core::State::end_job(Turn& t, Job& job, JobEndedEntry entry) {
   Session& session = *job.session;
   const bool first = session.first == &job;
   if (first) unready(session);
+  // A worker that has been given a rewind has cut its copy of the transcript, which stays whole.
+  const bool given = raw(job.attempt) > 0 && entry.state != JobState::finished;
+  const bool cut = given && job.base() < entry.session_tokens &&
+                   (job.prompt_tokens < 0 || entry.state == JobState::failed);
   const int64_t prompt = std::max<int64_t>(job.prompt_tokens, 0);
   entry.job = job.number;
   entry.usage = {prompt + (prompt ? job.base_tokens : 0), job.cached_tokens, job.output_tokens};
@@ -41,11 +47,13 @@ void Core::State::end_job(Turn& t, Job& job, JobEndedEntry entry) {
   fact(t, Fact::Kind::job_ended, job.id(), name(entry.state), entry.timings.total);
   t.out.send.push_back(JobEvent{job.number, job.spec, entry});
   commit(t, std::move(entry));  // the job is gone
-  if (session.ephemeral()) {
-    commit(t, SessionClosed{session.number});
-  } else if (first && session.first) {
-    make_ready(t, session);
+  if (session.ephemeral()) return commit(t, SessionClosed{session.number});
+  if (cut && session.home != kNoWorker) {  // so the next dispatch to it brings the transcript
+    commit(t, HomeSet{session.number, Epoch{raw(session.epoch) + 1},
+                      workers.at(session.home).name, session.incarnation, Reason::rewound,
+                      session.model});
   }
+  if (first && session.first) make_ready(t, session);
 }
 
 void Core::State::fail(Turn& t, Job& job, ErrorCode code, std::string message) {
@@ -54,15 +62,8 @@ void Core::State::fail(Turn& t, Job& job, ErrorCode code, std::string message) {
   entry.code = code;
   entry.message = std::move(message);
   // What it had added is cut off again, and what it had rewound is back.
-  Session& session = *job.session;
-  entry.session_tokens = job.prompt_tokens < 0 ? session.tokens : job.session_tokens;
-  const bool rewound = job.prompt_tokens >= 0 && job.base_tokens < job.session_tokens;
+  entry.session_tokens = job.prompt_tokens < 0 ? job.session->tokens : job.session_tokens;
   end_job(t, job, std::move(entry));
-  // Its home holds the rewound transcript; the next job there, which is not sent before the end of
-  // this step, brings the right one.
-  if (!rewound || session.home == kNoWorker) return;
-  commit(t, HomeSet{session.number, Epoch{raw(session.epoch) + 1}, workers.at(session.home).name,
-                    session.incarnation, Reason::rewound, session.model});
 }
 
 void Core::State::stop(Turn& t, Job& job, JobState state) {

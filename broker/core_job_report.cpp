@@ -154,7 +154,10 @@ void Core::State::job_ended(Turn& t, Worker& worker, const JobEnded& m) {
   }
   job->avoid = worker.slot;
   job->move = Reason::worker_lost;
-  end_attempt(t, *job, m.ok ? "ended_early" : "worker_error: " + m.message, false);
+  // A worker that had no place after all, or is leaving, has not tried.
+  const bool tried = m.ok || m.code != ErrorCode::busy;
+  end_attempt(t, *job, m.ok ? "ended_early" : "worker_error: " + m.message,
+              tried ? Counts::yes : Counts::no, false);
 }
 
 }  // namespace limpet::broker

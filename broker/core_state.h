@@ -92,12 +92,15 @@ struct Core::State {
   void leave_home(Turn& t, Session& session, Reason reason);
   void release_home(Turn& t, const Session& session);
   Reason move_reason(const Session& session, const Worker& to);
+  Reason break_reason(const Session& session);
   bool admissible(Turn& t, Session& session, Job& job);
   void dispatch(Turn& t, Session& session, Worker& worker);
   Dispatch dispatch_message(Turn& t, const Session& session, const Job& job);
 
   // ---- core_end.cpp: the end of attempts and jobs.
-  void end_attempt(Turn& t, Job& job, std::string why, bool tell_worker);
+  // Whether an attempt counts against max_attempts: not one that only waited.
+  enum class Counts : bool { no, yes };
+  void end_attempt(Turn& t, Job& job, std::string why, Counts counts, bool tell_worker);
   void detach_attempt(Turn& t, Job& job, bool tell_worker);
   void end_job(Turn& t, Job& job, JobEndedEntry entry);
   void fail(Turn& t, Job& job, ErrorCode code, std::string message);
@@ -109,6 +112,9 @@ struct Core::State {
   void arm(Worker& worker);
   void job_due(Turn& t, Job& job);
   void start_overdue(Turn& t, Job& job);
+  std::chrono::milliseconds look_again() const {  // while a start is overdue
+    return std::max(options.start_deadline / 4, std::chrono::milliseconds(1));
+  }
   void worker_due(Turn& t, Worker& worker);
   Time next_due(const Job& job) const;
   void sweep_timers();

@@ -73,7 +73,7 @@ void Core::State::job_due(Turn& t, Job& job) {
   if (job.in_flight() && t.now.mono >= job.silent_since + options.attempt_deadline) {
     job.avoid = job.worker;
     job.move = Reason::worker_lost;
-    end_attempt(t, job, "attempt_deadline", true);
+    end_attempt(t, job, "attempt_deadline", Counts::yes, true);
   } else if (t.now.mono >= job.start_by) {
     start_overdue(t, job);
   }
@@ -89,14 +89,14 @@ void Core::State::start_overdue(Turn& t, Job& job) {
     enqueue(*job.session, anywhere);
     return;
   }
-  const bool last = raw(job.attempt) >= static_cast<uint32_t>(options.max_attempts);
-  if (last || !workers.best_but(job.worker)) {
-    job.start_by = t.now.mono + options.start_deadline / 4;
+  const Worker* other = workers.best_but(job.worker);
+  if (!other || !other->takes(kv_need(job, *other))) {
+    job.start_by = t.now.mono + look_again();
     return;
   }
   job.avoid = job.worker;
   job.move = Reason::start_deadline;
-  end_attempt(t, job, "start_deadline", true);
+  end_attempt(t, job, "start_deadline", Counts::no, true);
 }
 
 void Core::State::recover_session(Turn& t, Session& session) {

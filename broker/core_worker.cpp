@@ -148,7 +148,7 @@ void Core::State::adopt(Turn& t, Worker& worker, WorkerId connection, const Regi
   workers.recount(worker);
   for (const JobAttempt& a : wanted(worker)) {
     if (worker.in_flight[a].listed) continue;
-    end_attempt(t, jobs.at(a.job), "worker_lost", false);
+    end_attempt(t, jobs.at(a.job), "worker_lost", Counts::yes, false);
   }
   requeue_waiting(t, worker);
   fact(t, Fact::Kind::worker_registered, worker.name);
@@ -213,7 +213,7 @@ void Core::State::end_lost_dispatches(Turn& t, Worker& worker) {
     if (worker.in_flight[a].orphan) {
       workers.forgotten(worker, a);
     } else {
-      end_attempt(t, jobs.at(a.job), "dispatch_lost", false);
+      end_attempt(t, jobs.at(a.job), "dispatch_lost", Counts::yes, false);
     }
   }
 }
@@ -239,7 +239,7 @@ void Core::State::lose(Turn& t, Worker& worker, std::string_view why) {
   const std::vector<JobAttempt> attempts = wanted(worker);
   if (!worker.leaving) fact(t, Fact::Kind::worker_lost, worker.name, why);
   workers.disconnect(worker);
-  for (const JobAttempt& a : attempts) end_attempt(t, jobs.at(a.job), "worker_lost", false);
+  for (const JobAttempt& a : attempts) end_attempt(t, jobs.at(a.job), "worker_lost", Counts::yes, false);
   requeue_waiting(t, worker);
   unused.push_back(worker.slot);
 }

@@ -82,6 +82,7 @@ struct JobDispatched {
 struct JobRequeued {  // the attempt is over without an outcome
   JobNumber job{};
   std::string why;
+  bool failed = false;  // counts against the attempts that it may have
 };
 struct StartedEntry {
   JobNumber job{};
@@ -143,6 +144,7 @@ struct JobSnapshot {  // of a job that has not ended; in order of acceptance
   int64_t output_tokens = 0;
   int64_t cached_tokens = 0;
   int64_t session_tokens = 0;  // transcript length before its start, and before its rewind
+  int32_t failures = 0;        // attempts that failed
 };
 struct NumbersReserved {  // no number up to these may be drawn again
   JobNumber job{};

@@ -29,6 +29,7 @@ struct Job {
   int64_t output_tokens = 0;
   int64_t cached_tokens = 0;
   int64_t session_tokens = 0;  // transcript before its start and its rewind: left if it fails
+  int32_t failures = 0;        // attempts that failed
   std::string why;             // the last attempt ended
 
   // Of this process.

@@ -130,6 +130,7 @@ void RecordWriter::job(const JobHead& j) {
   put_counted(bytes_, j.started.worker);
   put_counted(bytes_, j.id);
   put_counted(bytes_, j.why);
+  put(bytes_, j.failures);
   close(at);
 }
 
@@ -198,7 +199,8 @@ bool get_job(ByteReader& in, JobHead& out) {
   out.started.worker = in.counted();
   out.id = in.counted();
   out.why = in.counted();
-  return in.ok() && out.state < JobState::finished && out.span.base >= 0 &&
+  out.failures = in.at_end() ? 0 : in.get<int32_t>();  // version 1 had none
+  return in.ok() && out.failures >= 0 && out.state < JobState::finished && out.span.base >= 0 &&
          out.started.residency <= Residency::reprefilled &&
          out.started.reason <= Reason::model_changed;
 }

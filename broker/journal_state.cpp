@@ -166,6 +166,7 @@ void JournalState::apply(const JournalEntry& entry) {
       JobHead& head = touch(e.job);
       head.state = JobState::queued;
       head.why = e.why;
+      head.failures += e.failed;
       head.changed = true;
     } else if constexpr (std::is_same_v<E, StartedEntry>) {
       start(e);

@@ -66,6 +66,7 @@ struct JobHead {
   JobState state = JobState::queued;
   Attempt attempt{};
   std::string why;       // the last attempt ended without an outcome: why
+  int32_t failures = 0;  // attempts that count as failed
   JobSpan span;
   bool has_started = false;
   StartedEntry started;  // the latest one, without its prompt

@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "broker/broker.h"
-#include "broker/http.h"
+#include "probes/http_server.h"
 
 namespace {
 
@@ -63,9 +63,11 @@ void add_flags(CLI::App& app, Flags& f) {
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));
   app.add_option("--max-queued-jobs", o.core.max_queued_jobs, "Beyond: busy")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 31));
   app.add_option("--max-queued-bytes", o.core.max_queued_bytes, "Of waiting bodies; beyond: busy")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   app.add_option("--log-level", f.log_level, "What to log on stderr")
       ->capture_default_str()
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
@@ -74,10 +76,10 @@ void add_flags(CLI::App& app, Flags& f) {
 int serve(const Flags& flags) {
   std::atomic<bool> ready{false};
   limpet::broker::Broker broker(flags.options);
-  std::optional<limpet::broker::HttpServer> http;
+  std::optional<limpet::probes::HttpServer> http;
   if (!flags.http.empty()) {
     http.emplace(flags.http,
-                 limpet::broker::HttpAnswers{[&] { return broker.metrics().text(); },
+                 limpet::probes::HttpAnswers{[&] { return broker.metrics().text(); },
                                              [&] { return broker.alive(); },
                                              [&] { return ready && broker.alive(); }});
     spdlog::info("event=http address={}", flags.http);
@@ -104,6 +106,11 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);  // --help
     std::fprintf(stderr, "limpet-broker: %s (see --help)\n", e.what());
+    return 2;
+  }
+  if (flags.options.core.lease < 3 * flags.options.core.heartbeat) {
+    std::fprintf(stderr, "limpet-broker: --lease-ms must be at least three --heartbeat-ms, or"
+                         " workers that live are taken for lost (see --help)\n");
     return 2;
   }
   spdlog::set_default_logger(spdlog::stderr_logger_mt("limpet-broker"));

@@ -117,6 +117,14 @@ Metrics::Metrics() : impl_(std::make_unique<Impl>()) {
     }
   }
   m.rejections[std::string(name(ErrorCode::busy))];
+  for (const Reason why : {Reason::worker_lost, Reason::evicted, Reason::drained,
+                           Reason::start_deadline, Reason::model_changed}) {
+    m.affinity_breaks[std::string(name(why))];
+  }
+  for (const char* why : {"worker_lost", "start_deadline", "attempt_deadline", "dispatch_lost",
+                          "worker_error", "ended_early"}) {
+    m.redeliveries[why];
+  }
   set({});
 }
 
@@ -153,8 +161,10 @@ void Metrics::follow(const JobEvent& event, Time now) {
   if (const auto* row = std::get_if<OutputRow>(&event.what)) {
     auto [it, first] = last.try_emplace(event.job, now);
     if (first || row->ids.empty()) return;
+    // Tokens that came together are so many gaps, of equal length.
     const double gap = std::chrono::duration<double>(now - it->second).count();
-    impl_->inter_token.Observe(gap / static_cast<double>(row->ids.size()));
+    const auto n = static_cast<double>(row->ids.size());
+    for (size_t i = 0; i < row->ids.size(); ++i) impl_->inter_token.Observe(gap / n);
     it->second = now;
   } else if (std::holds_alternative<JobEndedEntry>(event.what)) {
     last.erase(event.job);

@@ -257,6 +257,7 @@ void Store::Impl::put_job_row(const JobHead& j, const JobEndedEntry* end) {
       .bind(e.timings.total)
       .bind(e.ended_at)
       .bind(e.session_tokens)
+      .bind(static_cast<int64_t>(j.failures))
       .run();
 }
 

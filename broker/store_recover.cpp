@@ -33,7 +33,7 @@ CREATE TABLE job(
   error_code INTEGER NOT NULL, error_message TEXT NOT NULL, usage_prompt INTEGER NOT NULL,
   usage_cached INTEGER NOT NULL, usage_output INTEGER NOT NULL, queue_seconds REAL NOT NULL,
   first_token_seconds REAL NOT NULL, total_seconds REAL NOT NULL, ended_at INTEGER NOT NULL,
-  session_tokens INTEGER NOT NULL) STRICT;
+  session_tokens INTEGER NOT NULL, failures INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE INDEX live_job ON job(number) WHERE state < 3;
 CREATE TABLE chunk(key INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
 )sql";
@@ -81,7 +81,7 @@ Store::Impl::Impl(const Options& options)
   sql_.delete_session = Statement(db_, "DELETE FROM session WHERE number = ?");
   sql_.put_job = Statement(
       db_, "INSERT INTO job VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,"
-           "?,?)");
+           "?,?,?)");
   sql_.delete_job = Statement(db_, "DELETE FROM job WHERE number = ?");
   sql_.put_chunk = Statement(db_, "INSERT INTO chunk VALUES(?,?)");
   sql_.delete_chunk = Statement(db_, "DELETE FROM chunk WHERE key = ?");
@@ -131,10 +131,11 @@ void Store::Impl::create_tables() {
   db_.execute("COMMIT");
 }
 
-// Version 2 has the session's model. Log rows of version 1 are read as they are.
+// Version 2 has a session's model and a job's failures. Log rows of version 1 are read as they are.
 void Store::Impl::upgrade() {
   db_.execute("BEGIN IMMEDIATE");
   db_.execute("ALTER TABLE session ADD COLUMN model INTEGER NOT NULL DEFAULT 0");
+  db_.execute("ALTER TABLE job ADD COLUMN failures INTEGER NOT NULL DEFAULT 0");
   db_.execute(("PRAGMA user_version = " + std::to_string(kStoreVersion)).c_str());
   db_.execute("COMMIT");
 }
@@ -178,7 +179,7 @@ void Store::Impl::load_live_jobs() {
   Statement rows(db_, "SELECT number, id, sequence, session, body_hash, seed, accepted_at,"
                       " deadline_at, state, attempt, why, previous, base_tokens, prompt_tokens,"
                       " output_tokens, started, started_attempt, worker, residency, reason,"
-                      " cached_tokens, prefilled_tokens FROM job WHERE state < 3 ORDER BY number");
+                      " cached_tokens, prefilled_tokens, failures FROM job WHERE state < 3 ORDER BY number");
   while (rows.step()) {
     JobHead j;
     j.job = JobNumber(rows.integer(0));
@@ -197,6 +198,7 @@ void Store::Impl::load_live_jobs() {
     j.started = {j.job, Attempt(rows.integer(16)), std::string(rows.text(17)),
                  Residency(rows.integer(18)), Reason(rows.integer(19)), rows.integer(20),
                  rows.integer(21), j.span.base, false, {}};
+    j.failures = static_cast<int32_t>(rows.integer(22));
     j.tail.restart(j.span.output);
     j.in_table = true;
     auto spec = std::make_shared<JobSpec>();
@@ -307,7 +309,8 @@ void Store::Impl::snapshot(const std::function<void(const JournalEntry&)>& sink)
     sink(JobSnapshot{{j->job, j->session, j->spec, j->body_hash, j->seed, j->accepted_at,
                       j->deadline_at},
                      j->attempt, j->state, j->span.base, j->span.prompt, j->span.output,
-                     j->started.cached_tokens, state.sessions.at(j->session).tokens});
+                     j->started.cached_tokens, state.sessions.at(j->session).tokens,
+                     j->failures});
   }
 }
 

@@ -45,7 +45,7 @@ struct InFlight {
   void unlist() { listed = started = ended = false; }
   void list(const HeldJob& held) { listed = true, started = held.started, ended = held.ended; }
   bool allowed_for() const { return listed && !ended; }
-  bool kv_allowed_for() const { return listed && (started || ended); }
+  bool kv_allowed_for() const { return allowed_for() && started; }
 };
 
 enum class WorkerState : uint8_t {

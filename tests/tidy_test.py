@@ -14,8 +14,9 @@ MAY_INCLUDE = {
     "schema": {"schema"},
     "backends": {"backends", "ops"},
     "engine": {"engine", "backends", "ops"},
-    "broker": {"broker", "schema"},
-    "worker": {"worker", "engine", "backends", "ops", "schema"},
+    "probes": {"probes"},
+    "broker": {"broker", "schema", "probes"},
+    "worker": {"worker", "engine", "backends", "ops", "schema", "probes"},
     "clients": {"clients", "schema"},
 }
 # The commands that work on a model without any process around it are made of the engine.
@@ -144,7 +145,7 @@ def self_test():
         check_source(rel, [line], bad)
         assert any(want in b for b in bad), (rel, line, bad)
     bad = []
-    check_source("broker/http.cpp", ["void f() {"] + ["  x();"] * 80 + ["}"], bad)
+    check_source("probes/http_server.cpp", ["void f() {"] + ["  x();"] * 80 + ["}"], bad)
     assert any("function of 82" in b for b in bad), bad
 
 

@@ -65,7 +65,7 @@ void Core::State::from(const Turn& turn, const Dispatch& m) {
                  .reason = {},
                  .output_tokens = 0,
                  .tail_text = {},
-                 .code = ErrorCode::worker_error,
+                 .code = ErrorCode::busy,
                  .message = stopping ? "the worker is leaving" : "the worker has no free slot",
                  .retryable = true});
     return;
@@ -130,6 +130,7 @@ void Core::State::merge(const Turn& turn, Job& job, const std::vector<Token>& tr
 void Core::State::transcript_known(const Turn& turn, Job& job) {
   const Dispatch& m = job.dispatch;
   Session& session = sessions.of(job);
+  job.shortened = std::ssize(session.tokens) > transcript_tokens(m);
   session.tokens.resize(static_cast<size_t>(transcript_tokens(m)));
   const int64_t have = session.sequence ? kv.length(*session.sequence) : 0;
   if (have > std::ssize(session.tokens)) kv.truncate(*session.sequence, std::ssize(session.tokens));
@@ -233,9 +234,9 @@ void Core::State::start(const Turn& turn, Job& job) {
     m.residency = Residency::reprefilled;
     m.reason = job.dispatch.home_reason;
     if (m.reason == Reason::none) {
-      m.reason = job.known_tokens == 0 ? Reason::new_session
-                 : job.diverged        ? Reason::rewound
-                                       : Reason::evicted;
+      m.reason = job.diverged || (job.shortened && job.known_tokens == 0) ? Reason::rewound
+                 : job.known_tokens == 0                                  ? Reason::new_session
+                                                                          : Reason::evicted;
     }
     reprefilled_tokens[m.reason] += std::max<int64_t>(job.known_tokens - cached, 0);
   }
@@ -297,11 +298,23 @@ void Core::State::finish(const Turn& turn, Job& job, FinishReason reason, std::s
 }
 
 void Core::State::end(const Turn& turn, Job& job, JobEnded end) {
+  if (!end.ok && job.shortened) cut_copy(job);
   leave_session(turn, job);
   job.stage = Stage::ended;
   job.said_at = turn.now;
   say(turn, end);
   job.end = std::move(end);
+}
+
+// The job has cut a longer copy of the transcript and put its own tokens there. Should the session
+// go on from where it was, those are not the transcript: the broker is asked for it then.
+void Core::State::cut_copy(const Job& job) {
+  Session& session = sessions.of(job);
+  const auto keep = static_cast<size_t>(job.dispatch.base_tokens);
+  if (session.tokens.size() <= keep) return;
+  session.tokens.resize(keep);
+  const int64_t kept = std::ssize(session.tokens);
+  if (session.sequence && kv.length(*session.sequence) > kept) kv.truncate(*session.sequence, kept);
 }
 
 void Core::State::leave_session(const Turn& turn, Job& job) {
@@ -314,8 +327,10 @@ void Core::State::leave_session(const Turn& turn, Job& job) {
 
 void Core::State::forget(const Turn& turn, JobNumber number) {
   const auto it = jobs.find(number);
-  over.raise(number, it->second.attempt());
-  leave_session(turn, it->second);
+  Job& job = it->second;
+  over.raise(number, job.attempt());
+  if (job.active() && job.shortened) cut_copy(job);
+  leave_session(turn, job);
   jobs.erase(it);
 }
 

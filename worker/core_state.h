@@ -97,6 +97,7 @@ struct Core::State {
   void fail(const Turn& turn, Job& job, ErrorCode code, std::string message, bool retryable);
   void finish(const Turn& turn, Job& job, FinishReason reason, std::string tail_text);
   void end(const Turn& turn, Job& job, JobEnded end);
+  void cut_copy(const Job& job);
   void leave_session(const Turn& turn, Job& job);
   void forget(const Turn& turn, JobNumber number);
   void release(const Turn& turn, SessionNumber session, Epoch epoch);

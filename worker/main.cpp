@@ -11,7 +11,7 @@
 #include <optional>
 #include <random>
 
-#include "worker/http.h"
+#include "probes/http_server.h"
 #include "worker/worker.h"
 
 namespace {
@@ -111,7 +111,7 @@ int serve(const Flags& flags) {
   using limpet::worker::Worker;
   std::unique_ptr<Worker> worker;  // outlives the server that asks it
   std::atomic<const Worker*> loaded{nullptr};
-  std::optional<limpet::worker::HttpServer> http;
+  std::optional<limpet::probes::HttpServer> http;
   if (!flags.http.empty()) {  // first: a port in use is told before a large model is loaded
     const auto ask = [&](bool (Worker::*what)() const, bool while_loading) {
       return [&loaded, what, while_loading] {
@@ -119,7 +119,7 @@ int serve(const Flags& flags) {
         return w == nullptr ? while_loading : (w->*what)();
       };
     };
-    http.emplace(flags.http, limpet::worker::HttpAnswers{
+    http.emplace(flags.http, limpet::probes::HttpAnswers{
                                  [&loaded] {
                                    const Worker* w = loaded;
                                    return w == nullptr ? std::string() : w->metrics().text();

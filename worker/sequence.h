@@ -41,6 +41,7 @@ struct Job {
   Dispatch dispatch;         // without its transcript, once that is merged into the session
   int64_t known_tokens = 0;  // transcript before this attempt's own work: what KV could be at hand
   bool diverged = false;     // the copy that was here contradicted the transcript
+  bool shortened = false;    // the copy that was here went on beyond where the job begins
   int64_t max_tokens = 0;    // the spec's, or less where the context ends first
   std::vector<Token> prompt;
   std::vector<Token> output;                        // from index 0

@@ -90,6 +90,7 @@ bool Worker::alive() const { return mono_ms() - last_turn_ms_ < kAliveMs; }
 
 void Worker::run(const std::atomic<int>& stop) {
   while (stop == 0) turn();
+  stopping_ = true;
   ready_ = false;
   const Time end = mono() + options_.grace;
   give(Stop{});
@@ -235,7 +236,7 @@ void Worker::flush() {
 
 // Figures and the lines worth an operator's time.
 void Worker::note() {
-  ready_ = core_->registered() && transport_.linked();
+  ready_ = !stopping_ && core_->registered() && transport_.linked();
   const bool rests = std::exchange(was_busy_, busy_) && !busy_;
   if (!rests && now_ - gauges_at_ < kGaugesEvery) return;
   gauges_at_ = now_;

@@ -65,6 +65,7 @@ class Worker {
   Time now_{};
   bool busy_ = false;  // the last plan had rows
   bool was_busy_ = false;
+  bool stopping_ = false;  // finishes what runs; takes nothing new
   Time gauges_at_{}, unlinked_since_{};
   bool told_unlinked_ = false, was_registered_ = false;
   std::string told_refused_;

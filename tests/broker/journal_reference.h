@@ -15,6 +15,7 @@ struct ReferenceJob {
   uint64_t session = 0, hash = 0;
   JobState state = JobState::queued;
   uint32_t attempt = 0;
+  int32_t failures = 0;
   bool started = false;
   std::string worker;
   int64_t base = 0;
@@ -170,7 +171,9 @@ class ReferenceWorld {
       out.push_back(JobDispatched{JobNumber(number), Attempt(++job.attempt)});
       job.state = JobState::dispatched;
     } else if (what == 1) {
-      out.push_back(JobRequeued{JobNumber(number), "worker lost"});
+      const bool failed = random(2) == 0;
+      job.failures += failed;
+      out.push_back(JobRequeued{JobNumber(number), "worker lost", failed});
       job.state = JobState::queued;
     } else if (job.state == JobState::dispatched) {
       start(out, number, job);
@@ -216,7 +219,8 @@ inline std::string describe(const ReferenceWorld& w) {
   }
   for (const auto& [number, j] : w.jobs) {
     out << "job " << number << " " << j.id << " " << j.session << " " << j.hash << " "
-        << name(j.state) << " " << j.attempt << " " << (j.started ? j.worker : "-") << " "
+        << name(j.state) << " " << j.attempt << " " << (j.ended() ? 0 : j.failures) << " "
+        << (j.started ? j.worker : "-") << " "
         << j.output() << " " << (j.ended() ? j.tail_text : "") << " :";
     std::string text;
     for (const OutputRow& row : j.rows) {
@@ -251,6 +255,7 @@ inline std::string describe(Store& store, const ReferenceWorld& w) {
     if (is_terminal(p->state) == live.contains(number)) out << "wrong snapshot: ";
     out << "job " << number << " " << p->job_id << " " << raw(p->session) << " "
         << found->body_hash << " " << name(p->state) << " " << raw(p->attempt) << " "
+        << (live.contains(number) ? live.at(number).failures : 0) << " "
         << (p->started ? p->started->worker : "-") << " " << p->output_tokens << " "
         << (is_terminal(p->state) ? p->ended->tail_text : "") << " :";
     std::string text;

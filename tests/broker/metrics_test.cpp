@@ -52,7 +52,8 @@ TEST(Metrics, CountsWhatHappens) {
            "limpet_broker_commit_entries_sum 17",
            "limpet_broker_queue_seconds_sum 0.5",
            "limpet_broker_first_token_seconds_count{turn=\"later\",residency=\"resident\"} 1",
-           "limpet_broker_inter_token_seconds_sum 0.05",
+           "limpet_broker_inter_token_seconds_sum 0.1",
+           "limpet_broker_inter_token_seconds_count 2",
            "limpet_broker_rejections_total{code=\"busy\"} 1",
        }) {
     std::string name(line);

@@ -55,7 +55,6 @@ TEST_F(StoreTest, RemembersWhatAReferenceRemembers) {
       }
     }
     ASSERT_EQ(describe(*store, world), describe(world)) << "seed " << seed;
-    EXPECT_GT(store->counters().commits, 0);
     EXPECT_LT(store->counters().log_rows, 290) << "the log was never cut";
   }
 }

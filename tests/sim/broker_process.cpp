@@ -198,15 +198,28 @@ void BrokerProcess::judge_end(const broker::JobEndedEntry& end) {
   if (end.tail_text != (stopped ? tail_after(*stop) : "")) violated(tag(end.job) + "another tail");
 }
 
-// Never more jobs in flight to a worker than it has places.
+// Never more jobs in flight to a worker than it has places, nor, but for a single job, than its KV
+// holds at their longest. (Where sessions share pages it holds more than that.)
 void BrokerProcess::judge_credit() {
   at_worker_.clear();
+  kv_at_worker_.clear();
+  const int64_t pool = 4 * world_.scene.pages;
+  const int64_t longest = std::min(world_.scene.max_context, pool);
   for (const auto& [number, job] : disk_.jobs()) {
     if (job.state != JobState::dispatched && job.state != JobState::running) continue;
     const ReferenceStore::Session& s = *disk_.find(job.accepted.session);
     if (++at_worker_[{s.home, s.incarnation}] > world_.scene.slots) {
       violated("credit exceeded: " + s.home + " has more jobs than places");
     }
+    const JobSpec& spec = *job.accepted.spec;
+    const int64_t all = std::ssize(s.transcript);
+    const int64_t unstarted =
+        (spec.rewind_to < 0 ? all : std::min(spec.rewind_to, all)) + std::ssize(spec.tokens);
+    const int64_t before = job.has_prompt ? job.base + std::ssize(job.prompt) : unstarted;
+    int64_t& kv = kv_at_worker_[{s.home, s.incarnation}];
+    kv += std::min<int64_t>(before + spec.max_tokens, longest);
+    if (world_.scene.share_prefixes || at_worker_[{s.home, s.incarnation}] == 1) continue;
+    if (kv > pool) violated("credit exceeded: " + s.home + " has jobs for more KV than it holds");
   }
 }
 

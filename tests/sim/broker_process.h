@@ -69,6 +69,7 @@ class BrokerProcess {
   std::vector<Arrival> inbox_;
   std::map<std::pair<broker::ClientId, std::string>, Stream> streams_;
   std::map<std::pair<std::string, uint64_t>, int64_t> at_worker_;
+  std::map<std::pair<std::string, uint64_t>, int64_t> kv_at_worker_;
   broker::Time wake_at_ = broker::Time::max();
   uint64_t life_ = 0;
   bool turn_due_ = false;

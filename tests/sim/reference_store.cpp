@@ -76,6 +76,7 @@ void ReferenceStore::take(const broker::JobRequeued& e) {
   Job& job = live(e.job, "requeue");
   demand(job.state != JobState::queued, tag(e.job) + "requeued while queued");
   job.state = JobState::queued;
+  job.failures += e.failed;
 }
 
 void ReferenceStore::take(const broker::StartedEntry& e) {
@@ -171,7 +172,7 @@ std::vector<JournalEntry> ReferenceStore::snapshot() const {
     all.push_back(broker::JobSnapshot{job.accepted, job.attempt, job.state, job.base,
                                       job.has_prompt ? std::ssize(job.prompt) : std::ptrdiff_t{-1},
                                       std::ssize(job.output), job.cached,
-                                      job.base + std::ssize(job.cut)});
+                                      job.base + std::ssize(job.cut), job.failures});
   }
   return all;
 }

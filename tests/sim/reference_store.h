@@ -29,6 +29,7 @@ class ReferenceStore {
     bool has_prompt = false;
     int64_t base = 0;
     int64_t cached = 0;
+    int32_t failures = 0;
     std::vector<Token> prompt, output;
     std::vector<Token> cut;  // what its rewind took off the transcript
     std::string text;

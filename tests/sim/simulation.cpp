@@ -143,6 +143,8 @@ void Cluster::draw_job(int64_t j) {
   const int64_t at = rng.below(scene.faulty_ms);
   client.want(spec, at);
   if (rng.chance(scene.cancels)) client.cancel(spec->job_id, at + rng.below(1500));
+  // A rewind that its worker has been given, and that ends before its start is known.
+  if (spec->rewind_to >= 0 && rng.chance(300)) client.cancel(spec->job_id, at + rng.below(60));
 }
 
 void Cluster::draw_faults() {
@@ -214,6 +216,11 @@ void Cluster::from_worker(int64_t w, WorkerMessage m) {
       if (auto* beat = std::get_if<Heartbeat>(&message)) beat->room.slots *= 2;
       if (auto* hello = std::get_if<Register>(&message)) hello->room.slots *= 2;
     }
+    if (world_.plant == Plant::kv_credit_inflated) {
+      const auto inflate = [](Room& room) { room.free_kv_tokens += room.total_kv_tokens; };
+      if (auto* beat = std::get_if<Heartbeat>(&message)) inflate(beat->room);
+      if (auto* hello = std::get_if<Register>(&message)) inflate(hello->room);
+    }
     if (world_.tracing) {
       world_.trace("        broker <- ", origin->worker, ": ", describe(message));
     }
@@ -269,7 +276,8 @@ const std::vector<Plant>& all_plants() {
   static const std::vector<Plant> all{
       Plant::attempt_unchecked,   Plant::epoch_unchecked,    Plant::send_before_commit,
       Plant::no_attempt_deadline, Plant::numbers_reused,     Plant::credit_inflated,
-      Plant::ended_forgotten,     Plant::tokens_not_durable, Plant::wrong_transcript};
+      Plant::kv_credit_inflated,  Plant::ended_forgotten,    Plant::tokens_not_durable,
+      Plant::wrong_transcript};
   return all;
 }
 
@@ -289,6 +297,8 @@ std::string_view name(Plant plant) {
       return "numbers-reused";
     case Plant::credit_inflated:
       return "credit-inflated";
+    case Plant::kv_credit_inflated:
+      return "kv-credit-inflated";
     case Plant::ended_forgotten:
       return "ended-forgotten";
     case Plant::tokens_not_durable:

@@ -16,7 +16,8 @@ enum class Plant : uint8_t {
   send_before_commit,   // what was decided is told before it is durable
   no_attempt_deadline,  // an attempt may be silent for ever
   numbers_reused,       // recovery does not say which numbers were drawn
-  credit_inflated,      // workers' announcements of room are multiplied on their way
+  credit_inflated,      // workers' announcements of places are multiplied on their way
+  kv_credit_inflated,   // their announcements of free KV are made larger
   ended_forgotten,      // the store does not find jobs that have ended
   tokens_not_durable,   // the disk drops tokens that were acknowledged
   wrong_transcript,     // a worker is sent a transcript without its last token but one

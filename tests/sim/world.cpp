@@ -13,6 +13,7 @@ Scene Scene::draw(Rng& rng) {
   s.slots = rng.between(1, 4);
   s.pages = rng.between(10, 40);
   s.max_context = rng.between(24, 120);
+  s.share_prefixes = rng.chance(500);
   s.faulty_ms = rng.between(1500, 6000);
   const auto sometimes = [&](int64_t most) { return rng.chance(500) ? rng.between(1, most) : 0; };
   s.loss = sometimes(150);

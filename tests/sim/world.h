@@ -27,6 +27,7 @@ struct Rng {
 // Drawn from the seed: how big the scene is and what goes wrong in it.
 struct Scene {
   int64_t workers, clients, sessions, jobs, slots, pages, max_context;
+  bool share_prefixes = true;
   int64_t faulty_ms;                                        // after this everything is healed
   int64_t loss = 0, duplicates = 0, late = 0, late_ms = 0;  // per mille of messages
   int64_t broker_crashes = 0, worker_crashes = 0, hangs = 0, reconnects = 0, leaves = 0;

@@ -1,15 +1,17 @@
-// A small HTTP server on a thread of its own: GET /metrics, /livez, /readyz.
+// What orchestrators and Prometheus ask of a process: GET /metrics, /livez, /readyz, served by
+// threads of its own. A client that is slow keeps one of them for a bounded time, so a few of
+// those do not keep a probe from its answer.
 #pragma once
 #include <functional>
 #include <memory>
 #include <string>
 
-namespace limpet::broker {
+namespace limpet::probes {
 
-struct HttpAnswers {  // called from the server's threads
+struct HttpAnswers {  // called from the server's threads, several at a time
   std::function<std::string()> metrics;
   std::function<bool()> alive;  // the loop turns
-  std::function<bool()> ready;  // store open, sockets bound
+  std::function<bool()> ready;  // it can do its work
 };
 
 class HttpServer {
@@ -23,4 +25,4 @@ class HttpServer {
   std::unique_ptr<Impl> impl_;
 };
 
-}  // namespace limpet::broker
+}  // namespace limpet::probes

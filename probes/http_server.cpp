@@ -1,4 +1,4 @@
-#include "worker/http.h"
+#include "probes/http_server.h"
 
 #include <httplib.h>
 
@@ -6,7 +6,13 @@
 #include <stdexcept>
 #include <thread>
 
-namespace limpet::worker {
+namespace limpet::probes {
+namespace {
+
+constexpr int kThreads = 32;       // idle, they cost a stack each
+constexpr int kSilentSeconds = 2;  // of a client, before it is left
+
+}  // namespace
 
 struct HttpServer::Impl {
   httplib::Server server;
@@ -21,17 +27,18 @@ HttpServer::HttpServer(const std::string& address, HttpAnswers answers)
   if (colon == std::string::npos ||
       std::from_chars(address.data() + colon + 1, end, port).ptr != end || port < 1 ||
       port > 65535) {
-    throw std::runtime_error("--http " + address + ": write ADDRESS:PORT, as 127.0.0.1:9091");
+    throw std::runtime_error("--http " + address + ": write ADDRESS:PORT, as 127.0.0.1:5557");
   }
   httplib::Server& server = impl_->server;
-  server.new_task_queue = [] { return new httplib::ThreadPool(2); };
+  server.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
   server.set_socket_options([](socket_t socket) {  // the default lets two servers share a port
     int yes = 1;
     setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
   });
   server.set_payload_max_length(1 << 16);
-  server.set_read_timeout(5);
-  server.set_keep_alive_timeout(2);
+  server.set_read_timeout(kSilentSeconds);
+  server.set_write_timeout(kSilentSeconds);
+  server.set_keep_alive_timeout(kSilentSeconds);
   server.Get("/metrics", [answers](const httplib::Request&, httplib::Response& r) {
     r.set_content(answers.metrics(), "text/plain; version=0.0.4; charset=utf-8");
   });
@@ -59,4 +66,4 @@ HttpServer::~HttpServer() {
   impl_->thread.join();
 }
 
-}  // namespace limpet::worker
+}  // namespace limpet::probes

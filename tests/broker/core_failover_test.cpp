@@ -169,6 +169,101 @@ TEST(CoreFailover, WithNowhereElseToGoWaitingAtHomeCostsNoAttempt) {
   EXPECT_EQ(s.state("a"), JobState::finished);
 }
 
+TEST(CoreFailover, WaitingCostsNoAttempt) {
+  CoreOptions o;
+  o.start_deadline = milliseconds(1000);
+  Scenario s(o);
+  s.enroll(1);
+  s.enroll(2);
+  s.submit("a", "chat");
+  for (int i = 0; i < 5; ++i) s.pass_alive(milliseconds(1500), {1, 2});  // nobody begins it
+  EXPECT_GT(raw(s.job("a").attempt), 3u);
+  const int at = s.session_of("a").home == "w1" ? 1 : 2;
+  s.run(at, "a");
+  EXPECT_EQ(s.state("a"), JobState::finished);
+}
+
+TEST(CoreFailover, FailuresAreCountedOverARestart) {
+  CoreOptions o;
+  o.max_attempts = 2;
+  Scenario s(o);
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.start(1, "a");
+  s.rebirth(1);
+  s.enroll(1);
+  s.start(1, "a");
+  s.restart();
+  s.rebirth(1);
+  s.enroll(1);
+  EXPECT_EQ(s.state("a"), JobState::failed);
+  EXPECT_EQ(s.job("a").end->code, ErrorCode::attempts_exhausted);
+}
+
+TEST(CoreFailover, TheShortestStartDeadlineDoesNotStopTime) {
+  CoreOptions o;
+  o.start_deadline = milliseconds(1);
+  Scenario s(o);
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.pass(milliseconds(10));
+  EXPECT_EQ(s.state("a"), JobState::dispatched);
+}
+
+// A broker to which nobody speaks wakes only when it asks for it.
+TEST(CoreFailover, ASilentWorkerIsLostThoughNobodyElseSpeaks) {
+  for (const int lease : {300, 600, 1500, 3000}) {
+    CoreOptions o;
+    o.heartbeat = milliseconds(100);
+    o.lease = milliseconds(lease);
+    Scenario s(o);
+    s.enroll(1);
+    s.submit("a", "chat");
+    s.start(1, "a");
+    const Time silent = s.now().mono;
+    while (s.state("a") == JobState::running && s.now().mono - silent < milliseconds(4 * lease)) {
+      const Time due = s.core().next_deadline();
+      ASSERT_NE(due, Time::max());
+      s.pass(std::max(std::chrono::ceil<milliseconds>(due - s.now().mono), milliseconds(1)));
+    }
+    EXPECT_EQ(s.state("a"), JobState::queued) << lease;
+    EXPECT_LT(s.now().mono - silent, milliseconds(2 * lease)) << lease;
+  }
+}
+
+TEST(CoreFailover, ASessionOfAnotherModelIsTold) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.run(1, "a");
+  s.rebirth(1);
+  s.at(1).model = 8;
+  s.enroll(1);
+  s.submit("b", "chat");
+  const Dispatch& d = s.held(1, "b").dispatch;
+  EXPECT_EQ(d.home_reason, Reason::model_changed);
+  EXPECT_TRUE(d.has_transcript);
+}
+
+TEST(CoreFailover, ALostSessionGoesToItsModelFirst) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.run(1, "a");
+  s.at(2).model = 8;
+  s.at(2).free_kv = 20000;
+  s.at(3).free_kv = 5000;
+  s.enroll(2);
+  s.enroll(3);
+  s.say(1, Leaving{s.incarnation(1)});
+  s.restart();  // the model is in the store
+  s.enroll(2);
+  s.enroll(3);
+  s.pass_alive(milliseconds(4000), {2, 3});
+  s.submit("b", "chat");
+  EXPECT_EQ(s.held(3, "b").dispatch.home_reason, Reason::worker_lost);
+}
+
 TEST(CoreFailover, ASilentAttemptEnds) {
   CoreOptions o;
   o.attempt_deadline = milliseconds(10000);

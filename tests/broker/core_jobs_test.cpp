@@ -351,5 +351,68 @@ TEST(CoreJobs, AnEphemeralSessionEndsWithItsJob) {
   EXPECT_EQ(s.core().gauges().sessions_idle, 0);
 }
 
+JobSpec rewinding(const std::string& id, int64_t to) {
+  JobSpec s = Scenario::spec(id, "chat");
+  s.rewind_to = to;
+  return s;
+}
+
+TEST(CoreJobs, AFailureUndoesTheRewindToo) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.run(1, "a");
+  const auto before = s.session_of("a").transcript;
+  s.submit(rewinding("b", 2));
+  s.start(1, "b");
+  s.make(1, "b", 3);
+  s.restart();
+  s.enroll(1);
+  JobEnded m = ended(s.held(1, "b").dispatch, false);
+  s.say(1, m);
+  EXPECT_EQ(s.state("b"), JobState::failed);
+  EXPECT_EQ(s.session_of("a").transcript, before);
+  s.submit("c", "chat");
+  const Dispatch& d = s.held(1, "c").dispatch;  // its home holds the rewound one
+  EXPECT_EQ(d.base_tokens, std::ssize(before));
+  EXPECT_TRUE(d.has_transcript);
+  EXPECT_EQ(d.home_reason, Reason::rewound);
+}
+
+TEST(CoreJobs, ARewindThatEndsBeforeItsStartLeavesNoTraceAtHome) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.run(1, "a");
+  s.submit(rewinding("b", 2));  // its worker cuts its copy, and puts b's prompt there
+  s.cancel("b");
+  s.submit("c", "chat");
+  const Dispatch& d = s.held(1, "c").dispatch;
+  EXPECT_EQ(d.base_tokens, 11);
+  EXPECT_TRUE(d.has_transcript);
+}
+
+TEST(CoreJobs, ACancelledTurnThatDidNotRewindStaysResident) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.run(1, "a");
+  s.submit("b", "chat");
+  s.cancel("b");
+  s.submit("c", "chat");
+  EXPECT_FALSE(s.held(1, "c").dispatch.has_transcript);
+}
+
+TEST(CoreJobs, AnEvictedHomeIsABrokenAffinity) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.run(1, "a");
+  s.say(1, SessionDropped{s.job("a").accepted.session, Epoch{1}, Reason::evicted});
+  ASSERT_EQ(s.out().facts.size(), 1u);
+  EXPECT_EQ(s.out().facts[0].kind, Fact::Kind::affinity_break);
+  EXPECT_EQ(s.out().facts[0].detail, "evicted");
+}
+
 }  // namespace
 }  // namespace limpet::broker

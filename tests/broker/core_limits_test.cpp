@@ -62,6 +62,96 @@ TEST(CoreLimits, PlacementByRoomThenByJobs) {
   EXPECT_TRUE(s.has(1, "c"));
 }
 
+JobSpec long_job(const std::string& id, int32_t max_tokens, const std::string& session = "") {
+  JobSpec s = Scenario::spec(id, session);
+  s.max_tokens = max_tokens;
+  return s;
+}
+
+TEST(CoreLimits, NoMoreKvThanAWorkerHas) {
+  Scenario s;
+  s.at(1).slots = 8;
+  s.at(1).free_kv = 1000;
+  s.enroll(1);
+  s.submit(long_job("a", 600));
+  s.submit(long_job("b", 600));
+  EXPECT_FALSE(s.has(1, "b"));
+  s.start(1, "a");
+  s.at(1).free_kv = 397;  // it allows for what "a" has and may come to need
+  s.heartbeat(1);
+  EXPECT_FALSE(s.has(1, "b"));
+  s.at(1).idle_kv = 206;  // 603 with what idle sessions would give up
+  s.heartbeat(1);
+  EXPECT_TRUE(s.has(1, "b"));
+  s.submit("c");
+  EXPECT_FALSE(s.has(1, "c"));
+  s.make(1, "a", 8);
+  s.end(1, "a");  // what it had is idle at once, not at the next heartbeat
+  EXPECT_TRUE(s.has(1, "c"));
+}
+
+TEST(CoreLimits, AWorkerWithoutJobsTakesAnyOne) {
+  Scenario s;
+  s.at(1).free_kv = 10;
+  s.enroll(1);
+  s.submit(long_job("a", 600));
+  EXPECT_TRUE(s.has(1, "a"));
+}
+
+TEST(CoreLimits, WhoWaitsForKvIsNotOvertaken) {
+  Scenario s;
+  s.at(1).slots = 8;
+  s.at(1).free_kv = 1000;
+  s.enroll(1);
+  s.submit(long_job("first", 8, "big"));
+  s.run(1, "first");
+  s.submit(long_job("a", 600));
+  s.submit(long_job("next", 600, "big"));  // waits at its home
+  s.submit("small");                       // would fit
+  EXPECT_FALSE(s.has(1, "next"));
+  EXPECT_FALSE(s.has(1, "small"));
+  s.cancel("next");
+  EXPECT_TRUE(s.has(1, "small"));
+}
+
+TEST(CoreLimits, WhoWaitsForKvAnywhereHoldsOnlyTheWorkerThatIsNext) {
+  Scenario s;
+  s.at(1).slots = s.at(2).slots = 8;
+  s.at(1).free_kv = 1000;
+  s.at(2).free_kv = 500;
+  s.enroll(1);
+  s.submit("one", "at1");
+  s.run(1, "one");
+  s.at(1).slots = 0;
+  s.heartbeat(1);
+  s.enroll(2);
+  s.submit("two", "at2");
+  s.run(2, "two");
+  s.at(1).slots = 8;
+  s.heartbeat(1);
+  s.submit(long_job("a", 100));     // to 1, so that neither is without jobs
+  s.submit(long_job("b", 900, ""));  // fits nowhere now; 1 is the next to have enough
+  s.submit("x", "at1");
+  s.submit("y", "at2");
+  EXPECT_FALSE(s.has(1, "b") || s.has(2, "b"));
+  EXPECT_FALSE(s.has(1, "x"));
+  EXPECT_TRUE(s.has(2, "y"));
+  s.run(1, "a");
+  EXPECT_TRUE(s.has(1, "b"));
+}
+
+TEST(CoreLimits, TiesArePlacedByHomes) {
+  Scenario s;
+  s.enroll(1);
+  for (const char* id : {"a", "b"}) {
+    s.submit(id, std::string("s") + id);
+    s.run(1, id);
+  }
+  s.enroll(2);
+  s.submit("c", "sc");
+  EXPECT_TRUE(s.has(2, "c"));
+}
+
 TEST(CoreLimits, AFullQueueAnswersBusy) {
   CoreOptions o;
   o.max_queued_jobs = 3;

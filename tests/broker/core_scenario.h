@@ -92,7 +92,8 @@ class Scenario {
   struct Double {
     int life = 1;
     int32_t slots = 2;
-    int64_t free_kv = 10000;
+    int64_t free_kv = 10000, idle_kv = 0;
+    uint64_t model = 7;
     uint64_t beat = 0;
     std::vector<HeldSession> sessions;
     std::vector<Held> jobs;
@@ -106,6 +107,7 @@ class Scenario {
     Register r;
     r.worker = "w" + std::to_string(w);
     r.incarnation = incarnation(w);
+    r.model_fingerprint = at(w).model;
     r.max_context = 4096;
     r.room = room(w);
     r.sessions = at(w).sessions;
@@ -214,7 +216,7 @@ class Scenario {
   Room room(int w) {
     int32_t busy = 0;
     for (const Held& h : at(w).jobs) busy += !h.ended;
-    return {std::max(0, at(w).slots - busy), at(w).free_kv, 10000};
+    return {std::max(0, at(w).slots - busy), at(w).free_kv, 10000, at(w).idle_kv};
   }
   std::vector<HeldJob> listed(int w) {
     std::vector<HeldJob> all;

@@ -236,5 +236,37 @@ TEST(Job, FailedStepEndsTheAttemptsInIt) {
   EXPECT_FALSE(rig.turn());
 }
 
+TEST(Job, RewindThatIsForgottenLeavesACopyThatIsNotBelieved) {
+  Rig rig;
+  rig.tell(rig.dispatch(1, 7, {1, 2, 3, 4, 5, 6}));
+  rig.settle();
+  rig.tell(EndAck{JobNumber{1}, Attempt{1}});
+  const int64_t all = 10;
+  Dispatch rewind = rig.dispatch(2, 7, {21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31}, 2);
+  rig.tell(rewind);
+  rig.tell(CancelJob{JobNumber{2}, Attempt{1}});  // before a step
+  rig.sent.clear();
+  rig.tell(rig.dispatch(3, 7, {9}, all));  // the session goes on from where it was
+  EXPECT_EQ(rig.all<NeedTranscript>().size(), 1u);
+}
+
+TEST(Core, RoomIsLessWhatStartedJobsMayComeToNeed) {
+  Rig rig({}, 16);  // 64 tokens
+  rig.tell(rig.dispatch(1, 7, {1, 2, 3, 4, 5, 6}, 0, 30));
+  rig.turn();
+  rig.now = rig.core->next_deadline();
+  rig.give(Tick{});
+  const Room busy = rig.last<Heartbeat>().room;
+  EXPECT_EQ(busy.free_kv_tokens, 64 - 36);
+  EXPECT_EQ(busy.idle_kv_tokens, 0);
+  rig.settle();
+  rig.tell(EndAck{JobNumber{1}, Attempt{1}});
+  rig.now = rig.core->next_deadline();
+  rig.give(Tick{});
+  const Room idle = rig.last<Heartbeat>().room;
+  EXPECT_EQ(idle.free_kv_tokens + idle.idle_kv_tokens, 64);
+  EXPECT_GT(idle.idle_kv_tokens, 0);
+}
+
 }  // namespace
 }  // namespace limpet::worker

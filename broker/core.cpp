@@ -14,8 +14,8 @@ Core& Core::operator=(Core&&) noexcept = default;
 void Core::step(Now now, const Event& event, Output& out) {
   State& s = *state_;
   State::Turn t{now, out};
-  // After a stall of this process the workers' heartbeats lie in its queues, behind the timers. That
-  // nothing came is no stall: next_deadline() asks for a turn often enough.
+  // After a stall of this process the workers' heartbeats lie in its queues, behind the timers.
+  // That nothing came is no stall: next_deadline() asks for a turn often enough.
   if (now.mono - s.last_now > s.options.lease / 2) {
     s.patience_until = now.mono + 2 * s.options.heartbeat;
   }

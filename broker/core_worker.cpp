@@ -239,7 +239,9 @@ void Core::State::lose(Turn& t, Worker& worker, std::string_view why) {
   const std::vector<JobAttempt> attempts = wanted(worker);
   if (!worker.leaving) fact(t, Fact::Kind::worker_lost, worker.name, why);
   workers.disconnect(worker);
-  for (const JobAttempt& a : attempts) end_attempt(t, jobs.at(a.job), "worker_lost", Counts::yes, false);
+  for (const JobAttempt& a : attempts) {
+    end_attempt(t, jobs.at(a.job), "worker_lost", Counts::yes, false);
+  }
   requeue_waiting(t, worker);
   unused.push_back(worker.slot);
 }

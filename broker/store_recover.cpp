@@ -179,7 +179,8 @@ void Store::Impl::load_live_jobs() {
   Statement rows(db_, "SELECT number, id, sequence, session, body_hash, seed, accepted_at,"
                       " deadline_at, state, attempt, why, previous, base_tokens, prompt_tokens,"
                       " output_tokens, started, started_attempt, worker, residency, reason,"
-                      " cached_tokens, prefilled_tokens, failures FROM job WHERE state < 3 ORDER BY number");
+                      " cached_tokens, prefilled_tokens, failures FROM job WHERE state < 3"
+                      " ORDER BY number");
   while (rows.step()) {
     JobHead j;
     j.job = JobNumber(rows.integer(0));

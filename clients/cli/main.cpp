@@ -158,7 +158,7 @@ int run(const CLI::App& app, Arguments& a) {
   if (!std::isfinite(a.broker.give_up_s) || a.broker.give_up_s > kYear) {
     return misused("--give-up must be within 0 (never) and a year of seconds");
   }
-  a.submit.spec.deadline_ms = static_cast<int64_t>(a.deadline_s * 1000);
+  a.submit.spec.deadline_ms = static_cast<int64_t>(std::ceil(a.deadline_s * 1000));
   if (name == "up") {
     a.up.bin = program_folder().string();
     if (a.up.model.empty()) a.up.model = embedded_model(a.up.bin);

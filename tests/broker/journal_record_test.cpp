@@ -89,5 +89,51 @@ TEST(JournalRecord, DamagedBytesAreRefusedAndNeverRunAway) {
   EXPECT_GT(refused, 1000);
 }
 
+std::string all_of(ByteReader bytes) {
+  std::string all;
+  while (!bytes.at_end()) all += bytes.take(1);
+  return all;
+}
+
+// Records of the first version end before the fields that the second has added.
+TEST(JournalRecord, RecordsOfVersionOneAreRead) {
+  SessionHead session;
+  session.session = SessionNumber{3};
+  session.home = "w";
+  session.model = 77;
+  JobHead job;
+  job.id = "j";
+  job.why = "lost";
+  job.failures = 2;
+  RecordWriter writer;
+  writer.begin(JobNumber{1}, SessionNumber{1});
+  writer.session(session);
+  writer.job(job);
+  ByteReader in(writer.bytes());
+  in.get<JobNumber>();
+  in.get<SessionNumber>();
+  auto first = next_record(in);
+  ASSERT_TRUE(first);
+  SessionHead old_session, new_session;
+  const std::string all = all_of(first->body);
+  ByteReader old(std::string_view(all).substr(0, all.size() - sizeof(uint64_t)));
+  EXPECT_TRUE(get_session(old, old_session));
+  EXPECT_TRUE(get_session(first->body, new_session));
+  EXPECT_EQ(old_session.home, "w");
+  EXPECT_EQ(old_session.model, 0u);
+  EXPECT_EQ(new_session.model, 77u);
+  auto second = next_record(in);
+  ASSERT_TRUE(second);
+  const std::string job_bytes = all_of(second->body);
+  JobHead old_job, new_job;
+  ByteReader old_body(
+      std::string_view(job_bytes).substr(0, job_bytes.size() - sizeof(int32_t)));
+  EXPECT_TRUE(get_job(old_body, old_job));
+  EXPECT_TRUE(get_job(second->body, new_job));
+  EXPECT_EQ(old_job.why, "lost");
+  EXPECT_EQ(old_job.failures, 0);
+  EXPECT_EQ(new_job.failures, 2);
+}
+
 }  // namespace
 }  // namespace limpet::broker

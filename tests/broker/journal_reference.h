@@ -212,8 +212,8 @@ class ReferenceWorld {
 inline std::string describe(const ReferenceWorld& w) {
   std::ostringstream out;
   for (const auto& [number, s] : w.sessions) {
-    out << "session " << number << " " << s.name << " " << s.home << " " << s.epoch << " " << s.model
-        << " :";
+    out << "session " << number << " " << s.name << " " << s.home << " " << s.epoch << " "
+        << s.model << " :";
     for (Token t : s.transcript) out << " " << t;
     out << "\n";
   }

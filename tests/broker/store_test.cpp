@@ -35,6 +35,14 @@ class StoreTest : public testing::Test {
     return "";
   }
 
+  // Past the store, into its file.
+  void execute(const char* sql) {
+    sqlite3* db = nullptr;
+    ASSERT_EQ(sqlite3_open(file().c_str(), &db), SQLITE_OK);
+    EXPECT_EQ(sqlite3_exec(db, sql, nullptr, nullptr, nullptr), SQLITE_OK);
+    sqlite3_close(db);
+  }
+
   ScratchFolder scratch_;
   const std::string& folder_ = scratch_.path();
 };
@@ -183,12 +191,6 @@ TEST_F(StoreTest, ForeignNewerAndDamagedFilesAreRefused) {
   EXPECT_THAT(open_error(), testing::HasSubstr("not a sound limpet store"));
   fs::remove(file());
 
-  auto execute = [&](const char* sql) {
-    sqlite3* db = nullptr;
-    ASSERT_EQ(sqlite3_open(file().c_str(), &db), SQLITE_OK);
-    EXPECT_EQ(sqlite3_exec(db, sql, nullptr, nullptr, nullptr), SQLITE_OK);
-    sqlite3_close(db);
-  };
   execute("CREATE TABLE other(x)");
   EXPECT_THAT(open_error(), testing::HasSubstr("is not a limpet store"));
   fs::remove(file());
@@ -199,6 +201,23 @@ TEST_F(StoreTest, ForeignNewerAndDamagedFilesAreRefused) {
   EXPECT_THAT(open_error(), testing::HasSubstr("is damaged"));
   execute("PRAGMA user_version = 9");
   EXPECT_THAT(open_error(), testing::HasSubstr("written by a newer limpet"));
+}
+
+TEST_F(StoreTest, AStoreOfVersionOneIsUpgraded) {
+  ReferenceWorld world(5);
+  {
+    auto store = Store::open(options());
+    for (int commit = 0; commit < 50; ++commit) store->commit(world.make_commit());
+  }
+  execute("ALTER TABLE session DROP COLUMN model");
+  execute("ALTER TABLE job DROP COLUMN failures");
+  execute("PRAGMA user_version = 1");
+  {
+    auto store = Store::open(options());
+    EXPECT_EQ(store->counters().sessions, static_cast<int64_t>(world.sessions.size()));
+    for (int commit = 0; commit < 50; ++commit) store->commit(world.make_commit());
+  }
+  EXPECT_EQ(open_error(), "");
 }
 
 TEST_F(StoreTest, AFolderThatCannotBeIsToldClearly) {

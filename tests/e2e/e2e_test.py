@@ -105,6 +105,26 @@ class Sessions(unittest.TestCase):
             self.assertEqual(http_get(address, "/livez")[0], 200)
         self.assertGreater(metrics(self.cluster.http)['limpet_broker_jobs_total{outcome="finished"}'], 0)
 
+    def test_probes_are_answered_beside_slow_connections(self):
+        for address in (self.cluster.http, *self.cluster.worker_http.values()):
+            slow = [socket.create_connection(tuple(address.split(":"))) for _ in range(8)]
+            try:
+                for s in slow:
+                    s.sendall(b"GET /livez HTT")
+                self.assertEqual(http_get(address, "/livez", timeout=1.5)[0], 200)
+            finally:
+                for s in slow:
+                    s.close()
+
+    def test_logs_hold_no_prompt_and_no_output(self):
+        reply = self.cluster.submit("Spell marzipan.", session="secret")
+        self.assertTrue(reply.text.strip())
+        for p in (self.cluster.broker, *self.cluster.workers.values()):
+            log = pathlib.Path(p.log).read_text(errors="replace")
+            self.assertIn("event=", log)
+            self.assertNotIn("marzipan", log)
+            self.assertNotIn(reply.text.strip(), log)
+
     def test_listings(self):
         self.cluster.submit("Hello!", "--job", "listed", session="listed-session")
         for what, want in [("workers", "one"), ("sessions", "listed-session"), ("jobs", "listed")]:
@@ -155,6 +175,22 @@ class Failures(unittest.TestCase):
             self.assertEqual(reply.started[-1]["attempt"], 1, "the worker kept its job")
             again = cluster.submit("What is my name?", session="s")
             self.assertEqual(again.started[0]["residency"], "resident")
+
+    def test_a_worker_that_leaves_lives_but_is_not_ready(self):
+        with Cluster(BIN, workers=("one",)) as cluster:
+            address = cluster.worker_http["one"]
+            wait_until("ready", 20, lambda: http_get(address, "/readyz")[0] == 200)
+            job = Job(cluster, "Tell me a story about a fox.", *LONG, session="leaving")
+            job.wait_for(lambda e: e["event"] == "tokens")
+            cluster.workers["one"].child.send_signal(signal.SIGTERM)
+            wait_until("it leaves", 5, lambda: "event=leaving" in cluster.workers["one"].log_tail())
+            for _ in range(5):
+                status = {path: http_get(address, path)[0] for path in ("/readyz", "/livez")}
+                if not cluster.workers["one"].alive():
+                    break  # its job has ended
+                self.assertEqual(status, {"/readyz": 503, "/livez": 200})
+                time.sleep(0.05)
+            job.child.kill()
 
     def test_a_hung_worker_loses_its_lease_and_cannot_speak_again(self):
         with Cluster(BIN, broker_args=("--lease-ms", 1000)) as cluster:
@@ -218,6 +254,18 @@ class OneLineErrors(unittest.TestCase):
             port = taken.getsockname()[1]
             r, _ = self.run_limpet(*self.broker(folder, f"tcp://127.0.0.1:{port}"))
             self.assert_one_line(r, 1, str(port), "in use")
+
+            r, _ = self.run_limpet(BIN / "limpet-worker", "--broker", "tcp://127.0.0.1:1", "--model",
+                                   EMBEDDED_MODEL, "--http", f"127.0.0.1:{port}")
+            self.assert_one_line(r, 1, str(port), "in use")
+
+    def test_settings_that_cannot_work(self):
+        with tempfile.TemporaryDirectory() as folder:
+            base = self.broker(folder, f"tcp://127.0.0.1:{free_port()}")
+            for flags in (["--max-queued-jobs", "-1"], ["--lease-ms", "200", "--heartbeat-ms", "100"],
+                          ["--start-deadline-ms", "0"], ["--max-attempts", "0"]):
+                r, _ = self.run_limpet(*base, *flags)
+                self.assert_one_line(r, 2, flags[0])
 
     def test_a_data_folder_that_cannot_be_written(self):
         r, _ = self.run_limpet(*self.broker("/proc/limpet", f"tcp://127.0.0.1:{free_port()}"))

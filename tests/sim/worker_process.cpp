@@ -13,7 +13,9 @@ void WorkerProcess::start() {
   incarnation_ = world_.rng.next() | 1;
   ++connection_;
   kv_ = std::make_unique<engine::KvCache>(engine::KvCache::Options{
-      .page_tokens = 4, .pages = static_cast<int32_t>(world_.scene.pages), .share_prefixes = world_.scene.share_prefixes});
+      .page_tokens = 4,
+      .pages = static_cast<int32_t>(world_.scene.pages),
+      .share_prefixes = world_.scene.share_prefixes});
   worker::CoreOptions o;
   o.name = name_;
   o.incarnation = incarnation_;

@@ -46,7 +46,8 @@ void Core::recovered(Now now) { state_->recovered(now); }
 Time Core::next_deadline() const {
   const State& s = *state_;
   const Time due = s.timers.next();
-  return s.workers.ready() == 0 ? due : std::min(due, s.last_now + s.options.lease / 4);
+  const auto often = std::max(s.options.lease / 4, std::chrono::milliseconds(1));
+  return s.workers.ready() == 0 ? due : std::min(due, s.last_now + often);
 }
 
 Core::Gauges Core::gauges() const {

@@ -41,6 +41,14 @@ void Core::State::forget_unused_workers() {
 
 void Core::apply(const JournalEntry& entry) { state_->apply(entry); }
 
+void Core::set_policies(const TenantPolicies& policies) {
+  State& s = *state_;
+  s.tenants.set_policies(policies);
+  s.workers.each([&](const Worker& w) {  // a cap that has gone may have held someone back
+    if (w.state == WorkerState::ready) s.gained.push_back(w.slot);
+  });
+}
+
 void Core::recovered(Now now) { state_->recovered(now); }
 
 Time Core::next_deadline() const {

@@ -15,7 +15,7 @@ void Core::State::apply(const JournalEntry& entry) {
 }
 
 void Core::State::apply_one(const SessionOpened& e) {
-  sessions.open(e.session, e.name);
+  sessions.open(e.session, e.name, e.tenant);
   last_session = std::max(last_session, e.session);
 }
 
@@ -103,7 +103,7 @@ void Core::State::apply_one(const SessionClosed& e) {
 }
 
 void Core::State::apply_one(const SessionSnapshot& e) {
-  Session& session = sessions.open(e.session, e.name);
+  Session& session = sessions.open(e.session, e.name, e.tenant);
   session.tokens = e.tokens;
   session.epoch = e.epoch;
   session.reason = e.reason;

@@ -26,7 +26,7 @@ using WallMs = int64_t;
 // A protocol version. A peer of a newer minor is understood (unknown fields are skipped); of
 // a newer major it is refused.
 inline constexpr uint16_t kProtocolMajor = 1;
-inline constexpr uint16_t kProtocolMinor = 1;
+inline constexpr uint16_t kProtocolMinor = 2;
 
 enum class JobState : uint8_t { queued, dispatched, running, finished, failed, cancelled, expired };
 constexpr bool is_terminal(JobState s) { return s >= JobState::finished; }
@@ -66,7 +66,8 @@ enum class ErrorCode : uint8_t {
   worker_error,        // the worker could not decode this job (its device, its memory)
   no_worker,           // no worker can serve this
   storage,             // the broker could not write its store
-  internal
+  internal,
+  forbidden            // the peer's key is of another role, or no longer allowed
 };
 
 std::string_view name(JobState);

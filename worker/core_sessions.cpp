@@ -20,6 +20,7 @@ Session& Sessions::open(const Dispatch& dispatch) {
   session.number = dispatch.session;
   session.epoch = dispatch.epoch;
   session.ephemeral = dispatch.ephemeral;
+  session.scope = scopes_.try_emplace(dispatch.tenant, scopes_.size()).first->second;
   return session;
 }
 

@@ -1,6 +1,7 @@
 // The worker's sessions: whose KV is here, under which lease, and which has been idle longest.
 #pragma once
 #include <map>
+#include <string>
 #include <vector>
 
 #include "worker/scheduler.h"
@@ -45,6 +46,7 @@ class Sessions : public SessionKv {
   engine::KvCache& kv_;
   size_t max_idle_;
   std::map<SessionNumber, Session> sessions_;
+  std::map<std::string, uint64_t> scopes_;  // by tenant; grows with those that were ever here
   std::map<uint64_t, SessionNumber> idle_;  // longest idle first
   uint64_t next_idle_ = 1;
   int64_t idle_pages_ = 0;

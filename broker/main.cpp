@@ -15,13 +15,18 @@ namespace {
 
 std::atomic<bool> stop{false};
 
+std::atomic<int> reloads{0};
+
 void on_signal(int) { stop = true; }
+void on_hangup(int) { reloads.fetch_add(1); }
 
 void catch_signals() {
   struct sigaction action {};
   action.sa_handler = on_signal;  // without SA_RESTART: the wait on the sockets ends
   sigaction(SIGTERM, &action, nullptr);
   sigaction(SIGINT, &action, nullptr);
+  action.sa_handler = on_hangup;
+  sigaction(SIGHUP, &action, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);  // a file over its limit is a failed write, told like a full disk
 }
@@ -43,6 +48,7 @@ void add_flags(CLI::App& app, Flags& f) {
   auto& o = f.options;
   o.endpoints = {"tcp://127.0.0.1:5555", "tcp://127.0.0.1:5556"};
   o.store.folder = "limpet-data";
+  o.reloads = &reloads;
   app.add_option("--frontend", o.endpoints.frontend, "Where clients connect")
       ->capture_default_str();
   app.add_option("--backend", o.endpoints.backend, "Where workers connect")->capture_default_str();
@@ -50,6 +56,8 @@ void add_flags(CLI::App& app, Flags& f) {
       ->capture_default_str();
   app.add_option("--data", o.store.folder, "Folder of jobs, sessions and transcripts; one broker")
       ->capture_default_str();
+  app.add_option("--config", o.config,
+                 "TOML file of tenants' weights and caps; read again on SIGHUP");
   add_ms(app, "--heartbeat-ms", o.core.heartbeat, "How often workers tell that they live");
   add_ms(app, "--lease-ms", o.core.lease, "A worker silent for this long is lost");
   add_ms(app, "--start-deadline-ms", o.core.start_deadline,

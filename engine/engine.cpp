@@ -376,8 +376,14 @@ void DeviceEngine::warm(int64_t max_batch, int64_t max_past) {
 std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
   ModelConfig config = load_config(options.model_dir);
   config.rope.bf16_frequencies = options.bf16_rope_frequencies;
+  config.rope.least_length = options.least_rope_length;
   const Architecture& architecture = find_architecture(config.architecture);
   auto backend = make_backend(parse_device(options.device), {.threads = options.threads});
+  if (config.rope.kind == RopeKind::dynamic &&
+      backend->info().device.kind != DeviceKind::cpu) {  // other kernels have one set of frequencies
+    config.max_context =
+        std::min(config.max_context, static_cast<int64_t>(config.rope.original_context));
+  }
   const Checkpoint checkpoint = options.random_weights
                                     ? Checkpoint::random(*options.random_weights)
                                     : Checkpoint::open(options.model_dir);

@@ -45,6 +45,9 @@ struct EngineOptions {
   // Rotary frequencies rounded to bf16, as a model cast to bf16 as a whole has them. Wrong for
   // serving (positions drift); for comparing with a reference that was computed so.
   bool bf16_rope_frequencies = false;
+  // Dynamic rotary scaling: rows are rotated as in a sequence of at least this length. For
+  // comparing with a reference that prefills a long prompt in one go (engine/rope.h); 0 serves.
+  int64_t least_rope_length = 0;
   // For benches: weights drawn from this seed; model_dir needs only its config.json.
   std::optional<uint64_t> random_weights{};
 };

@@ -95,7 +95,9 @@ class Lowering {
                                         .kind = ValueKind::weight,
                                         .constant = m_.rope_frequencies});
     rope_table_ = g_.add({.name = "rope_table", .shape = {m_.bounds.rows, 2 * n}});
-    g_.nodes.push_back({ops::RopeTable{}, {positions_, frequencies}, {rope_table_}, kCountRows});
+    const hir::RopeGrowth& g = m_.rope_growth;
+    const ops::RopeTable op{.growth = {g.theta, g.factor, g.trained, g.least}};
+    g_.nodes.push_back({op, {positions_, frequencies}, {rope_table_}, kCountRows});
     return rope_table_;
   }
 

@@ -169,6 +169,8 @@ Golden load_golden(const std::string& path) {
 engine::EngineOptions verify_engine_options(const Golden& golden, const VerifyOptions& options) {
   const int64_t tokens = std::ssize(golden.input_ids) + std::ssize(golden.greedy_ids);
   engine::EngineOptions e;
+  // The reference has prefilled its input in one go.
+  e.least_rope_length = std::ssize(golden.input_ids);
   e.max_rows = std::ssize(golden.input_ids) + kOtherRows * options.batch_with + 128;
   e.max_wanted = e.max_rows;
   e.max_sequences = options.batch_with + 1;

@@ -58,6 +58,20 @@ INSTANTIATE_TEST_SUITE_P(
                                              {.chunk = 7, .batch_with = 4}})),
     name_of);
 
+TEST(VerifyInt8, IsWithinItsToleranceAndNotWithinBf16s) {
+  for (const std::string name : {"llama-gqa", "mistral-yarn-mscale", "qwen3-linear"}) {
+    const Golden golden = load_golden("tests/golden/" + name + "/golden.safetensors");
+    auto options = verify_engine_options(golden, {});
+    options.model_dir = "tests/golden/" + name;
+    options.int8_weights = true;
+    VerifyReport report = verify_checkpoint(options, golden, {});
+    EXPECT_TRUE(report.int8_weights);
+    EXPECT_TRUE(report.pass(Precision::bf16)) << report.json(Precision::bf16);
+    report.int8_weights = false;
+    EXPECT_FALSE(report.pass(Precision::bf16)) << "the weights were not int8";
+  }
+}
+
 TEST(VerifyReport, ToleranceSeparatesGoodFromBad) {
   VerifyReport r;
   r.logit_std = 1;

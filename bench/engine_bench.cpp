@@ -82,7 +82,8 @@ void prefill(Engine& e, SequenceId id, std::span<const Token> tokens, int64_t ch
 }
 
 nlohmann::json describe(const Engine& e, const Options& o) {
-  return {{"shapes", o.shapes}, {"dtype", o.dtype}, {"int8_weights", o.int8_weights}, {"device", e.info().device},
+  return {{"shapes", o.shapes}, {"dtype", o.dtype}, {"int8_weights", o.int8_weights},
+          {"device", e.info().device},
           {"threads", o.threads}, {"context", o.context}};
 }
 

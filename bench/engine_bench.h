@@ -9,5 +9,6 @@ int decode_bench(int argc, char** argv);  // plain decode steps
 int bucket_bench(int argc, char** argv);  // what a bucket's padding and its change cost
 int cpu_bench(int argc, char** argv);      // the CPU against its own memory; cpu_bench.cpp
 int prefill_bench(int argc, char** argv);  // chunks of a prompt
+int tokenize_bench(int argc, char** argv);  // text to ids; tokenize_bench.cpp
 
 }  // namespace limpet::bench

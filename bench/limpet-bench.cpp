@@ -21,6 +21,7 @@ constexpr Scenario kScenarios[] = {
     {"decode", limpet::bench::decode_bench, "plain decode steps of the engine"},
     {"cpu", limpet::bench::cpu_bench, "decode and prefill against this machine's memory"},
     {"prefill", limpet::bench::prefill_bench, "chunks of a prompt"},
+    {"tokenize", limpet::bench::tokenize_bench, "text to ids and back"},
     {"bucket", limpet::bench::bucket_bench, "what a bucket's padding and its change cost"},
 };
 

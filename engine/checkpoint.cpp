@@ -36,7 +36,7 @@ std::map<std::string, std::string> read_index(const std::string& path) {
   for (const auto& [tensor, file] : json["weight_map"].items()) {
     const std::string name = file.is_string() ? file.get<std::string>() : "";
     if (!name.ends_with(".safetensors") || name.find('/') != std::string::npos) {
-      throw std::runtime_error(path + ": weight_map names no safetensors file of this folder for '" +
+      throw std::runtime_error(path + ": weight_map has no safetensors file of this folder for '" +
                                printable(tensor) + "'");
     }
     file_of.emplace(tensor, name);

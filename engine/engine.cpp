@@ -396,7 +396,7 @@ std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
                              options.device);
   }
   if (config.rope.kind == RopeKind::dynamic &&
-      backend->info().device.kind != DeviceKind::cpu) {  // other kernels have one set of frequencies
+      backend->info().device.kind != DeviceKind::cpu) {  // others have one table
     config.max_context =
         std::min(config.max_context, static_cast<int64_t>(config.rope.original_context));
   }

@@ -1,9 +1,9 @@
 // Threads that stay, for work that comes in short pieces back to back.
 //
 // A worker looks for work for some tens of microseconds after the last, then sleeps until called.
-// Each thread begins with a range of items of its own, in order, so that what it streams from memory
-// is contiguous; then it takes what others have not begun. The caller works too, so a busy machine
-// makes a job slower but never waits for a thread that sleeps or is preempted.
+// Each thread begins with a range of items of its own, in order, so that what it streams from
+// memory is contiguous; then it takes what others have not begun. The caller works too, so a busy
+// machine makes a job slower but never waits for a thread that sleeps or is preempted.
 #pragma once
 #include <atomic>
 #include <cstdint>

@@ -24,7 +24,7 @@ void describe(CLI::App& app, Arguments& a) {
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
   app.add_flag("--int8-weights", a.int8_weights,
-               "Matrices as 8-bit integers with a scale for each row; the tolerance is that of int8");
+               "Matrices as 8-bit integers with a scale for each row, and the tolerance of int8");
   app.add_option("--chunk", a.options.chunk, "Prefill in chunks of N tokens; 0: whole")
       ->check(CLI::Range(0, 1 << 20));
   app.add_option("--batch-with", a.options.batch_with,

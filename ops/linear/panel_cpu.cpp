@@ -38,8 +38,8 @@ HWY_INLINE void RowsF32(const char* x, size_t stride, const float* panel, size_t
   for (size_t i = 0; i < kRows * kVectors; ++i) hn::StoreU(sum[i], d, sums + i * kLanes);
 }
 
-// Rounded x: the products are exact, and the odd one comes first, as in the dot-product instruction.
-// Any other x (kRounded false): k is one chain in order, as in RowsF32.
+// Rounded x: the products are exact, and the odd one comes first, as in the dot-product
+// instruction. Any other x (kRounded false): k is one chain in order, as in RowsF32.
 template <bool kRounded, size_t kRows>
 HWY_INLINE void RowsBf16(const char* x, size_t stride, const uint32_t* panel, size_t pairs,
                          float* sums) {
@@ -188,7 +188,8 @@ void PanelProduct::prepare(CpuContext& cpu, const TensorView& x, int64_t rows) {
   std::byte* to = cpu.shared_scratch(stride_bytes_ * static_cast<size_t>(rows));
   x_ = to;
   const auto one = [&](int64_t r, int) {
-    kernel_.prepare(x.as<float>() + r * x.stride(), k_, to + static_cast<size_t>(r) * stride_bytes_);
+    kernel_.prepare(x.as<float>() + r * x.stride(), k_,
+                    to + static_cast<size_t>(r) * stride_bytes_);
   };
   if (rows * x.cols() < kElementsToShare) {
     for (int64_t r = 0; r < rows; ++r) one(r, 0);

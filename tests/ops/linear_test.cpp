@@ -130,7 +130,9 @@ std::vector<double> int8_reference(const Case& c, const std::vector<Tensor>& in)
         const float* x = in[0].values.data() + r * c.k + g;
         const float x_scale = scale_of(x, n);
         double whole_sum = 0;
-        for (int64_t i = 0; i < n; ++i) whole_sum += whole(x[i], x_scale) * whole(w[g + i], w_scale);
+        for (int64_t i = 0; i < n; ++i) {
+          whole_sum += whole(x[i], x_scale) * whole(w[g + i], w_scale);
+        }
         sum += whole_sum * static_cast<double>(x_scale);
       }
       sum = sum * static_cast<double>(w_scale) + (c.bias ? in[2].values[j] : 0);

@@ -50,16 +50,33 @@ void load_row(const WeightSource& s, int64_t row, float* to) {
 
 int64_t int8_body(int64_t k) { return (k + kInt8Group - 1) / kInt8Group * kInt8Group * 32; }
 
-// `row` as integers within ±127, 128 more than they are; the scale that gives it back.
-void pack_int8(const float* row, int64_t k, int64_t slot, std::byte* to) {
-  float largest = 0;
-  for (int64_t i = 0; i < k; ++i) largest = std::max(largest, std::abs(row[i]));
-  const float scale = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0.0f;
-  auto* out = reinterpret_cast<uint8_t*>(to);
+// To the nearest whole number, even at halves; |v| below 2^22.
+float nearest(float v) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
+  return (v + kRound) - kRound;
+}
+
+// `row` as integers within ±127, 128 more than they are; the scale that gives it back. A row that
+// holds what is no number gives nothing but such.
+void pack_int8(float* row, int64_t k, int64_t slot, std::byte* to) {
+  float largest = 0, poison = 0;
   for (int64_t i = 0; i < k; ++i) {
-    const float q = std::clamp(std::nearbyint(row[i] * inverse), -127.0f, 127.0f);
-    out[i / 4 * 4 * kPanelOutputs + slot * 4 + i % 4] =
-        static_cast<uint8_t>(q == q ? static_cast<int>(q) + 128 : 128);
+    largest = std::max(largest, std::abs(row[i]));
+    poison += row[i] * 0.0f;
+  }
+  const float scale = largest / 127.0f + poison;
+  const float inverse = largest > 1e-30f && poison == 0 ? 127.0f / largest : 0.0f;
+  for (int64_t i = 0; i < k; ++i) {
+    row[i] = poison == 0 ? nearest(row[i] * inverse) + 128.0f : 128.0f;
+  }
+  auto* out = reinterpret_cast<uint32_t*>(to);
+  for (int64_t q = 0; q < (k + 3) / 4; ++q) {
+    uint32_t bytes = 0;
+    for (int64_t j = 0; j < 4; ++j) {
+      const float v = q * 4 + j < k ? row[q * 4 + j] : 128.0f;
+      bytes |= static_cast<uint32_t>(v) << (8 * j);
+    }
+    out[q * kPanelOutputs + slot] = bytes;
   }
   std::memcpy(to + int8_body(k) + slot * 4, &scale, sizeof scale);
 }

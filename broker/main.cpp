@@ -7,6 +7,7 @@
 #include <csignal>
 #include <cstdio>
 #include <optional>
+#include <thread>
 
 #include "broker/broker.h"
 #include "broker/http.h"
@@ -71,7 +72,8 @@ void add_flags(CLI::App& app, Flags& f) {
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
 }
 
-int serve(const Flags& flags) {
+// Until it is told to stop. Throws StoreFull: nothing that was not durable has left.
+void serve(const Flags& flags) {
   std::atomic<bool> ready{false};
   limpet::broker::Broker broker(flags.options);
   std::optional<limpet::broker::HttpServer> http;
@@ -86,7 +88,20 @@ int serve(const Flags& flags) {
   broker.run(stop);
   ready = false;
   spdlog::info("event=stopped");
-  return 0;
+}
+
+// A full disk fails the turn that met it: its requests were refused, and what the core knew beyond
+// the store is forgotten with it. A new one begins from the store until there is room again;
+// clients and workers come back by themselves and find what a restart leaves them.
+void serve_while_there_is_room(const Flags& flags) {
+  while (!stop) {
+    try {
+      return serve(flags);
+    } catch (const limpet::broker::StoreFull& e) {
+      spdlog::error("event=disk_full what=\"{}\"", e.what());
+    }
+    for (int i = 0; i < 10 && !stop; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
 }
 
 }  // namespace
@@ -111,7 +126,8 @@ int main(int argc, char** argv) {
   spdlog::set_level(spdlog::level::from_str(flags.log_level));
   catch_signals();
   try {
-    return serve(flags);
+    serve_while_there_is_room(flags);
+    return 0;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "limpet-broker: %s\n", e.what());
     return 1;

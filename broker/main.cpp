@@ -100,7 +100,8 @@ void serve_while_there_is_room(const Flags& flags) {
     } catch (const limpet::broker::StoreFull& e) {
       spdlog::error("event=disk_full what=\"{}\"", e.what());
     }
-    for (int i = 0; i < 10 && !stop; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    constexpr std::chrono::milliseconds kLook{50};
+    for (int i = 0; i < 10 && !stop; ++i) std::this_thread::sleep_for(kLook);
   }
 }
 

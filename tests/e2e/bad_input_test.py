@@ -6,17 +6,15 @@ import json
 import os
 import pathlib
 import resource
-import shutil
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import unittest
 
-from cluster import EMBEDDED_MODEL, Cluster, http_get, metrics, wait_until
+from cluster import EMBEDDED_MODEL, Cluster, http_get, wait_until
 
 BIN = pathlib.Path("build/bin")
 MB = 1 << 20
@@ -152,8 +150,6 @@ class Requests(OneClusterTest):
             self.assertTrue(self.cluster.submit("Hello!").finished)
             self.assertTrue(self.cluster.submit("Hello!", session="among-many").finished)
             self.assertEqual(http_get(self.cluster.http, "/readyz")[0], 200)
-            for s in sockets[:200]:
-                s.settimeout(0.1)
         finally:
             for s in sockets:
                 s.close()
@@ -241,8 +237,12 @@ class FullDisk(OneClusterTest):
                             pass
                     except OSError:
                         pass
-                big = "x" * 200000
-                r = cluster.limpet("submit", "--raw", "--max-tokens", "1", "--give-up", "20", big)
+                # What the log has room for may still be taken.
+                for _ in range(60):
+                    r = cluster.limpet("submit", "--raw", "--max-tokens", "1", "--give-up", "20",
+                                       "x" * 100000)
+                    if "too_long" not in r.stderr:
+                        break
                 self.assert_one_line(r, 1, "disk is full")
                 self.assertTrue(cluster.broker.alive())
                 for worker in cluster.workers.values():

@@ -9,7 +9,7 @@ namespace limpet {
 
 struct BackendOptions {
   int threads = 0;       // of the CPU backend; 0: as many as the machine has
-  bool bf16_dot = true;  // use the processor's bf16 dot products where it has them
+  bool bf16_dot = true;  // use the processor's dot products, bf16 and int8, where it has them
 };
 
 // Throws std::runtime_error: a backend that this version lacks (the message names the option that

@@ -5,12 +5,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <stdexcept>
+#include <thread>
 
+#include "bench/bench_model.h"
+#include "bench/read_bandwidth.h"
 #include "engine/engine.h"
 
 namespace limpet::bench {
@@ -26,40 +27,17 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Published shapes; the weights are random.
-nlohmann::json shapes(const std::string& name) {
-  nlohmann::json c = {{"architectures", {"Qwen2ForCausalLM"}}, {"model_type", "qwen2"},
-                      {"hidden_act", "silu"},                  {"rms_norm_eps", 1e-6},
-                      {"rope_theta", 1e6},                     {"max_position_embeddings", 32768},
-                      {"eos_token_id", 0},                     {"torch_dtype", "bfloat16"}};
-  auto set = [&](int hidden, int inner, int layers, int heads, int kv_heads, int vocab, bool tied) {
-    c["hidden_size"] = hidden;
-    c["intermediate_size"] = inner;
-    c["num_hidden_layers"] = layers;
-    c["num_attention_heads"] = heads;
-    c["num_key_value_heads"] = kv_heads;
-    c["vocab_size"] = vocab;
-    c["tie_word_embeddings"] = tied;
-  };
-  if (name == "qwen2-0.5b") {
-    set(896, 4864, 24, 14, 2, 151936, true);
-  } else if (name == "qwen2-tiny") {
-    set(256, 640, 5, 4, 2, 1536, true);
-  } else {
-    throw std::runtime_error("unknown shapes '" + name + "': use qwen2-0.5b or qwen2-tiny");
-  }
-  return c;
-}
-
 struct Options {
   std::string shapes = "qwen2-0.5b", dtype = "bf16", device = "cpu";
   int threads = 0;
+  bool int8_weights = false;
   int64_t context = 1800, fresh = 32, chunk = 128, batch = 1, steps = 32;
 };
 
 void add_options(CLI::App& app, Options& o) {
   app.add_option("--shapes", o.shapes, "qwen2-0.5b or qwen2-tiny")->capture_default_str();
   app.add_option("--dtype", o.dtype, "bf16 or f32")->check(CLI::IsMember({"bf16", "f32"}));
+  app.add_flag("--int8-weights", o.int8_weights, "matrices as 8-bit integers");
   app.add_option("--device", o.device, "cpu, …")->capture_default_str();
   app.add_option("--threads", o.threads, "0: all")->capture_default_str();
   app.add_option("--context", o.context, "tokens of the session")->capture_default_str();
@@ -70,13 +48,11 @@ void add_options(CLI::App& app, Options& o) {
 }
 
 std::unique_ptr<Engine> open(const Options& o, const engine::BucketOptions& buckets = {}) {
-  const auto folder = std::filesystem::temp_directory_path() / ("limpet-bench-" + o.shapes);
-  std::filesystem::create_directories(folder);
-  std::ofstream(folder / "config.json") << shapes(o.shapes).dump(2);
   engine::EngineOptions options;
-  options.model_dir = folder.string();
+  options.model_dir = model_folder(o.shapes);
   options.device = o.device;
   options.precision = o.dtype == "f32" ? engine::Precision::f32 : engine::Precision::bf16;
+  options.int8_weights = o.int8_weights;
   options.threads = o.threads;
   options.kv_pages = o.batch * ((o.context + o.fresh + o.steps) / 16 + 4) + 64;
   options.share_prefixes = false;  // what is measured must be computed
@@ -106,7 +82,8 @@ void prefill(Engine& e, SequenceId id, std::span<const Token> tokens, int64_t ch
 }
 
 nlohmann::json describe(const Engine& e, const Options& o) {
-  return {{"shapes", o.shapes}, {"dtype", o.dtype}, {"device", e.info().device},
+  return {{"shapes", o.shapes}, {"dtype", o.dtype}, {"int8_weights", o.int8_weights},
+          {"device", e.info().device},
           {"threads", o.threads}, {"context", o.context}};
 }
 
@@ -186,12 +163,23 @@ int decode_bench(int argc, char** argv) {
             o.chunk);
   }
   const auto tokens = random_tokens(o.batch * (o.steps + 2), e->info().vocab, 4);
-  Clock::time_point start;
+  const bool cpu = e->info().device == "cpu:0" || e->info().device == "cpu";
+  ReadBandwidth memory(o.threads > 0 ? o.threads
+                                     : static_cast<int>(std::thread::hardware_concurrency()),
+                       cpu ? int64_t{512} << 20 : 4096);
+  double seconds = 0, kv_bytes = 0;
+  std::vector<double> reads;
   for (int64_t s = 0; s < o.steps + 2; ++s) {
-    if (s == 2) start = Clock::now();  // two steps warm the caches
-    decode_step(*e, ids, std::span(tokens).subspan(static_cast<size_t>(s * o.batch)));
+    // Interleaved with the steps, so that both meet the same neighbours.
+    if (cpu && s % 8 == 1) reads.push_back(memory.measure());
+    const double took =
+        decode_step(*e, ids, std::span(tokens).subspan(static_cast<size_t>(s * o.batch)));
+    if (s < 2) continue;  // two steps warm the caches
+    seconds += took;
+    for (const SequenceId id : ids) {
+      kv_bytes += static_cast<double>(e->kv().length(id) * e->info().page_bytes / 16);
+    }
   }
-  const double seconds = seconds_since(start);
   auto j = describe(*e, o);
   j["bench"] = "decode";
   j["batch"] = o.batch;
@@ -201,6 +189,42 @@ int decode_bench(int argc, char** argv) {
   j["weight_bytes"] = e->info().weight_bytes;
   j["weight_bytes_per_second"] =
       static_cast<double>(e->info().weight_bytes) * static_cast<double>(o.steps) / seconds;
+  const double all =
+      static_cast<double>(e->info().weight_bytes * o.steps) + kv_bytes;
+  j["bytes_per_second"] = all / seconds;  // weights and KV
+  if (cpu) {
+    std::sort(reads.begin(), reads.end());
+    j["read_bandwidth"] = reads[reads.size() / 2];
+    j["read_fraction"] = all / seconds / reads[reads.size() / 2];
+  }
+  std::printf("%s\n", j.dump().c_str());
+  return 0;
+}
+
+int prefill_bench(int argc, char** argv) {
+  Options o;
+  o.context = 512;
+  CLI::App app{"A prompt of --context tokens in chunks: tokens and operations per second"};
+  add_options(app, o);
+  if (const int status = parse(app, argc, argv); status >= 0) return status;
+  auto e = open(o);
+  const auto prompt = random_tokens(o.context, e->info().vocab, 8);
+  double best = 0;
+  for (int64_t i = 0; i < 3; ++i) {
+    const SequenceId id = e->kv().create(0);
+    const auto start = Clock::now();
+    prefill(*e, id, prompt, o.chunk);
+    best = std::max(best, static_cast<double>(o.context) / seconds_since(start));
+    e->kv().destroy(id);
+  }
+  const double bytes = o.int8_weights ? 1 : o.dtype == "f32" ? 4 : 2;
+  const double table = static_cast<double>(e->info().vocab) * static_cast<double>(e->info().hidden);
+  const double products = static_cast<double>(e->info().weight_bytes) / bytes - table;
+  auto j = describe(*e, o);
+  j["bench"] = "prefill";
+  j["chunk"] = o.chunk;
+  j["tokens_per_second"] = best;
+  j["gflop_per_second"] = 2e-9 * products * best;  // of products with weights, the head left out
   std::printf("%s\n", j.dump().c_str());
   return 0;
 }

@@ -19,6 +19,9 @@ constexpr Scenario kScenarios[] = {
     {"rawstore", limpet::bench::rawstore_bench, "the broker's store alone"},
     {"turn2", limpet::bench::turn2_bench, "a second turn on resident KV against a re-prefill"},
     {"decode", limpet::bench::decode_bench, "plain decode steps of the engine"},
+    {"cpu", limpet::bench::cpu_bench, "decode and prefill against this machine's memory"},
+    {"prefill", limpet::bench::prefill_bench, "chunks of a prompt"},
+    {"tokenize", limpet::bench::tokenize_bench, "text to ids and back"},
     {"bucket", limpet::bench::bucket_bench, "what a bucket's padding and its change cost"},
 };
 

@@ -4,9 +4,11 @@
 #include <bit>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <stdexcept>
+
+#include "engine/printable.h"
 
 namespace limpet::engine {
 namespace {
@@ -20,8 +22,8 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
-// The files that the index names; each must be a plain name within the folder.
-std::set<std::string> indexed_files(const std::string& path) {
+// Which file of the folder has which tensor, as the index says; each a plain name.
+std::map<std::string, std::string> read_index(const std::string& path) {
   if (std::filesystem::file_size(path) > kMaxIndexBytes) {
     throw std::runtime_error(path + ": larger than 64 MiB");
   }
@@ -30,18 +32,45 @@ std::set<std::string> indexed_files(const std::string& path) {
   if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object()) {
     throw std::runtime_error(path + ": no weight_map in it");
   }
-  std::set<std::string> names;
+  std::map<std::string, std::string> file_of;
   for (const auto& [tensor, file] : json["weight_map"].items()) {
     const std::string name = file.is_string() ? file.get<std::string>() : "";
     if (!name.ends_with(".safetensors") || name.find('/') != std::string::npos) {
-      throw std::runtime_error(path + ": weight_map names no safetensors file of this folder");
+      throw std::runtime_error(path + ": weight_map has no safetensors file of this folder for '" +
+                               printable(tensor) + "'");
     }
-    names.insert(name);
+    file_of.emplace(tensor, name);
   }
-  if (names.empty() || names.size() > kMaxFiles) {
-    throw std::runtime_error(path + ": weight_map names no file, or too many");
+  if (file_of.empty()) throw std::runtime_error(path + ": weight_map names no file");
+  return file_of;
+}
+
+std::vector<SafeTensors> open_shards(const std::string& dir, const std::string& index) {
+  const auto file_of = read_index(index);
+  std::map<std::string, size_t> number;
+  std::vector<SafeTensors> files;
+  for (const auto& [tensor, file] : file_of) {
+    if (number.contains(file)) continue;
+    if (number.size() == kMaxFiles) throw std::runtime_error(index + ": too many files");
+    number.emplace(file, files.size());
+    files.push_back(SafeTensors::open(dir + "/" + file));
   }
-  return names;
+  for (const auto& [tensor, file] : file_of) {
+    if (files[number.at(file)].find(tensor) == nullptr) {
+      throw std::runtime_error(index + ": tensor '" + printable(tensor) + "' is not in " + file +
+                               "; files of different downloads may be mixed");
+    }
+  }
+  for (const auto& [file, i] : number) {
+    for (const auto& [tensor, stored] : files[i].tensors()) {
+      const auto it = file_of.find(tensor);
+      if (it != file_of.end() && it->second != file) {
+        throw std::runtime_error(index + ": tensor '" + printable(tensor) + "' is in " + file +
+                                 " and in " + it->second);
+      }
+    }
+  }
+  return files;
 }
 
 uint64_t hash_of(const SafeTensors& file, uint64_t hash) {
@@ -55,6 +84,7 @@ uint64_t hash_of(const SafeTensors& file, uint64_t hash) {
     for (size_t at = 0; at < bytes.size(); at += stride) {
       hash = hash_bytes(bytes.substr(at, kSample), hash);
     }
+    release_pages(bytes.data(), bytes.size());
   }
   return hash;
 }
@@ -100,18 +130,14 @@ uint64_t hash_bytes(std::string_view bytes, uint64_t hash) {
 
 Checkpoint Checkpoint::open(const std::string& dir) {
   Checkpoint c;
-  std::set<std::string> names = {"model.safetensors"};
-  if (!std::filesystem::exists(dir + "/model.safetensors")) {
-    const std::string index = dir + "/model.safetensors.index.json";
-    if (!std::filesystem::exists(index)) {
-      throw std::runtime_error("no weights in " + dir + ": neither model.safetensors nor "
-                               "model.safetensors.index.json is there");
-    }
-    names = indexed_files(index);
-  }
-  for (const std::string& name : names) {
-    c.files_.push_back(SafeTensors::open(dir + "/" + name));
-    c.fingerprint_ = hash_of(c.files_.back(), c.fingerprint_);
+  const std::string single = dir + "/model.safetensors", index = single + ".index.json";
+  if (std::filesystem::exists(single)) {
+    c.files_.push_back(SafeTensors::open(single));
+  } else if (std::filesystem::exists(index)) {
+    c.files_ = open_shards(dir, index);
+  } else {
+    throw std::runtime_error("no weights in " + dir + ": neither model.safetensors nor "
+                             "model.safetensors.index.json is there");
   }
   return c;
 }
@@ -119,12 +145,17 @@ Checkpoint Checkpoint::open(const std::string& dir) {
 Checkpoint Checkpoint::random(uint64_t seed) {
   Checkpoint c;
   c.seed_ = seed;
-  c.fingerprint_ = hash_bytes("random " + std::to_string(seed));
   return c;
 }
 
-WeightData Checkpoint::get(const hir::WeightDecl& decl) const {
-  if (seed_) return random_weight(decl, *seed_);
+uint64_t Checkpoint::fingerprint() const {
+  if (seed_) return hash_bytes("random " + std::to_string(*seed_));
+  uint64_t hash = 0;
+  for (const SafeTensors& file : files_) hash = hash_of(file, hash);
+  return hash;
+}
+
+StoredTensor Checkpoint::find(const hir::WeightDecl& decl) const {
   for (const SafeTensors& file : files_) {
     const StoredTensor* t = file.find(decl.name);
     if (t == nullptr) continue;
@@ -137,10 +168,20 @@ WeightData Checkpoint::get(const hir::WeightDecl& decl) const {
       throw std::runtime_error(file.path() + ": tensor '" + decl.name + "' has the dtype " +
                                std::string(name(t->type)) + "; F32, F16 and BF16 are supported");
     }
-    return {*t, nullptr};
+    return *t;
   }
   throw std::runtime_error(files_.front().path() + ": there is no tensor '" + decl.name +
                            "', which the architecture needs");
+}
+
+void Checkpoint::check(std::span<const hir::WeightDecl> decls) const {
+  if (seed_) return;
+  for (const hir::WeightDecl& decl : decls) find(decl);
+}
+
+WeightData Checkpoint::get(const hir::WeightDecl& decl) const {
+  if (seed_) return random_weight(decl, *seed_);
+  return {find(decl), nullptr};
 }
 
 }  // namespace limpet::engine

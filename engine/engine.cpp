@@ -148,7 +148,13 @@ class DeviceEngine final : public Engine {
             .vocab = config_.vocab};
   }
   LowerOptions lowering() const {
-    return {.weights = dtype_of(options_.precision),
+    const DType weights = options_.int8_weights ? DType::i8 : dtype_of(options_.precision);
+    // The CPU multiplies bf16 weights by float32 inputs as they are; other devices keep the
+    // projections that need it in float32.
+    const bool cpu = backend_->info().device.kind == DeviceKind::cpu;
+    return {.weights = weights,
+            .attention_weights = cpu ? weights : DType::f32,
+            .exact_attention_input = cpu && weights == DType::bf16,
             .kv = dtype_of(options_.precision),
             .layers = config_.layers,
             .kv_heads = config_.kv_heads,
@@ -177,15 +183,19 @@ class DeviceEngine final : public Engine {
   void load_weights(const Checkpoint& checkpoint) {
     Graph graph = lower_module(architecture_.build(config_, {}), lowering());
     fuse(graph);
+    const auto kept = architecture_.prediction_weights(config_);
+    std::vector<hir::WeightDecl> all = WeightStore::needed(graph);
+    all.insert(all.end(), kept.begin(), kept.end());
+    checkpoint.check(all);  // what is wrong is told before any weight is read
     weights_.load(graph, checkpoint);
-    weights_.keep(architecture_.prediction_weights(config_), dtype_of(options_.precision),
-                  checkpoint);
+    weights_.keep(kept, lowering().weights, checkpoint);
   }
   void describe(const Checkpoint& checkpoint) {
     const Device device = backend_->info().device;
     info_ = {.architecture = config_.architecture,
              .device = to_string(device),
              .precision = options_.precision,
+             .int8_weights = options_.int8_weights,
              .vocab = config_.vocab,
              .hidden = config_.hidden,
              .layers = config_.layers,
@@ -201,6 +211,7 @@ class DeviceEngine final : public Engine {
     info_.fingerprint = hash_bytes(options_.precision == Precision::f32 ? "f32" : "bf16",
                                    checkpoint.fingerprint() ^ config_.text_hash);
     if (config_.rope.bf16_frequencies) info_.fingerprint = ~info_.fingerprint;
+    if (options_.int8_weights) info_.fingerprint = hash_bytes("int8", info_.fingerprint);
   }
 
   void run_step(const StepPlan& plan, ReadBack what, StepResult& result);
@@ -376,8 +387,19 @@ void DeviceEngine::warm(int64_t max_batch, int64_t max_past) {
 std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
   ModelConfig config = load_config(options.model_dir);
   config.rope.bf16_frequencies = options.bf16_rope_frequencies;
+  config.rope.least_length = options.least_rope_length;
   const Architecture& architecture = find_architecture(config.architecture);
-  auto backend = make_backend(parse_device(options.device), {.threads = options.threads});
+  auto backend = make_backend(parse_device(options.device), {.threads = options.threads,
+                                                            .bf16_dot = options.dot_products});
+  if (options.int8_weights && backend->info().device.kind != DeviceKind::cpu) {
+    throw std::runtime_error("int8 weights run on the cpu only; leave them out for " +
+                             options.device);
+  }
+  if (config.rope.kind == RopeKind::dynamic &&
+      backend->info().device.kind != DeviceKind::cpu) {  // others have one table
+    config.max_context =
+        std::min(config.max_context, static_cast<int64_t>(config.rope.original_context));
+  }
   const Checkpoint checkpoint = options.random_weights
                                     ? Checkpoint::random(*options.random_weights)
                                     : Checkpoint::open(options.model_dir);

@@ -33,6 +33,9 @@ struct EngineOptions {
   std::string model_dir{};
   std::string device = "cpu";  // "cpu", "cuda:0", …
   Precision precision = Precision::bf16;
+  // Matrices are kept as 8-bit integers with a scale for each row, made while loading; KV is as
+  // `precision` says. CPU only.
+  bool int8_weights = false;
   int threads = 0;          // 0: as many as the device offers
   int64_t kv_pages = 0;     // size of the KV pool in pages, or, when 0,
   int64_t kv_bytes = 0;     // in bytes; both 0: room for 4 × the model's context, at most 1 GiB
@@ -45,6 +48,10 @@ struct EngineOptions {
   // Rotary frequencies rounded to bf16, as a model cast to bf16 as a whole has them. Wrong for
   // serving (positions drift); for comparing with a reference that was computed so.
   bool bf16_rope_frequencies = false;
+  // Dynamic rotary scaling: rows are rotated as in a sequence of at least this length. For
+  // comparing with a reference that prefills a long prompt in one go (engine/rope.h); 0 serves.
+  int64_t least_rope_length = 0;
+  bool dot_products = true;  // of the processor, where it has them; false to compare without
   // For benches: weights drawn from this seed; model_dir needs only its config.json.
   std::optional<uint64_t> random_weights{};
 };
@@ -52,6 +59,7 @@ struct EngineOptions {
 struct EngineInfo {
   std::string architecture, device;
   Precision precision = Precision::bf16;
+  bool int8_weights = false;
   int64_t vocab = 0, hidden = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0;
   int64_t max_context = 0;        // tokens of a sequence that the model and the KV pool allow
   std::vector<Token> eos;         // from generation_config.json, else config.json

@@ -71,6 +71,7 @@ class Lowering {
     GraphValue v{.name = decl.name, .kind = ValueKind::weight, .layout = layout, .parts = {decl}};
     if (decl.shape.size() == 2) {
       v.dtype = attention_weights_.contains(id) ? o_.attention_weights : o_.weights;
+      if (v.dtype == DType::i8 && layout == Layout::dense) v.dtype = DType::bf16;
       v.shape = {decl.shape[0], decl.shape[1]};
     } else {
       v.shape = {decl.shape[0]};
@@ -95,7 +96,9 @@ class Lowering {
                                         .kind = ValueKind::weight,
                                         .constant = m_.rope_frequencies});
     rope_table_ = g_.add({.name = "rope_table", .shape = {m_.bounds.rows, 2 * n}});
-    g_.nodes.push_back({ops::RopeTable{}, {positions_, frequencies}, {rope_table_}, kCountRows});
+    const hir::RopeGrowth& g = m_.rope_growth;
+    const ops::RopeTable op{.growth = {g.theta, g.factor, g.trained, g.least}};
+    g_.nodes.push_back({op, {positions_, frequencies}, {rope_table_}, kCountRows});
     return rope_table_;
   }
 
@@ -129,7 +132,8 @@ class Lowering {
   void lower(const hir::Node& node, const hir::Project& p) {
     std::vector<ValueId> inputs = {in(node, 0), weight(p.weight, Layout::linear)};
     if (p.bias) inputs.push_back(weight(*p.bias, Layout::dense));
-    emit(node, ops::Linear{.bias = p.bias.has_value()}, std::move(inputs));
+    const bool exact = o_.exact_attention_input && attention_weights_.contains(p.weight);
+    emit(node, ops::Linear{.bias = p.bias.has_value(), .exact = exact}, std::move(inputs));
   }
   void lower(const hir::Node& node, const hir::Attend& a) {
     check(a.layer < o_.layers && a.kv_heads == o_.kv_heads && a.head_dim == o_.head_dim,

@@ -51,11 +51,13 @@ inline constexpr int32_t kCountWanted = 1;   // rows that Select keeps
 inline constexpr int32_t kCountOutputs = 2;  // + i: rows to compute of Module::outputs[i]
 
 struct LowerOptions {
-  DType weights = DType::bf16;  // of matrices and tables; norms and biases are f32
+  DType weights = DType::bf16;  // of matrices and tables; norms and biases are f32. i8: tables that
+                                // are no matrix too are bf16
   // Of the projections to q, k and v. Rounding their input to bf16 costs as much accuracy as all
-  // other roundings together, and where many queries share a KV head they are a tenth of the
-  // weights.
+  // other roundings together: either their weights stay f32, or they are bf16 and their input is
+  // taken as it is.
   DType attention_weights = DType::f32;
+  bool exact_attention_input = false;
   DType kv = DType::bf16;
   int64_t layers = 0, kv_heads = 0, head_dim = 0;  // of the KV pool
   int64_t pages = 0, page_tokens = 16;

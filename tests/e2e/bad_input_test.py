@@ -25,12 +25,24 @@ def connect(endpoint):
     return socket.create_connection((host, int(port)), 10)
 
 
+def read_exactly(s, n):
+    heard = b""
+    while len(heard) < n:
+        part = s.recv(n - len(heard))
+        if not part:
+            raise ConnectionError(f"closed after {heard!r}")
+        heard += part
+    return heard
+
+
 def zmtp(endpoint):
     """A DEALER's connection, greeted (ZMTP 3.0, NULL): https://rfc.zeromq.org/spec/23/"""
     s = connect(endpoint)
     s.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
+    read_exactly(s, 64)
     ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
     s.sendall(b"\x04" + bytes([len(ready)]) + ready)
+    read_exactly(s, read_exactly(s, 2)[1])
     return s
 
 
@@ -85,7 +97,7 @@ class Requests(OneClusterTest):
 
     def test_a_prompt_of_100_mb(self):
         r = self.run_limpet("submit", "-", input=b"word " * (20 * MB))
-        self.assert_one_line(r, 1, "8388608")
+        self.assert_one_line(r, 2, "8388608")
 
     def test_sampling_parameters_that_are_no_numbers_or_negative(self):
         for flag, value in [("--temperature", "nan"), ("--temperature", "-1"), ("--top-p", "nan"),

@@ -6,13 +6,16 @@
 //   backend->read(*y, 0, result, bytes);
 //
 // Driven by one thread. Buffers and executables are owned by the caller; a buffer must outlive
-// the executables that it is bound to, and all must die before their backend. Out of device
-// memory throws std::runtime_error; a call outside the contract throws std::logic_error.
+// the executables that it is bound to, and all must die before their backend. Work is done in the
+// order of the calls; on a GPU only read() and finish_read() wait for it. Out of device memory
+// throws std::runtime_error, a device that fails DeviceLost; a call outside the contract throws
+// std::logic_error.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <stdexcept>
 #include <string>
 
 #include "backends/device.h"
@@ -40,6 +43,15 @@ struct BackendCounters {
   int64_t bytes_down = 0;    // read()
   int64_t bytes_copied = 0;  // copy(), within the device
   int64_t runs = 0;
+  int64_t graph_launches = 0;  // runs that replayed a captured graph
+  int64_t eager_runs = 0;      // runs that launched op by op, on a backend that could capture
+  int64_t captures = 0;        // graphs captured
+};
+
+// The device is gone or has failed; nothing on it can be relied on. Whoever holds it must end.
+class DeviceLost : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
 };
 
 class Executable {
@@ -64,6 +76,11 @@ class Backend {
   virtual void write(Buffer& to, int64_t offset, const void* from, int64_t bytes) = 0;
   // Waits for the runs before it.
   virtual void read(const Buffer& from, int64_t offset, void* to, int64_t bytes) = 0;
+  // Begins to bring bytes to the host, behind the work so far; later work does not wait for it.
+  // Finished in the order of their beginnings.
+  virtual void begin_read(const Buffer& from, int64_t offset, int64_t bytes) = 0;
+  // Waits for the oldest begun and not finished read, whose `bytes` go to `to`.
+  virtual void finish_read(void* to, int64_t bytes) = 0;
   virtual void copy(Buffer& to, int64_t to_offset, const Buffer& from, int64_t from_offset,
                     int64_t bytes) = 0;
 

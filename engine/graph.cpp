@@ -129,7 +129,8 @@ class Lowering {
   void lower(const hir::Node& node, const hir::Project& p) {
     std::vector<ValueId> inputs = {in(node, 0), weight(p.weight, Layout::linear)};
     if (p.bias) inputs.push_back(weight(*p.bias, Layout::dense));
-    emit(node, ops::Linear{.bias = p.bias.has_value()}, std::move(inputs));
+    const bool exact = attention_weights_.contains(p.weight) && o_.attention_weights == DType::bf16;
+    emit(node, ops::Linear{.bias = p.bias.has_value(), .exact_input = exact}, std::move(inputs));
   }
   void lower(const hir::Node& node, const hir::Attend& a) {
     check(a.layer < o_.layers && a.kv_heads == o_.kv_heads && a.head_dim == o_.head_dim,

@@ -54,7 +54,7 @@ struct LowerOptions {
   DType weights = DType::bf16;  // of matrices and tables; norms and biases are f32
   // Of the projections to q, k and v. Rounding their input to bf16 costs as much accuracy as all
   // other roundings together, and where many queries share a KV head they are a tenth of the
-  // weights.
+  // weights. With bf16 here the products take their input exactly (ops/linear/linear.h).
   DType attention_weights = DType::f32;
   DType kv = DType::bf16;
   int64_t layers = 0, kv_heads = 0, head_dim = 0;  // of the KV pool

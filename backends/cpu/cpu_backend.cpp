@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <stdexcept>
 #include <thread>
@@ -182,6 +183,16 @@ class CpuBackend final : public Backend {
     copy_bytes(to, place(from, offset, bytes), bytes);
     counters_.bytes_down += bytes;
   }
+  void begin_read(const Buffer& from, int64_t offset, int64_t bytes) override {
+    const std::byte* at = place(from, offset, bytes);
+    begun_.emplace_back(at, at + bytes);
+    counters_.bytes_down += bytes;
+  }
+  void finish_read(void* to, int64_t bytes) override {
+    expect(!begun_.empty() && std::ssize(begun_.front()) == bytes, "no such read was begun");
+    copy_bytes(to, begun_.front().data(), bytes);
+    begun_.pop_front();
+  }
   void copy(Buffer& to, int64_t to_offset, const Buffer& from, int64_t from_offset,
             int64_t bytes) override {
     std::byte* destination = place(to, to_offset, bytes);
@@ -205,6 +216,7 @@ class CpuBackend final : public Backend {
   Context context_;
   BackendInfo info_;
   BackendCounters counters_;
+  std::deque<std::vector<std::byte>> begun_;
 };
 
 std::unique_ptr<Buffer> CpuBackend::pack(Layout layout, DType dtype,

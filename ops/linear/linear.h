@@ -6,7 +6,9 @@
 // Several weights over the same x are one Linear: pack them together, q then k then v.
 // f32 weights: products and sums in f32. bf16 weights: x is rounded to bf16 (nearest even), the
 // products are exact, the sums are f32. The bits of y[r, i] depend on x[r] and weight[i] alone:
-// each sum runs over k in one order, whatever the batch, the threads or the vector width.
+// each sum runs over k in one order, whatever the batch, the threads or the vector width (on a GPU:
+// within one of its kernels, which the shapes choose). exact_input: x is not rounded (on a GPU: to
+// no less than 16 bits), for the projections that attention reads.
 #pragma once
 #include "ops/kernel.h"
 
@@ -15,6 +17,7 @@ namespace limpet::ops {
 struct Linear {
   bool bias = false;
   bool residual = false;
+  bool exact_input = false;
   bool operator==(const Linear&) const = default;
 };
 

@@ -38,14 +38,16 @@ void unpack_row(const TensorView& weight, int64_t row, float* to);
 class PanelProduct {
  public:
   // x [rows of it, k]; it and the context's shared scratch must stay until the last multiply().
-  PanelProduct(CpuContext& cpu, const TensorView& x, int64_t rows, const TensorView& weight);
+  // exact: x is not rounded for bf16 weights.
+  PanelProduct(CpuContext& cpu, const TensorView& x, int64_t rows, const TensorView& weight,
+               bool exact = false);
   // sums[i][j] = x[row + i] · output j of the panel, for `rows` (at most kPanelRows) rows.
   void multiply(int64_t panel, int64_t row, int64_t rows, float* sums) const;
 
  private:
   using Kernel = void (*)(const void* x, size_t stride_bytes, const void* panel, size_t k,
                           size_t rows, float* sums);
-  void prepare(CpuContext& cpu, const TensorView& x, int64_t rows, bool dot);
+  void prepare(CpuContext& cpu, const TensorView& x, int64_t rows, bool dot, bool exact);
 
   const std::byte* x_ = nullptr;
   size_t stride_bytes_ = 0;

@@ -112,9 +112,9 @@ void multiply_bf16(const void* x, size_t stride, const void* panel, size_t k, si
   HWY_DYNAMIC_DISPATCH(MultiplyBf16)(x, stride, panel, k, rows, sums);
 }
 
-// To bf16 and back, padded to an even number.
-void round_to_f32(const float* x, size_t k, float* to) {
-  for (size_t i = 0; i < k; ++i) to[i] = f32_from_bf16(bf16_from_f32(x[i]));
+// Padded to an even number; `round`: to bf16 and back.
+void to_even_f32(const float* x, size_t k, bool round, float* to) {
+  for (size_t i = 0; i < k; ++i) to[i] = round ? f32_from_bf16(bf16_from_f32(x[i])) : x[i];
   if (k % 2 != 0) to[k] = 0;
 }
 
@@ -124,7 +124,7 @@ constexpr int64_t kElementsToShare = 32768;
 }  // namespace
 
 PanelProduct::PanelProduct(CpuContext& cpu, const TensorView& x, int64_t rows,
-                           const TensorView& weight)
+                           const TensorView& weight, bool exact)
     : panels_(weight.as<std::byte>()),
       panel_bytes_(static_cast<size_t>(panel_bytes(weight.dtype, x.cols()))),
       k_(static_cast<size_t>(x.cols())) {
@@ -134,13 +134,14 @@ PanelProduct::PanelProduct(CpuContext& cpu, const TensorView& x, int64_t rows,
     kernel_ = multiply_f32;
     return;
   }
-  const bool dot = cpu.bf16_dot() && bf16_dot() != nullptr;
+  const bool dot = !exact && cpu.bf16_dot() && bf16_dot() != nullptr;
   kernel_ = dot ? bf16_dot()->multiply : multiply_bf16;
   k_ += k_ % 2;
-  prepare(cpu, x, rows, dot);
+  prepare(cpu, x, rows, dot, exact);
 }
 
-void PanelProduct::prepare(CpuContext& cpu, const TensorView& x, int64_t rows, bool dot) {
+void PanelProduct::prepare(CpuContext& cpu, const TensorView& x, int64_t rows, bool dot,
+                           bool exact) {
   stride_bytes_ = k_ * (dot ? sizeof(uint16_t) : sizeof(float));
   std::byte* to = cpu.shared_scratch(stride_bytes_ * static_cast<size_t>(rows));
   x_ = to;
@@ -151,7 +152,7 @@ void PanelProduct::prepare(CpuContext& cpu, const TensorView& x, int64_t rows, b
     if (dot) {
       bf16_dot()->round(from, k, reinterpret_cast<uint16_t*>(row));
     } else {
-      round_to_f32(from, k, reinterpret_cast<float*>(row));
+      to_even_f32(from, k, !exact, reinterpret_cast<float*>(row));
     }
   };
   if (rows * x.cols() < kElementsToShare) {

@@ -24,6 +24,12 @@ constexpr uint32_t kFirstPast = 64;  // the smallest bucket of pasts
 
 DType dtype_of(Precision p) { return p == Precision::f32 ? DType::f32 : DType::bf16; }
 
+// The CPU's fast bf16 products round their input, which attention's projections do not bear; other
+// devices' products need not, and half the bytes of these weights are half the time.
+DType attention_weights(DeviceKind kind, DType weights) {
+  return kind == DeviceKind::cpu ? DType::f32 : weights;
+}
+
 KvLayout layout_of(const ModelConfig& c, Precision precision) {
   return {c.layers, c.kv_heads, c.head_dim, kPageTokens, precision};
 }
@@ -115,6 +121,9 @@ class DeviceEngine final : public Engine {
     c.compiles = cache_.counters().compiles;
     c.compile_hits = cache_.counters().hits;
     c.compile_evictions = cache_.counters().evictions;
+    c.graph_launches = moved.graph_launches;
+    c.eager_runs = moved.eager_runs;
+    c.captures = moved.captures;
     return c;
   }
 
@@ -149,6 +158,8 @@ class DeviceEngine final : public Engine {
   }
   LowerOptions lowering() const {
     return {.weights = dtype_of(options_.precision),
+            .attention_weights = attention_weights(backend_->info().device.kind,
+                                                   dtype_of(options_.precision)),
             .kv = dtype_of(options_.precision),
             .layers = config_.layers,
             .kv_heads = config_.kv_heads,
@@ -248,7 +259,9 @@ StepResult DeviceEngine::step(std::span<const StepRow> rows, ReadBack what) {
   if (!result.ok()) return result;
   try {
     run_step(plan, what, result);
-  } catch (const std::runtime_error& e) {  // the device: no memory for a new bucket, an error
+  } catch (const DeviceLost&) {
+    throw;
+  } catch (const std::runtime_error& e) {  // no memory for a new bucket
     result.error = e.what();
   }
   if (!result.ok()) return result;
@@ -377,7 +390,7 @@ std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
   ModelConfig config = load_config(options.model_dir);
   config.rope.bf16_frequencies = options.bf16_rope_frequencies;
   const Architecture& architecture = find_architecture(config.architecture);
-  auto backend = make_backend(parse_device(options.device), {.threads = options.threads});
+  auto backend = make_backend(parse_device(options.device), {.threads = options.threads, .graphs = options.graphs});
   const Checkpoint checkpoint = options.random_weights
                                     ? Checkpoint::random(*options.random_weights)
                                     : Checkpoint::open(options.model_dir);

@@ -45,6 +45,7 @@ struct EngineOptions {
   // Rotary frequencies rounded to bf16, as a model cast to bf16 as a whole has them. Wrong for
   // serving (positions drift); for comparing with a reference that was computed so.
   bool bf16_rope_frequencies = false;
+  bool graphs = true;  // replay programs as captured graphs where the device can
   // For benches: weights drawn from this seed; model_dir needs only its config.json.
   std::optional<uint64_t> random_weights{};
 };
@@ -103,6 +104,7 @@ struct EngineCounters {
   int64_t kv_bytes_moved = 0;   // within the device: copies of pages
   int64_t weight_bytes_up = 0;  // all other that went up: weights, while they are loaded
   int64_t compiles = 0, compile_hits = 0, compile_evictions = 0;
+  int64_t graph_launches = 0, eager_runs = 0, captures = 0;  // as BackendCounters
 };
 
 class Engine {

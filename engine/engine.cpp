@@ -9,6 +9,7 @@
 #include "engine/compile_cache.h"
 #include "engine/config.h"
 #include "engine/device_support.h"
+#include "engine/drawn_steps.h"
 #include "engine/handles.h"
 #include "engine/kv_layout.h"
 #include "engine/models/architecture.h"
@@ -101,7 +102,10 @@ class DeviceEngine final : public Engine {
         handles_(*backend_),
         weights_(*backend_),
         io_(*backend_, io_sizes()),
-        cache_(make_cache()) {
+        cache_(make_cache()),
+        drawn_(kv_, io_, limits_, [this](int64_t rows, int64_t past, const auto& write) {
+          return run_drawn(rows, past, write);
+        }) {
     handles_.bind("kv_pool", options_.kv_pages * layout_.page_bytes());
     load_weights(checkpoint);
     describe(checkpoint);
@@ -166,7 +170,8 @@ class DeviceEngine final : public Engine {
             .head_dim = config_.head_dim,
             .pages = options_.kv_pages,
             .page_tokens = kPageTokens,
-            .max_sequences = limits_.max_sequences};
+            .max_sequences = limits_.max_sequences,
+            .draw_slots = limits_.max_sequences};
   }
   CompileCache make_cache() {
     CompileCache::Options o{
@@ -180,9 +185,9 @@ class DeviceEngine final : public Engine {
               return architecture_.build(config_, upper);
             }),
             lowering(), [this](Compiled& c) {
-              handles_.attach(c.program, *c.executable);
               weights_.attach(c.program, *c.executable);
               io_.attach(c.program, *c.executable);
+              handles_.attach(c.program, *c.executable);
             }};
   }
   void load_weights(const Checkpoint& checkpoint) {
@@ -208,12 +213,22 @@ class DeviceEngine final : public Engine {
              .page_bytes = layout_.page_bytes(),
              .weight_bytes = weights_.bytes(),
              .prediction_layers = config_.prediction_layers,
-             .resident_kv = supports_resident_kv(device.kind)};
+             .resident_kv = supports_resident_kv(device.kind),
+             .runs_ahead = device.kind != DeviceKind::cpu};
     info_.fingerprint = hash_bytes(options_.precision == Precision::f32 ? "f32" : "bf16",
                                    checkpoint.fingerprint() ^ config_.text_hash);
     if (config_.rope.bf16_frequencies) info_.fingerprint = ~info_.fingerprint;
   }
 
+  std::string submit(std::span<const DrawRow> rows) override { return drawn_.submit(rows); }
+  std::string submit_next(std::span<const int32_t> from) override {
+    return drawn_.submit_next(from);
+  }
+  std::vector<Sampled> collect(std::span<const int32_t> keep) override {
+    const Traffic traffic(*backend_, counters_.bytes_up, counters_.bytes_down);
+    return drawn_.collect(keep);
+  }
+  std::string run_drawn(int64_t rows, int64_t past, const std::function<void(int64_t)>& write);
   void run_step(const StepPlan& plan, ReadBack what, StepResult& result);
   // Copies of pages that the bookkeeping has promised, before anything else is written.
   void make_copies() {
@@ -247,6 +262,7 @@ class DeviceEngine final : public Engine {
   WeightStore weights_;
   StepIo io_;
   CompileCache cache_;
+  DrawnSteps drawn_;
   BindingState binding_;
   EngineInfo info_;
   EngineCounters counters_;
@@ -255,6 +271,10 @@ class DeviceEngine final : public Engine {
 StepResult DeviceEngine::step(std::span<const StepRow> rows, ReadBack what) {
   StepResult result;
   StepPlan plan;
+  if (drawn_.in_flight() > 0) {
+    result.error = "a step is in flight that was not collected";
+    return result;
+  }
   result.error = plan_step(rows, kv_, limits_, plan);
   if (!result.ok()) return result;
   try {
@@ -286,6 +306,27 @@ void DeviceEngine::run_step(const StepPlan& plan, ReadBack what, StepResult& res
   result.rows = plan.wanted();
   result.width = io_.width(what);
   result.values = io_.read(what, plan.wanted());
+}
+
+std::string DeviceEngine::run_drawn(int64_t rows, int64_t past,
+                                    const std::function<void(int64_t)>& write) {
+  const Traffic traffic(*backend_, counters_.bytes_up, counters_.bytes_down);
+  try {
+    const auto found =
+        cache_.get(BucketKey::of(static_cast<uint32_t>(rows), static_cast<uint32_t>(past)));
+    if (!found.error.empty()) return found.error;
+    make_copies();
+    write(pages_of(found.compiled->upper, kPageTokens));
+    handles_.run(found.compiled->program, *found.compiled->executable);
+    binding_.bind(ProgramKind::decode, found.compiled->upper.past);
+  } catch (const DeviceLost&) {
+    throw;
+  } catch (const std::runtime_error& e) {  // no memory for a new bucket
+    return e.what();
+  }
+  ++counters_.steps;
+  counters_.rows += rows;
+  return "";
 }
 
 std::string DeviceEngine::check_install(SequenceId id, std::span<const Token> tokens,
@@ -390,7 +431,8 @@ std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
   ModelConfig config = load_config(options.model_dir);
   config.rope.bf16_frequencies = options.bf16_rope_frequencies;
   const Architecture& architecture = find_architecture(config.architecture);
-  auto backend = make_backend(parse_device(options.device), {.threads = options.threads, .graphs = options.graphs});
+  auto backend = make_backend(parse_device(options.device),
+                              {.threads = options.threads, .graphs = options.graphs});
   const Checkpoint checkpoint = options.random_weights
                                     ? Checkpoint::random(*options.random_weights)
                                     : Checkpoint::open(options.model_dir);

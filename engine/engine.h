@@ -23,6 +23,7 @@
 #include "engine/binding_state.h"
 #include "engine/bucket.h"
 #include "engine/kv_cache.h"
+#include "engine/sampling.h"
 #include "engine/token.h"
 
 namespace limpet::engine {
@@ -61,6 +62,7 @@ struct EngineInfo {
   int64_t weight_bytes = 0;       // on the device, packed
   int64_t prediction_layers = 0;  // multi-token prediction layers loaded
   bool resident_kv = false;       // supports_resident_kv of the device's kind
+  bool runs_ahead = false;  // submit() returns before the step is done: worth going on from
 };
 
 // What a row group wants back.
@@ -83,6 +85,14 @@ struct StepResult {
   std::span<const float> row(int64_t i) const {
     return values.subspan(static_cast<size_t>(i * width), static_cast<size_t>(width));
   }
+};
+
+// `tokens` are appended as by a StepRow, and after them a token may be drawn on the device.
+struct DrawRow {
+  SequenceId sequence{};
+  std::span<const Token> tokens{};
+  std::optional<SamplingOptions> draw{};
+  int64_t position = 0;  // of the token that is drawn
 };
 
 // A sequence's KV in host memory, in float32 (which holds bf16 exactly).
@@ -121,6 +131,21 @@ class Engine {
   StepResult step(std::initializer_list<StepRow> rows, ReadBack what = ReadBack::logits) {
     return step(std::span<const StepRow>(rows.begin(), rows.size()), what);
   }
+
+  // ---- Steps that draw on the device, so that the host learns tokens one step late ----
+  // At most two are in flight; step() must wait until none is. What is wrong is said before
+  // anything is done.
+
+  // Begins a step. Its tokens are committed by collect().
+  virtual std::string submit(std::span<const DrawRow> rows) = 0;
+  // Begins the step after the one in flight, whose rows have appended one token each and draw one:
+  // its rows `from` (ascending) once more, each with the token drawn for it, which the host need
+  // not know. Pages are reserved for 2 tokens more than are committed.
+  virtual std::string submit_next(std::span<const int32_t> from) = 0;
+  // Waits for the oldest step in flight. Commits the tokens of its rows `keep`; the others are as
+  // if they had never run, except that submit_next() may have gone on from them. One result a row;
+  // of a row that draws nothing it means nothing.
+  virtual std::vector<Sampled> collect(std::span<const int32_t> keep) = 0;
 
   // Host KV becomes resident under an empty sequence: its first tokens.size() rows. Reserves and
   // commits. An error says why nothing was done (no pages, wrong shape).

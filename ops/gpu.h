@@ -69,6 +69,7 @@ void gpu_check(GpuError error, const char* what);
 namespace ops {
 
 void run(const Add& op, GpuContext& gpu, const Args& args);
+void run(const Advance& op, GpuContext& gpu, const Args& args);
 void run(const Embedding& op, GpuContext& gpu, const Args& args);
 void run(const GatedLinear& op, GpuContext& gpu, const Args& args);
 void run(const GatherRows& op, GpuContext& gpu, const Args& args);
@@ -77,6 +78,7 @@ void run(const PagedAttention& op, GpuContext& gpu, const Args& args);
 void run(const RmsNorm& op, GpuContext& gpu, const Args& args);
 void run(const RopeAppend& op, GpuContext& gpu, const Args& args);
 void run(const RopeTable& op, GpuContext& gpu, const Args& args);
+void run(const Sample& op, GpuContext& gpu, const Args& args);
 void run(const SiluMul& op, GpuContext& gpu, const Args& args);
 
 }  // namespace ops

@@ -122,8 +122,8 @@ void GpuExecutable::launch() {
 
 GpuGraph GpuExecutable::capture() {
   GpuGraph graph{};
-  gpu_check(LIMPET_GPU(StreamBeginCapture)(shared_.stream, LIMPET_GPU(StreamCaptureModeThreadLocal)),
-            "beginning to capture");
+  const auto mode = LIMPET_GPU(StreamCaptureModeThreadLocal);
+  gpu_check(LIMPET_GPU(StreamBeginCapture)(shared_.stream, mode), "beginning to capture");
   try {
     launch();
   } catch (...) {

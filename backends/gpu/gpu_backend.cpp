@@ -112,7 +112,8 @@ class GpuBackend final : public Backend {
 
 void GpuBackend::pack_source(const WeightSource& source, PackRows to) {
   const int64_t row_bytes = std::max<int64_t>(source.cols * size_of(source.dtype), 1);
-  const int64_t piece = std::clamp<int64_t>(kPackBytes / row_bytes, 1, std::max<int64_t>(source.rows, 1));
+  const int64_t rows = std::max<int64_t>(source.rows, 1);
+  const int64_t piece = std::clamp<int64_t>(kPackBytes / row_bytes, 1, rows);
   if (source_.bytes() < piece * row_bytes) {
     source_ = DeviceMemory(std::max(piece * row_bytes, kPackBytes));
   }

@@ -34,7 +34,8 @@ void run(const GatedLinear&, GpuContext& gpu, const Args& a) {
                         .count = a.count,
                         .exact_input = false};
   multiply(gpu, product, weight.dtype);
-  const dim3 grid(static_cast<unsigned>(rows), static_cast<unsigned>((n + kThreads - 1) / kThreads));
+  const auto across = static_cast<unsigned>((n + kThreads - 1) / kThreads);
+  const dim3 grid(static_cast<unsigned>(rows), across);
   gate_pairs<<<grid, kThreads, 0, gpu.stream>>>(both, y.as<float>(), y.stride(), rows, n, a.count);
 }
 

@@ -46,6 +46,7 @@ struct BackendCounters {
   int64_t graph_launches = 0;  // runs that replayed a captured graph
   int64_t eager_runs = 0;      // runs that launched op by op, on a backend that could capture
   int64_t captures = 0;        // graphs captured
+  double busy_seconds = 0;     // of the device in runs, with BackendOptions::timed; 0: unknown
 };
 
 // The device is gone or has failed; nothing on it can be relied on. Whoever holds it must end.
@@ -60,6 +61,8 @@ class Executable {
   // Binds an input, weight, handle or output to memory from byte `offset` on, a multiple of 4.
   // It holds for every later run, until bound again. Throws when the buffer is too small.
   virtual void bind(ValueId value, Buffer& buffer, int64_t offset = 0) = 0;
+  // Does now what the first run would have to do first; everything must be bound.
+  virtual void prepare() {}
   // Runs the steps; everything must be bound. What follows on the backend sees its results.
   virtual void run() = 0;
   virtual int64_t arena_bytes() const = 0;
@@ -89,6 +92,13 @@ class Backend {
   // gated: two of the same shape, gate and up. Bind the buffer at offset 0.
   virtual std::unique_ptr<Buffer> pack(Layout layout, DType dtype,
                                        std::span<const WeightSource> sources) = 0;
+
+  // Elements of f32 or bf16, uniform in ±spread, the same for the same seed. For benches.
+  virtual void fill(Buffer& buffer, DType dtype, uint64_t seed, float spread) = 0;
+  // Bytes a second at which memory that no cache holds is read once, and nothing is written: the
+  // bound of everything that must read its weights. The median of a few passes over a buffer of
+  // this size, by all threads or processors. For benches.
+  virtual double read_bandwidth(int64_t bytes) = 0;
 
   // Validates the program and prepares it; throws std::logic_error when it is malformed.
   virtual std::unique_ptr<Executable> compile(const Program& program) = 0;

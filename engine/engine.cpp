@@ -128,6 +128,7 @@ class DeviceEngine final : public Engine {
     c.graph_launches = moved.graph_launches;
     c.eager_runs = moved.eager_runs;
     c.captures = moved.captures;
+    c.busy_seconds = moved.busy_seconds;
     return c;
   }
 
@@ -137,6 +138,10 @@ class DeviceEngine final : public Engine {
   bool has(std::string_view handle) const override { return parse_handle(handle).has_value(); }
   std::vector<float> read(std::string_view handle, SequenceId id) override;
   void warm(int64_t max_batch, int64_t max_past) override;
+  void fill_kv(uint64_t seed) override {
+    backend_->fill(handles_.at("kv_pool"), dtype_of(options_.precision), seed, 1.0f);
+  }
+  double read_bandwidth(int64_t bytes) override { return backend_->read_bandwidth(bytes); }
 
  private:
   struct LayerHandle {
@@ -188,6 +193,7 @@ class DeviceEngine final : public Engine {
               weights_.attach(c.program, *c.executable);
               io_.attach(c.program, *c.executable);
               handles_.attach(c.program, *c.executable);
+              c.executable->prepare();
             }};
   }
   void load_weights(const Checkpoint& checkpoint) {
@@ -415,14 +421,18 @@ std::vector<float> DeviceEngine::read(std::string_view handle, SequenceId id) {
   return values;
 }
 
+// Largest first: what programs share on a device is then allocated once.
 void DeviceEngine::warm(int64_t max_batch, int64_t max_past) {
+  std::vector<BucketKey> keys;
   for (const Ladder::Range& batch : cache_.options().batch.ranges()) {
     if (batch.low > std::max<int64_t>(max_batch, 1)) break;
     for (const Ladder::Range& past : cache_.options().past.ranges()) {
       if (past.low > max_past) break;
-      cache_.get(BucketKey::of(batch.high, past.high));
+      keys.push_back(BucketKey::of(batch.high, past.high));
     }
   }
+  std::ranges::reverse(keys);
+  for (const BucketKey key : keys) cache_.get(key);
 }
 
 }  // namespace
@@ -432,7 +442,9 @@ std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
   config.rope.bf16_frequencies = options.bf16_rope_frequencies;
   const Architecture& architecture = find_architecture(config.architecture);
   auto backend = make_backend(parse_device(options.device),
-                              {.threads = options.threads, .graphs = options.graphs});
+                              {.threads = options.threads,
+                               .graphs = options.graphs,
+                               .timed = options.timed});
   const Checkpoint checkpoint = options.random_weights
                                     ? Checkpoint::random(*options.random_weights)
                                     : Checkpoint::open(options.model_dir);

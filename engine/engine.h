@@ -47,6 +47,7 @@ struct EngineOptions {
   // serving (positions drift); for comparing with a reference that was computed so.
   bool bf16_rope_frequencies = false;
   bool graphs = true;  // replay programs as captured graphs where the device can
+  bool timed = false;  // for benches: measure EngineCounters::busy_seconds where the device can
   // For benches: weights drawn from this seed; model_dir needs only its config.json.
   std::optional<uint64_t> random_weights{};
 };
@@ -115,6 +116,7 @@ struct EngineCounters {
   int64_t weight_bytes_up = 0;  // all other that went up: weights, while they are loaded
   int64_t compiles = 0, compile_hits = 0, compile_evictions = 0;
   int64_t graph_launches = 0, eager_runs = 0, captures = 0;  // as BackendCounters
+  double busy_seconds = 0;                                   // likewise
 };
 
 class Engine {
@@ -166,6 +168,12 @@ class Engine {
 
   // Compiles the programs of every bucket up to these bounds now, so that no step waits for it.
   virtual void warm(int64_t max_batch, int64_t max_past) = 0;
+
+  // ---- For benches ----
+  // Random KV in every page, so that what is read is neither constant nor computed.
+  virtual void fill_kv(uint64_t seed) = 0;
+  // Of the device, as Backend::read_bandwidth().
+  virtual double read_bandwidth(int64_t bytes) = 0;
 };
 
 // Rows 0 … past_len − new_rows − 1 of a bucket-padded buffer [upper + new_rows, dim], and then the

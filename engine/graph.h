@@ -44,8 +44,9 @@ struct Graph {
   int64_t uses(ValueId id) const;
 };
 
-// Elements of the input "counts" [2 + outputs, + 1 with draws] of a graph made from a Module. An output that
-// nothing else reads has a count of its own, so that it is computed only when asked for.
+// Elements of the input "counts" [2 + outputs, + 1 with draws] of a graph made from a Module. An
+// output that nothing else reads has a count of its own, so that it is computed only when asked
+// for.
 inline constexpr int32_t kCountRows = 0;     // token rows of the step
 inline constexpr int32_t kCountWanted = 1;   // rows that Select keeps
 inline constexpr int32_t kCountOutputs = 2;  // + i: rows to compute of Module::outputs[i]

@@ -1,6 +1,8 @@
 #include <hwy/targets.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <deque>
 #include <memory>
@@ -11,6 +13,7 @@
 #include "backends/cpu/host_memory.h"
 #include "backends/cpu/thread_pool.h"
 #include "backends/makers.h"
+#include "backends/random_element.h"
 #include "ops/linear/bf16_dot.h"
 #include "ops/linear/panel.h"
 
@@ -201,6 +204,8 @@ class CpuBackend final : public Backend {
     counters_.bytes_copied += bytes;
   }
 
+  void fill(Buffer& buffer, DType dtype, uint64_t seed, float spread) override;
+  double read_bandwidth(int64_t bytes) override;
   std::unique_ptr<Buffer> pack(Layout layout, DType dtype,
                                std::span<const WeightSource> sources) override;
   std::unique_ptr<Executable> compile(const Program& program) override {
@@ -218,6 +223,46 @@ class CpuBackend final : public Backend {
   BackendCounters counters_;
   std::deque<std::vector<std::byte>> begun_;
 };
+
+void CpuBackend::fill(Buffer& buffer, DType dtype, uint64_t seed, float spread) {
+  const int64_t elements = buffer.bytes() / size_of(dtype);
+  std::byte* to = place(buffer, 0, buffer.bytes());
+  constexpr int64_t kRun = 1 << 16;
+  context_.parallel_for((elements + kRun - 1) / kRun, [&](int64_t run, int) {
+    for (int64_t i = run * kRun; i < std::min(elements, (run + 1) * kRun); ++i) {
+      const float v = random_element(seed, static_cast<uint64_t>(i), spread);
+      if (dtype == DType::f32) {
+        reinterpret_cast<float*>(to)[i] = v;
+      } else {
+        reinterpret_cast<uint16_t*>(to)[i] = bf16_from_f32(v);
+      }
+    }
+  });
+}
+
+double CpuBackend::read_bandwidth(int64_t bytes) {
+  const HostMemory memory(bytes);
+  const auto* words = reinterpret_cast<const uint64_t*>(memory.data());
+  std::memset(memory.data(), 1, static_cast<size_t>(bytes));
+  constexpr int64_t kRun = 1 << 20;
+  std::vector<double> rates;
+  std::atomic<uint64_t> all{0};  // what is read is used
+  for (int pass = 0; pass < 5; ++pass) {
+    const auto start = std::chrono::steady_clock::now();
+    context_.parallel_for((bytes + kRun - 1) / kRun, [&](int64_t run, int) {
+      const int64_t end = std::min(bytes, (run + 1) * kRun) / 8;
+      uint64_t sums[8] = {};
+      for (int64_t i = run * kRun / 8; i + 8 <= end; i += 8) {
+        for (int64_t j = 0; j < 8; ++j) sums[j] ^= words[i + j];
+      }
+      for (const uint64_t s : sums) all += s;
+    });
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    rates.push_back(static_cast<double>(bytes) / took.count());
+  }
+  std::ranges::sort(rates);
+  return rates[rates.size() / 2];
+}
 
 std::unique_ptr<Buffer> CpuBackend::pack(Layout layout, DType dtype,
                                          std::span<const WeightSource> sources) {

@@ -42,9 +42,7 @@ void* Context::scratch(size_t bytes) {
 
 GpuExecutable::GpuExecutable(const Program& program, Shared& shared)
     : program_(program), shared_(shared), context_(shared) {
-  const auto before = shared.arenas.largest();
   arena_ = shared.arenas.at_least(std::max(program.arena_bytes, kAlign));
-  if (arena_ != before) own_bytes_ = arena_->bytes();
   bound_.resize(program_.values.size(), nullptr);
   for (size_t i = 0; i < bound_.size(); ++i) {
     const ProgramValue& v = program_.values[i];
@@ -152,13 +150,17 @@ void GpuExecutable::make_graph() {
     }
     (void)LIMPET_GPU(GraphDestroy)(graph);
     scratch_ = shared_.scratch.at_least(context_.most());
-    own_bytes_ += scratch_->bytes();
   }
 }
 
-void GpuExecutable::run() {
+void GpuExecutable::prepare() {
   if (!linked_) link();
   if (graph_ == nullptr && (!measured_ || links_ < kLinksWorthAGraph)) make_graph();
+}
+
+void GpuExecutable::run() {
+  prepare();
+  if (shared_.timed) shared_.clock.start(shared_.stream);
   if (shared_.graphs && graph_ != nullptr) {
     gpu_check(LIMPET_GPU(GraphLaunch)(graph_, shared_.stream), "launching a graph");
     ++shared_.counters.graph_launches;
@@ -166,6 +168,7 @@ void GpuExecutable::run() {
     launch();
     ++shared_.counters.eager_runs;
   }
+  if (shared_.timed) shared_.clock.stop(shared_.stream);
   ++shared_.counters.runs;
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "backends/backend.h"
+#include "backends/gpu/clock.h"
 #include "backends/gpu/memory.h"
 
 namespace limpet {
@@ -14,7 +15,8 @@ inline namespace LIMPET_GPU_NAMESPACE {
 struct Shared {
   GpuStream stream{};
   int processors = 0, warp = 0;
-  bool graphs = true;
+  bool graphs = true, timed = false;
+  Clock clock;  // of runs, when they are timed
   SharedMemory arenas, scratch;
   BackendCounters counters;
 };
@@ -58,9 +60,10 @@ class GpuExecutable final : public Executable {
   ~GpuExecutable() override;
 
   void bind(ValueId value, Buffer& buffer, int64_t offset) override;
+  void prepare() override;
   void run() override;
-  // Of memory that no program before had asked for.
-  int64_t arena_bytes() const override { return own_bytes_; }
+  // Programs share their temporaries' memory: a bucket costs its graph, about a KiB a launch.
+  int64_t arena_bytes() const override { return std::ssize(calls_) * 1024; }
 
  private:
   struct Call {
@@ -80,7 +83,6 @@ class GpuExecutable final : public Executable {
   Shared& shared_;
   Context context_;
   std::shared_ptr<DeviceMemory> arena_, scratch_;
-  int64_t own_bytes_ = 0;
   std::vector<std::byte*> bound_;
   std::vector<Call> calls_;
   bool linked_ = false;

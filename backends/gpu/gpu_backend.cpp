@@ -5,6 +5,7 @@
 #include <string>
 
 #include "backends/gpu/executable.h"
+#include "backends/gpu/bench.h"
 #include "backends/gpu/pack.h"
 #include "backends/gpu/staging.h"
 #include "ops/linear/weight.h"
@@ -52,10 +53,15 @@ class GpuBackend final : public Backend {
     shared_.processors = about.multiProcessorCount;
     shared_.warp = about.warpSize;
     shared_.graphs = options.graphs;
+    shared_.timed = options.timed;
   }
 
   const BackendInfo& info() const override { return info_; }
-  BackendCounters counters() const override { return shared_.counters; }
+  BackendCounters counters() const override {
+    BackendCounters now = shared_.counters;
+    now.busy_seconds = shared_.clock.seconds();
+    return now;
+  }
 
   std::unique_ptr<Buffer> allocate(int64_t bytes) override {
     auto buffer = std::make_unique<GpuBuffer>(bytes);
@@ -95,6 +101,11 @@ class GpuBackend final : public Backend {
 
   std::unique_ptr<Buffer> pack(Layout layout, DType dtype,
                                std::span<const WeightSource> sources) override;
+  void fill(Buffer& buffer, DType dtype, uint64_t seed, float spread) override {
+    fill_random(place(buffer, 0, buffer.bytes()), dtype, buffer.bytes() / size_of(dtype), seed,
+                spread, shared_.stream);
+  }
+  double read_bandwidth(int64_t bytes) override;
   std::unique_ptr<Executable> compile(const Program& program) override {
     validate(program);
     return std::make_unique<GpuExecutable>(program, shared_);
@@ -109,6 +120,22 @@ class GpuBackend final : public Backend {
   DeviceMemory source_;  // a piece of what is being packed
   BackendInfo info_;
 };
+
+double GpuBackend::read_bandwidth(int64_t bytes) {
+  const DeviceMemory memory(bytes);
+  fill_random(memory.data(), DType::f32, bytes / 4, 1, 1.0f, shared_.stream);
+  const DeviceMemory sum(4);
+  std::vector<double> rates;
+  for (int pass = 0; pass < 12; ++pass) {
+    Clock clock;
+    clock.start(shared_.stream);
+    read_all(memory.data(), bytes, sum.data(), shared_.processors, shared_.stream);
+    clock.stop(shared_.stream);
+    if (pass >= 2) rates.push_back(static_cast<double>(bytes) / clock.seconds());
+  }
+  std::ranges::sort(rates);
+  return rates[rates.size() / 2];
+}
 
 void GpuBackend::pack_source(const WeightSource& source, PackRows to) {
   const int64_t row_bytes = std::max<int64_t>(source.cols * size_of(source.dtype), 1);

@@ -48,7 +48,7 @@ std::string name_of(const ::testing::TestParamInfo<Case>& info) {
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(GpuGolden);
 INSTANTIATE_TEST_SUITE_P(
     Checkpoints, GpuGolden,
-    ::testing::Combine(::testing::ValuesIn(test::gpus()),
+    ::testing::Combine(::testing::ValuesIn(test::gpus(true)),
                        ::testing::Values("llama-gqa", "qwen2-gqa7", "qwen3-qknorm", "mistral-swa",
                                          "limpet-tiny"),
                        ::testing::Values(Precision::f32, Precision::bf16),

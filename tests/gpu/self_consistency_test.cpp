@@ -70,7 +70,7 @@ TEST_P(GpuSelfConsistency, CapturedIsEager) {
   const EngineCounters c = captured->counters(), e = eager->counters();
   EXPECT_EQ(c.graph_launches, c.steps);
   EXPECT_EQ(c.eager_runs, 0);
-  EXPECT_EQ(c.captures, c.compiles);
+  EXPECT_EQ(c.captures, c.compiles);  // the same program is never captured twice
   EXPECT_EQ(e.graph_launches, 0);
   EXPECT_EQ(e.eager_runs, e.steps);
 }

@@ -18,7 +18,9 @@ constexpr Scenario kScenarios[] = {
     {"broker", limpet::bench::broker_bench, "jobs, streams, latency and memory of the broker"},
     {"rawstore", limpet::bench::rawstore_bench, "the broker's store alone"},
     {"turn2", limpet::bench::turn2_bench, "a second turn on resident KV against a re-prefill"},
-    {"decode", limpet::bench::decode_bench, "plain decode steps of the engine"},
+    {"decode", limpet::bench::decode_bench, "decode steps against the memory's read bandwidth"},
+    {"prefill", limpet::bench::prefill_bench, "a long prompt to its first token"},
+    {"copyback", limpet::bench::copyback_bench, "KV through the host at every step: the baseline"},
     {"bucket", limpet::bench::bucket_bench, "what a bucket's padding and its change cost"},
 };
 

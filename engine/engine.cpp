@@ -207,6 +207,7 @@ class DeviceEngine final : public Engine {
     const Device device = backend_->info().device;
     info_ = {.architecture = config_.architecture,
              .device = to_string(device),
+             .about = backend_->info().description,
              .precision = options_.precision,
              .vocab = config_.vocab,
              .hidden = config_.hidden,

@@ -54,6 +54,7 @@ struct EngineOptions {
 
 struct EngineInfo {
   std::string architecture, device;
+  std::string about;  // the device in words
   Precision precision = Precision::bf16;
   int64_t vocab = 0, hidden = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0;
   int64_t max_context = 0;        // tokens of a sequence that the model and the KV pool allow

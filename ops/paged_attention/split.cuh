@@ -1,0 +1,451 @@
+// Attention of single rows over their paged KV, as in paged_attention.h, for decode steps.
+//
+// A row's keys are cut at multiples of kSplitTokens, counted from position 0, whatever the batch or
+// the bucket; a block takes one cut of one KV head and the query heads that share it, its warps take
+// the cut's pages in turn. So the bits of a row depend on its q and its sequence's KV alone. Blocks
+// stay and walk over the cuts of all rows; their warps copy the next pages, of the next cut too,
+// while they work on one. The parts of a row are merged by log-sum-exp, in order, by the block that
+// finishes the row's last one (Dao et al. 2023).
+//
+// K and V go from shared memory into the fragments of tensor cores with 16-byte reads: lane j of a
+// quad owns 8 elements in a row, for q and K alike, so the order of k does not matter; for the
+// weighted values the rows of the product are the elements of V, in an order of our own.
+//
+// head_dim: a multiple of 16 up to 256; pages of 16 tokens, bf16; at most kSplitRows rows.
+#pragma once
+#include "ops/linear/tail.cuh"
+
+namespace limpet::ops {
+namespace {
+
+#ifndef LIMPET_SPLIT_TOKENS
+#define LIMPET_SPLIT_TOKENS 256
+#endif
+constexpr int kSplitTokens = LIMPET_SPLIT_TOKENS, kSplitPages = kSplitTokens / kPageTokens;
+constexpr int kSplitRows = 512, kSplitWarps = 4, kSplitHeads = 8;  // heads of one product
+
+struct PagedRows {          // what both attention kernels read and write
+  const uint16_t* q;        // bf16 [rows, heads * head_dim], rotated
+  uint16_t* out;            // bf16 [rows, heads * head_dim]
+  const uint16_t* pool;     // bf16 [pages, layers, 2, kv_heads, 16, head_dim]
+  const int32_t *positions, *row_sequence, *page_table, *count;
+  int rows, heads, kv_heads, layer, layers, max_pages, window;
+  float scale;
+};
+struct SplitSpace {
+  float* parts;       // split_parts_bytes()
+  unsigned* arrived;  // [rows * head_blocks()]: zero before the first launch, and left zero
+  int most;           // parts of a row, split_parts_of()
+};
+__host__ __device__ inline int head_blocks(int heads, int kv_heads) {
+  return kv_heads * ((heads / kv_heads + kSplitHeads - 1) / kSplitHeads);
+}
+inline int split_parts_of(int max_pages) { return (max_pages + kSplitPages - 1) / kSplitPages; }
+inline size_t split_parts_bytes(int rows, int heads, int kv_heads, int head_dim, int max_pages) {
+  return size_t{4} * rows * head_blocks(heads, kv_heads) * split_parts_of(max_pages) *
+         kSplitHeads * (head_dim + 2);
+}
+
+#if LIMPET_GPU_PTX
+// One cut of one row for one block of heads.
+struct Cut {
+  int row = -1, head_block = 0, part = 0, parts = 0;  // the part of the row, and how many there are
+  int first = 0, last = 0;                            // positions seen
+  int page = 0, end = 0;                              // pages of the cut, in the sequence
+
+  Cut() = default;
+  __device__ Cut(const PagedRows& a, const int* starts, int rows, int blocks, int item) {
+    const int cut = item / blocks;
+    if (cut >= starts[rows]) return;
+    head_block = item % blocks;
+    int low = 0, high = rows;  // starts[low] <= cut < starts[high]
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      (starts[middle] <= cut ? low : high) = middle;
+    }
+    row = low;
+    last = a.positions[row];
+    first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
+    part = cut - starts[row], parts = starts[row + 1] - starts[row];
+    const int at = first / kSplitTokens + part;
+    page = max(first / kPageTokens, at * kSplitPages);
+    end = min(last / kPageTokens + 1, (at + 1) * kSplitPages);
+  }
+};
+
+template <int Dim>
+struct SplitShape {
+  static constexpr int chunks = Dim / 8, page_bytes = 2 * kPageTokens * Dim * 2;
+  static constexpr int depth = Dim <= 64 ? 6 : Dim <= 96 ? 4 : Dim <= 128 ? 3 : 2;
+  static constexpr int ring = kSplitWarps * depth * page_bytes;
+  static constexpr int q_steps = (Dim + 31) / 32, blocks128 = (Dim + 127) / 128;
+  static constexpr bool turns = chunks % 8 == 0;
+  // Byte offset of a 16-byte chunk of a token's K or V, turned so that reads hit all banks.
+  static __device__ __forceinline__ int key_at(int token, int chunk) {
+    return (token * chunks + (turns ? chunk ^ (token & 1) << 2 : chunk)) * 16;
+  }
+  static __device__ __forceinline__ int value_at(int token, int chunk) {
+    return (token * chunks + (turns ? chunk ^ (token & 6) : chunk)) * 16;
+  }
+};
+
+// Copies pages ahead into the warp's own ring, in the order in which they are needed.
+template <int Dim>
+struct PageCopies {
+  const PagedRows& a;
+  const int* starts;
+  const int rows, blocks, warp, lane;
+  unsigned char* ring;
+  Cut cut, following;
+  int item, page, entry, next_entry, slot = 0;
+
+  __device__ PageCopies(const PagedRows& args, const int* s, int n, int b, unsigned char* r)
+      : a(args), starts(s), rows(n), blocks(b), warp(static_cast<int>(threadIdx.x) / 32),
+        lane(static_cast<int>(threadIdx.x) % 32), ring(r), item(blockIdx.x) {
+    following = Cut(a, starts, rows, blocks, item);
+    next_entry = table_entry(following);
+    open();
+  }
+  __device__ __forceinline__ int table_entry(const Cut& c) const {
+    if (c.row < 0 || c.page / kSplitPages * kSplitPages + lane >= c.end) return 0;
+    return a.page_table[int64_t{a.row_sequence[c.row]} * a.max_pages +
+                        c.page / kSplitPages * kSplitPages + lane];
+  }
+  // Takes the next cut that has pages for this warp; its table entries were asked for before.
+  __device__ __forceinline__ void open() {
+    do {
+      cut = following, entry = next_entry;
+      page = cut.page / kSplitPages * kSplitPages + warp;
+      while (page < cut.page) page += kSplitWarps;
+      item += gridDim.x;
+      following = cut.row < 0 ? Cut() : Cut(a, starts, rows, blocks, item);
+      next_entry = table_entry(following);
+    } while (cut.row >= 0 && page >= cut.end);
+  }
+  // Whether the next page was complete before this step began.
+  __device__ __forceinline__ bool early() const {
+    if (cut.row < 0) return true;
+    int r = cut.row;
+    while (r > 0 && a.row_sequence[r - 1] == a.row_sequence[r]) --r;
+    return (page + 1) * kPageTokens <= a.positions[r];
+  }
+  // One page, or nothing when there is none; one group of copies in any case.
+  __device__ __forceinline__ void copy() {
+    using Shape = SplitShape<Dim>;
+    if (cut.row >= 0) {
+      const int id = __shfl_sync(~0u, entry, page % kSplitPages);
+      const int group = a.heads / a.kv_heads;
+      const int kv_head = cut.head_block / ((group + kSplitHeads - 1) / kSplitHeads);
+      unsigned char* keys = ring + slot * Shape::page_bytes;
+      unsigned char* values = keys + Shape::page_bytes / 2;
+      const uint16_t* k =
+          a.pool + pool_row(id, a.layers, a.layer, 0, a.kv_heads, kv_head, 0, Dim);
+      const uint16_t* v =
+          a.pool + pool_row(id, a.layers, a.layer, 1, a.kv_heads, kv_head, 0, Dim);
+#pragma unroll
+      for (int i = 0; i < Shape::chunks / 2; ++i) {
+        const int at = i * 32 + lane, token = at / Shape::chunks, chunk = at % Shape::chunks;
+        copy_async(keys + Shape::key_at(token, chunk), k + at * 8);
+      }
+#pragma unroll
+      for (int i = 0; i < Shape::chunks / 2; ++i) {
+        const int at = i * 32 + lane, token = at / Shape::chunks, chunk = at % Shape::chunks;
+        copy_async(values + Shape::value_at(token, chunk), v + at * 8);
+      }
+      page += kSplitWarps;
+      if (page >= cut.end) open();
+    }
+    commit_copies();
+    slot = slot + 1 == Shape::depth ? 0 : slot + 1;
+  }
+};
+
+// What a warp has seen of a cut: lane 4 g + j knows head g's highest score (in units of log 2) and
+// its own share of the sum; sums[8 b + d] are elements 128 b + 8 g + d (and + 64) of heads 2 j, 2 j + 1.
+template <int Dim>
+struct WarpSeen {
+  using Shape = SplitShape<Dim>;
+  float highest = -INFINITY, total = 0, sums[Shape::blocks128 * 8][4] = {};
+
+  __device__ __forceinline__ void see(const unsigned char* keys, const uint4* q, float scale,
+                                      int token0, int first, int last) {
+    const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, j = lane % 4;
+    float s[2][4] = {};
+#pragma unroll
+    for (int c = 0; c < Shape::q_steps; ++c) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        uint4 k = make_uint4(0, 0, 0, 0);
+        if (Dim % 32 == 0 || c * 4 + j < Shape::chunks) {
+          k = *reinterpret_cast<const uint4*>(keys + Shape::key_at(h * 8 + g, c * 4 + j));
+        }
+        multiply_16x8x16(s[h], q[c].x, 0, q[c].y, 0, k.x, k.y);
+        multiply_16x8x16(s[h], q[c].z, 0, q[c].w, 0, k.z, k.w);
+      }
+    }
+    const bool edge = token0 + kPageTokens - 1 > last || token0 < first;
+    if (edge) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int token = token0 + i / 2 * 8 + 2 * j + i % 2;
+        if (token > last || token < first) s[i / 2][i % 2] = -INFINITY;
+      }
+    }
+    float top = fmaxf(fmaxf(s[0][0], s[0][1]), fmaxf(s[1][0], s[1][1])) * scale;
+    top = fmaxf(top, shuffle_xor(top, 1));
+    top = fmaxf(top, shuffle_xor(top, 2));
+    const float now = fmaxf(highest, top), factor = exp2_fast(highest - now);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s[i / 2][i % 2] = exp2_fast(fmaf(s[i / 2][i % 2], scale, -now));
+    total = total * factor + ((s[0][0] + s[0][1]) + (s[1][0] + s[1][1]));
+    highest = now;
+    add_values(keys + Shape::page_bytes / 2, pack_bf16(s[0][0], s[0][1]),
+               pack_bf16(s[1][0], s[1][1]), factor, edge ? last - token0 : kPageTokens);
+  }
+  // Values beyond token `most` are cleared: what was never written may be NaN.
+  __device__ __forceinline__ void add_values(const unsigned char* values, uint32_t weights0,
+                                             uint32_t weights1, float factor, int most) {
+    const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, j = lane % 4;
+    const float even = shuffle(factor, 8 * j), odd = shuffle(factor, 8 * j + 4);
+#pragma unroll
+    for (int b = 0; b < Shape::blocks128; ++b) {
+      uint4 v[4][2];  // tokens 2 j, 2 j + 1, 2 j + 8, 2 j + 9
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int token = 2 * j + i / 2 % 2 + i / 4 * 8, chunk = b * 16 + i % 2 * 8 + g;
+        v[i / 2][i % 2] = make_uint4(0, 0, 0, 0);
+        if ((Dim % 128 == 0 || chunk < Shape::chunks) && token <= most) {
+          v[i / 2][i % 2] =
+              *reinterpret_cast<const uint4*>(values + Shape::value_at(token, chunk));
+        }
+      }
+      const uint32_t* words = reinterpret_cast<const uint32_t*>(v);  // [token][half][4]
+#pragma unroll
+      for (int d = 0; d < 8; ++d) {
+        const uint32_t pick = d % 2 ? 0x7632 : 0x5410;
+        const auto pair = [&](int t, int half) {
+          return __byte_perm(words[t * 8 + half * 4 + d / 2], words[t * 8 + 8 + half * 4 + d / 2],
+                             pick);
+        };
+        float(&o)[4] = sums[b * 8 + d];
+        o[0] *= even, o[1] *= odd, o[2] *= even, o[3] *= odd;
+        multiply_16x8x16(o, pair(0, 0), pair(0, 1), pair(2, 0), pair(2, 1), weights0, weights1);
+      }
+    }
+  }
+  // To values [heads][Dim], highest and total [heads].
+  __device__ __forceinline__ void put(float* values, float* tops, float* totals, int heads) {
+    const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, j = lane % 4;
+    total += shuffle_xor(total, 1);
+    total += shuffle_xor(total, 2);
+    if (j == 0 && g < heads) tops[g] = highest, totals[g] = total;
+#pragma unroll
+    for (int i = 0; i < Shape::blocks128 * 4; ++i) {
+      const int b = i / 4, half = i / 2 % 2, e = i % 2, head = 2 * j + e;
+      const int element = b * 128 + half * 64 + g * 8;
+      if (head >= heads || element >= Dim) continue;
+      auto* to = reinterpret_cast<float4*>(values + head * Dim + element);
+      const float(*s)[4] = sums + b * 8;
+      const int k = half * 2 + e;
+      to[0] = make_float4(s[0][k], s[1][k], s[2][k], s[3][k]);
+      to[1] = make_float4(s[4][k], s[5][k], s[6][k], s[7][k]);
+    }
+  }
+};
+
+// Four elements of a head, merged from parts in their order.
+struct Merged {
+  float top = -INFINITY, total = 0;
+  float4 sum = make_float4(0, 0, 0, 0);
+
+  __device__ __forceinline__ void add(float highest, float share, const float4& v) {
+    const float f = highest == -INFINITY ? 0.0f : exp2_fast(highest - top);
+    total += f * share;
+    sum.x += f * v.x, sum.y += f * v.y, sum.z += f * v.z, sum.w += f * v.w;
+  }
+  __device__ __forceinline__ void write(uint16_t* to) const {
+    const float by = 1.0f / total;
+    *reinterpret_cast<uint2*>(to) =
+        make_uint2(pack_bf16(sum.x * by, sum.y * by), pack_bf16(sum.z * by, sum.w * by));
+  }
+};
+
+// The block's warps' parts of a cut, in shared memory: values [warps][heads][Dim], then tops and
+// totals [warps][heads]. They become the row's output, or a part of it; the last part merges all.
+template <int Dim>
+__device__ __forceinline__ void finish_cut(const PagedRows& a, const SplitSpace& space,
+                                           const Cut& cut, int blocks, int heads, int head0,
+                                           const float* values, int* last_flag) {
+  const float *tops = values + kSplitWarps * heads * Dim, *totals = tops + kSplitWarps * heads;
+  const int64_t unit = int64_t{cut.row} * blocks + cut.head_block;
+  float* parts = space.parts + unit * space.most * kSplitHeads * (Dim + 2);
+  const auto part_values = [&](int part) { return parts + part * kSplitHeads * (Dim + 2); };
+  uint16_t* out = a.out + (int64_t{cut.row} * a.heads + head0) * Dim;
+  for (int i = static_cast<int>(threadIdx.x) * 4; i < heads * Dim; i += kSplitWarps * 128) {
+    const int head = i / Dim;
+    Merged all;
+    for (int w = 0; w < kSplitWarps; ++w) all.top = fmaxf(all.top, tops[w * heads + head]);
+    for (int w = 0; w < kSplitWarps; ++w) {
+      all.add(tops[w * heads + head], totals[w * heads + head],
+              *reinterpret_cast<const float4*>(values + w * heads * Dim + i));
+    }
+    if (cut.parts == 1) {
+      all.write(out + i);
+      continue;
+    }
+    float* to = part_values(cut.part);
+    __stcg(reinterpret_cast<float4*>(to + i), all.sum);
+    if (i % Dim == 0) {
+      __stcg(to + kSplitHeads * Dim + head, all.top);
+      __stcg(to + kSplitHeads * (Dim + 1) + head, all.total);
+    }
+  }
+  if (cut.parts == 1) return;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    *last_flag = atomicAdd(space.arrived + unit, 1u) == static_cast<unsigned>(cut.parts - 1);
+    if (*last_flag) space.arrived[unit] = 0;
+  }
+  __syncthreads();
+  if (!*last_flag) return;
+  __threadfence();
+  for (int i = static_cast<int>(threadIdx.x) * 4; i < heads * Dim; i += kSplitWarps * 128) {
+    const int head = i / Dim;
+    Merged all;
+#pragma unroll 8
+    for (int p = 0; p < cut.parts; ++p) {
+      all.top = fmaxf(all.top, __ldcg(part_values(p) + kSplitHeads * Dim + head));
+    }
+#pragma unroll 8
+    for (int p = 0; p < cut.parts; ++p) {
+      const float* from = part_values(p);
+      all.add(__ldcg(from + kSplitHeads * Dim + head), __ldcg(from + kSplitHeads * (Dim + 1) + head),
+              __ldcg(reinterpret_cast<const float4*>(from + i)));
+    }
+    all.write(out + i);
+  }
+}
+
+// starts[r]: cuts of the rows before r; by the first warp.
+__device__ __forceinline__ void count_cuts(const PagedRows& a, int rows, int* starts) {
+  if (threadIdx.x >= 32) return;
+  const int lane = static_cast<int>(threadIdx.x);
+  int before = 0;
+  for (int base = 0; base < rows; base += 32) {
+    int cuts = 0;
+    if (base + lane < rows) {
+      const int last = a.positions[base + lane];
+      const int first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
+      cuts = last / kSplitTokens - first / kSplitTokens + 1;
+    }
+    int sum = cuts;
+#pragma unroll
+    for (int lanes = 1; lanes < 32; lanes *= 2) {
+      const int other = __shfl_up_sync(~0u, sum, lanes);
+      if (lane >= lanes) sum += other;
+    }
+    if (base + lane < rows) starts[base + lane] = before + sum - cuts;
+    before += __shfl_sync(~0u, sum, 31);
+  }
+  if (lane == 0) starts[rows] = before;
+}
+
+template <int Dim>
+__global__ void __launch_bounds__(kSplitWarps * 32, Dim <= 128 ? 2 : 1)
+    attend_split(const PagedRows a, const SplitSpace space) {
+  using Shape = SplitShape<Dim>;
+  extern __shared__ __align__(1024) unsigned char memory[];
+  __shared__ int starts[kSplitRows + 1], last_flag;
+  const int rows = static_cast<int>(counted_rows(a.count, a.rows));
+  const int group = a.heads / a.kv_heads, blocks = head_blocks(a.heads, a.kv_heads);
+  const int per_group = blocks / a.kv_heads, warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, j = lane % 4;
+  count_cuts(a, rows, starts);
+  __syncthreads();
+  unsigned char* ring = memory + warp * Shape::depth * Shape::page_bytes;
+  auto* merge = reinterpret_cast<float*>(memory + Shape::ring);
+  const int merge_floats = kSplitWarps * min(group, kSplitHeads) * (Dim + 2);
+  PageCopies<Dim> copies(a, starts, rows, blocks, ring);
+  int ahead = 0;
+  for (; ahead < Shape::depth && copies.early(); ++ahead) copies.copy();
+  start_next();
+  await_previous();
+  for (; ahead < Shape::depth; ++ahead) copies.copy();
+
+  uint4 q[Shape::q_steps];
+  const float scale = a.scale * 1.4426950408889634f;
+  int slot = 0, turn = 0;
+  Cut cut(a, starts, rows, blocks, blockIdx.x);
+  const auto load_q = [&](const Cut& c) {
+    const int head0 = c.head_block / per_group * group + c.head_block % per_group * kSplitHeads;
+    const int heads = min(kSplitHeads, group - c.head_block % per_group * kSplitHeads);
+    const uint16_t* from = a.q + (int64_t{c.row} * a.heads + head0 + g) * Dim + j * 8;
+#pragma unroll
+    for (int i = 0; i < Shape::q_steps; ++i) {
+      q[i] = make_uint4(0, 0, 0, 0);
+      if (g < heads && (Dim % 32 == 0 || i * 4 + j < Shape::chunks)) q[i] = load_fresh(from + i * 32);
+    }
+  };
+  if (cut.row >= 0) load_q(cut);
+  for (int item = blockIdx.x; cut.row >= 0; turn ^= 1) {
+    const int head0 = cut.head_block / per_group * group + cut.head_block % per_group * kSplitHeads;
+    const int heads = min(kSplitHeads, group - cut.head_block % per_group * kSplitHeads);
+    WarpSeen<Dim> seen;
+    int page = cut.page / kSplitPages * kSplitPages + warp;
+    while (page < cut.page) page += kSplitWarps;
+    for (; page < cut.end; page += kSplitWarps) {
+      await_copies<Shape::depth - 1>();
+      __syncwarp();
+      seen.see(ring + slot * Shape::page_bytes, q, scale, page * kPageTokens, cut.first, cut.last);
+      __syncwarp();
+      copies.copy();
+      slot = slot + 1 == Shape::depth ? 0 : slot + 1;
+    }
+    item += gridDim.x;
+    const Cut next(a, starts, rows, blocks, item);
+    if (next.row >= 0) load_q(next);
+    float* values = merge + turn * merge_floats;
+    float* tops = values + kSplitWarps * heads * Dim;
+    seen.put(values + warp * heads * Dim, tops + warp * heads,
+             tops + (kSplitWarps + warp) * heads, heads);
+    __syncthreads();
+    finish_cut<Dim>(a, space, cut, blocks, heads, head0, values, &last_flag);
+    cut = next;
+  }
+}
+
+template <int Dim>
+GpuError launch_split(const PagedRows& a, const SplitSpace& space, int processors,
+                      const Launch& how) {
+  using Shape = SplitShape<Dim>;
+  const int group = std::min(a.heads / a.kv_heads, kSplitHeads);
+  const size_t shared = Shape::ring + size_t{2} * 4 * kSplitWarps * group * (Dim + 2);
+  const int64_t most = int64_t{a.rows} * head_blocks(a.heads, a.kv_heads) * space.most;
+  const auto blocks = std::min<int64_t>(most, int64_t{processors} * (Dim <= 128 ? 2 : 1));
+  return launch(attend_split<Dim>, dim3(static_cast<unsigned>(blocks)), kSplitWarps * 32, 1,
+                shared, how, a, space);
+}
+inline bool split_supports(const PagedRows& a, int head_dim) {
+  return head_dim % 16 == 0 && head_dim >= 32 && head_dim <= 256 && a.rows <= kSplitRows;
+}
+inline GpuError launch_split(const PagedRows& a, const SplitSpace& space, int head_dim,
+                             int processors, const Launch& how) {
+  switch (head_dim) {
+    case 32: return launch_split<32>(a, space, processors, how);
+    case 48: return launch_split<48>(a, space, processors, how);
+    case 64: return launch_split<64>(a, space, processors, how);
+    case 80: return launch_split<80>(a, space, processors, how);
+    case 96: return launch_split<96>(a, space, processors, how);
+    case 112: return launch_split<112>(a, space, processors, how);
+    case 128: return launch_split<128>(a, space, processors, how);
+    case 160: return launch_split<160>(a, space, processors, how);
+    case 192: return launch_split<192>(a, space, processors, how);
+    case 256: return launch_split<256>(a, space, processors, how);
+    default: return LIMPET_GPU(ErrorInvalidValue);
+  }
+}
+#endif
+
+}  // namespace
+}  // namespace limpet::ops

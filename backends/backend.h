@@ -46,6 +46,7 @@ struct BackendCounters {
   int64_t graph_launches = 0;  // runs that replayed a captured graph
   int64_t eager_runs = 0;      // runs that launched op by op, on a backend that could capture
   int64_t captures = 0;        // graphs captured
+  int64_t fused_programs = 0;  // compiled to kernels that take several ops at once
   double busy_seconds = 0;     // of the device in runs, with BackendOptions::timed; 0: unknown
 };
 

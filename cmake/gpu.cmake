@@ -6,7 +6,7 @@
 include_guard()
 
 set(LIMPET_CUDA AUTO CACHE STRING "NVIDIA GPUs: AUTO, ON or OFF")
-set(LIMPET_CUDA_ARCH sm_90 CACHE STRING "What nvcc compiles for: sm_90, sm_90a, native, …")
+set(LIMPET_CUDA_ARCH sm_90a CACHE STRING "What nvcc compiles for: sm_90a (Hopper), sm_80, …")
 
 set(limpet_cuda_found FALSE)
 if(LIMPET_CUDA AND NOT LIMPET_SANITIZE)

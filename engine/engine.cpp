@@ -128,6 +128,7 @@ class DeviceEngine final : public Engine {
     c.graph_launches = moved.graph_launches;
     c.eager_runs = moved.eager_runs;
     c.captures = moved.captures;
+    c.fused_programs = moved.fused_programs;
     c.busy_seconds = moved.busy_seconds;
     return c;
   }
@@ -445,6 +446,7 @@ std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
   auto backend = make_backend(parse_device(options.device),
                               {.threads = options.threads,
                                .graphs = options.graphs,
+                               .fused = options.fused,
                                .timed = options.timed});
   const Checkpoint checkpoint = options.random_weights
                                     ? Checkpoint::random(*options.random_weights)

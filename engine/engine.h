@@ -47,6 +47,7 @@ struct EngineOptions {
   // serving (positions drift); for comparing with a reference that was computed so.
   bool bf16_rope_frequencies = false;
   bool graphs = true;  // replay programs as captured graphs where the device can
+  bool fused = true;   // let several ops run as one kernel where the device can
   bool timed = false;  // for benches: measure EngineCounters::busy_seconds where the device can
   // For benches: weights drawn from this seed; model_dir needs only its config.json.
   std::optional<uint64_t> random_weights{};
@@ -116,8 +117,9 @@ struct EngineCounters {
   int64_t kv_bytes_moved = 0;   // within the device: copies of pages
   int64_t weight_bytes_up = 0;  // all other that went up: weights, while they are loaded
   int64_t compiles = 0, compile_hits = 0, compile_evictions = 0;
-  int64_t graph_launches = 0, eager_runs = 0, captures = 0;  // as BackendCounters
-  double busy_seconds = 0;                                   // likewise
+  // As BackendCounters.
+  int64_t graph_launches = 0, eager_runs = 0, captures = 0, fused_programs = 0;
+  double busy_seconds = 0;
 };
 
 class Engine {

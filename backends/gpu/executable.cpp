@@ -51,6 +51,12 @@ GpuExecutable::GpuExecutable(const Program& program, Shared& shared)
   for (const ProgramStep& step : program_.steps) {
     calls_.push_back({&step.op, views(step.inputs), views(step.outputs), nullptr});
   }
+  if (!shared.fused) return;
+  plan_ = DecoderPlan::make(program_, {shared.processors, shared.warp, shared.vendor});
+  if (plan_ == nullptr) return;
+  ++shared.counters.fused_programs;
+  plan_scratch_ = shared.plans.at_least(plan_->scratch_bytes());
+  plan_->give_scratch(plan_scratch_->data());
 }
 
 GpuExecutable::~GpuExecutable() { drop_graph(); }
@@ -108,8 +114,13 @@ void GpuExecutable::link() {
 }
 
 void GpuExecutable::launch() {
-  for (const Call& call : calls_) {
+  for (size_t i = 0; i < calls_.size(); ++i) {
+    const Call& call = calls_[i];
     context_.begin_op();
+    if (plan_ != nullptr && plan_->takes(i)) {
+      gpu_check(plan_->launch(i, bound_, shared_.stream), "a decoder's layers");
+      continue;
+    }
     // An op without rows has no launch of its own size.
     if (call.out[0].rows() == 0 || call.out[0].cols() == 0) continue;
     const Args args{call.in, call.out, call.count};

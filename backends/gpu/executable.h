@@ -1,11 +1,13 @@
 // A program on a GPU: its steps' launches, captured once as a graph and replayed.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
 #include "backends/backend.h"
 #include "backends/gpu/clock.h"
+#include "backends/gpu/decoder_plan.h"
 #include "backends/gpu/memory.h"
 
 namespace limpet {
@@ -15,9 +17,10 @@ inline namespace LIMPET_GPU_NAMESPACE {
 struct Shared {
   GpuStream stream{};
   int processors = 0, warp = 0;
-  bool graphs = true, timed = false;
+  bool graphs = true, timed = false, fused = true;
   Clock clock;  // of runs, when they are timed
-  SharedMemory arenas, scratch;
+  SharedMemory arenas, scratch, plans;
+  std::function<ops::VendorProducts*()> vendor;
   BackendCounters counters;
 };
 
@@ -82,7 +85,8 @@ class GpuExecutable final : public Executable {
   const Program program_;
   Shared& shared_;
   Context context_;
-  std::shared_ptr<DeviceMemory> arena_, scratch_;
+  std::unique_ptr<DecoderPlan> plan_;
+  std::shared_ptr<DeviceMemory> arena_, scratch_, plan_scratch_;
   std::vector<std::byte*> bound_;
   std::vector<Call> calls_;
   bool linked_ = false;

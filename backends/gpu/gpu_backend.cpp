@@ -8,6 +8,7 @@
 #include "backends/gpu/bench.h"
 #include "backends/gpu/pack.h"
 #include "backends/gpu/staging.h"
+#include "ops/linear/vendor_product.h"
 #include "ops/linear/weight.h"
 
 namespace limpet {
@@ -15,6 +16,7 @@ inline namespace LIMPET_GPU_NAMESPACE {
 namespace {
 
 constexpr int64_t kPackBytes = 64 << 20;  // of a source that is on the device at a time
+constexpr int64_t kVendorBytes = 32 << 20;  // workspace of the vendor's products
 
 void expect(bool ok, const char* what) {
   if (!ok) throw std::logic_error(std::string("gpu backend: ") + what);
@@ -54,6 +56,8 @@ class GpuBackend final : public Backend {
     shared_.warp = about.warpSize;
     shared_.graphs = options.graphs;
     shared_.timed = options.timed;
+    shared_.fused = options.fused;
+    shared_.vendor = [this] { return vendor(); };
   }
 
   const BackendInfo& info() const override { return info_; }
@@ -113,11 +117,24 @@ class GpuBackend final : public Backend {
 
  private:
   void pack_source(const WeightSource& source, PackRows to);
+  // Opened when it is needed first; null when the library is not there.
+  ops::VendorProducts* vendor() {
+    if (vendor_ == nullptr && workspace_.bytes() == 0) {
+      workspace_ = DeviceMemory(kVendorBytes);
+      std::string reason;
+      vendor_ = ops::VendorProducts::open(workspace_.data(), static_cast<size_t>(kVendorBytes),
+                                          &reason);
+      if (vendor_ == nullptr) info_.description += ", no vendor's products (" + reason + ")";
+    }
+    return vendor_.get();
+  }
 
   Stream stream_;  // first to be made, last to go
   Staging staging_;
   Shared shared_;
   DeviceMemory source_;  // a piece of what is being packed
+  DeviceMemory workspace_;
+  std::unique_ptr<ops::VendorProducts> vendor_;
   BackendInfo info_;
 };
 

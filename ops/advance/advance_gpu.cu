@@ -5,7 +5,8 @@ namespace limpet::ops {
 namespace {
 
 // One block, a thread for each row.
-__global__ void advance_rows(const DrawnToken* drawn, const int32_t* from, int32_t* ids,
+__global__ void __launch_bounds__(kMostAdvanced)
+    advance_rows(const DrawnToken* drawn, const int32_t* from, int32_t* ids,
                              int32_t* positions, DrawSpec* draws, int64_t rows,
                              const int32_t* count) {
   const int64_t i = threadIdx.x;

@@ -6,7 +6,8 @@ namespace limpet::ops {
 namespace {
 
 // One block a slice. Its size follows from n alone, so a row's bits depend on that row alone.
-__global__ void norm_slices(const float* x, int64_t x_stride, const float* weight, float* y,
+__global__ void __launch_bounds__(1024)
+    norm_slices(const float* x, int64_t x_stride, const float* weight, float* y,
                             int64_t y_stride, int64_t rows, int64_t heads, int64_t n, float eps,
                             const int32_t* count) {
   const int64_t r = blockIdx.x / heads, h = blockIdx.x % heads;

@@ -124,7 +124,8 @@ __device__ void tell(Row row, const DrawSpec& o, DrawnToken& out) {
   out.logprob = logprob(row.logit(out.token));
 }
 
-__global__ void sample_rows(const float* logits, int64_t stride, int32_t vocab,
+__global__ void __launch_bounds__(kRowThreads)
+    sample_rows(const float* logits, int64_t stride, int32_t vocab,
                             const DrawSpec* draws, uint32_t* context, int64_t slots,
                             DrawnToken* drawn, int64_t rows, const int32_t* count) {
   const int64_t r = blockIdx.x;

@@ -212,7 +212,8 @@ int bucket_bench(int argc, char** argv) {
   auto wide = open(o, {{1, o.context}}, {.past = engine::LadderKind::powers_of_two});
   auto close = open(o, {{1, o.context}}, {.past = engine::LadderKind::linear});
   const auto fresh = random_tokens(o.steps + 2, wide->info().vocab, 6);
-  const SequenceId a = sequence_of(*wide, o, o.context, 5), b = sequence_of(*close, o, o.context, 5);
+  const SequenceId a = sequence_of(*wide, o, o.context, 5);
+  const SequenceId b = sequence_of(*close, o, o.context, 5);
   const auto before = wide->counters();
   std::vector<double> ratios;
   for (size_t s = 0; s < fresh.size(); ++s) {
@@ -229,8 +230,9 @@ int bucket_bench(int argc, char** argv) {
   const auto start = Clock::now();
   wide->warm(1, o.context);
   const auto warmed = wide->counters();
-  j["seconds_per_bucket"] = seconds_since(start) /
-                            static_cast<double>(std::max<int64_t>(warmed.compiles - after.compiles, 1));
+  const double warm_seconds = seconds_since(start);
+  const int64_t compiled = std::max<int64_t>(warmed.compiles - after.compiles, 1);
+  j["seconds_per_bucket"] = warm_seconds / static_cast<double>(compiled);
   j["buckets"] = warmed.compiles;
   j["weight_bytes_per_model"] = 1.0;  // one packed copy, whatever the number of buckets
   j["weight_bytes_moved_by_all"] = warmed.weight_bytes_up - before.weight_bytes_up;

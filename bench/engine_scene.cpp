@@ -49,8 +49,9 @@ const Shape& shape_of(const std::string& name) {
 nlohmann::json shapes(const std::string& name) {
   const Shape& s = shape_of(name);
   const bool llama = std::string(s.architecture) == "LlamaForCausalLM";
+  const char* type = llama ? "llama" : name.starts_with("qwen3") ? "qwen3" : "qwen2";
   nlohmann::json c = {{"architectures", {s.architecture}},
-                      {"model_type", llama ? "llama" : name.starts_with("qwen3") ? "qwen3" : "qwen2"},
+                      {"model_type", type},
                       {"hidden_act", "silu"},
                       {"rms_norm_eps", llama ? 1e-5 : 1e-6},
                       {"rope_theta", s.rope_theta},

@@ -19,6 +19,11 @@ if(LIMPET_CUDA STREQUAL "ON" AND NOT limpet_cuda_found)
   message(FATAL_ERROR "LIMPET_CUDA is ON, but there is no nvcc, or no static CUDA runtime")
 endif()
 
+# sm_90a and its like are exact targets: written so, no other code is made beside theirs.
+string(REPLACE sm_ compute_ virtual ${LIMPET_CUDA_ARCH})
+set(LIMPET_CUDA_FLAGS -std=c++20 -O3 -gencode=arch=${virtual},code=${LIMPET_CUDA_ARCH}
+  --expt-relaxed-constexpr "-Xcompiler=-Wall,-fPIC" -Werror=all-warnings)
+
 # limpet_gpu_objects(<var> <vendor> <compiler> <flags> SOURCES ...): objects of .cu files.
 function(limpet_gpu_objects var vendor compiler flags)
   cmake_parse_arguments(G "" "" "SOURCES" ${ARGN})

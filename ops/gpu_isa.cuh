@@ -124,12 +124,15 @@ __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
                    : "memory");
 }
-// What block `rank` of this cluster has at the same place of its shared memory.
-__device__ __forceinline__ float load_of_block(const float* local, int rank) {
+// What block `rank` of this cluster has at the same place of its shared memory, 8-byte aligned.
+// Not ordered against other memory accesses, so that several can be under way: after a
+// cluster_sync(), and before the next.
+__device__ __forceinline__ float2 load_two_of_block(const float* local, int rank) {
   uint32_t a;
-  float v;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(a) : "r"(shared_address(local)), "r"(rank));
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(v) : "r"(a) : "memory");
+  float2 v;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(a) : "r"(shared_address(local)),
+               "r"(rank));
+  asm volatile("ld.shared::cluster.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(a));
   return v;
 }
 
@@ -180,6 +183,7 @@ enum class Start { plain, early };
 struct Launch {
   GpuStream stream{};
   Start start = Start::early;
+  int warp = 32;  // lanes of the device's warps
 };
 template <class... P, class... A>
 GpuError launch(void (*kernel)(P...), dim3 grid, int threads, int cluster, size_t shared,

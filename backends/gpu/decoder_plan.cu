@@ -5,10 +5,10 @@
 #include <optional>
 #include <string>
 
+#include "backends/cuda/vendor_product.h"
 #include "backends/gpu/decoder_match.h"
 #include "ops/embedding/embed_rows.cuh"
 #include "ops/linear/skinny.cuh"
-#include "ops/linear/vendor_product.h"
 #include "ops/linear/weight.h"
 #include "ops/paged_attention/prefill.cuh"
 #include "ops/rms_norm/norm_rows.cuh"

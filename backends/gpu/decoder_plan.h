@@ -11,17 +11,16 @@
 #include "backends/gpu/memory.h"
 #include "backends/program.h"
 
-namespace limpet::ops {
-class VendorProducts;
-}
-
 namespace limpet {
+
+class VendorProducts;
+
 inline namespace LIMPET_GPU_NAMESPACE {
 
 struct PlanOptions {
   int processors = 0, warp = 32;
   // For more than 64 rows; asked when it is needed; null: there is none.
-  std::function<ops::VendorProducts*()> vendor{};
+  std::function<VendorProducts*()> vendor{};
 };
 
 class DecoderPlan {

@@ -5,10 +5,10 @@
 #include <string>
 
 #include "backends/gpu/executable.h"
+#include "backends/cuda/vendor_product.h"
 #include "backends/gpu/bench.h"
 #include "backends/gpu/pack.h"
 #include "backends/gpu/staging.h"
-#include "ops/linear/vendor_product.h"
 #include "ops/linear/weight.h"
 
 namespace limpet {
@@ -118,11 +118,11 @@ class GpuBackend final : public Backend {
  private:
   void pack_source(const WeightSource& source, PackRows to);
   // Opened when it is needed first; null when the library is not there.
-  ops::VendorProducts* vendor() {
+  VendorProducts* vendor() {
     if (vendor_ == nullptr && workspace_.bytes() == 0) {
       workspace_ = DeviceMemory(kVendorBytes);
       std::string reason;
-      vendor_ = ops::VendorProducts::open(workspace_.data(), static_cast<size_t>(kVendorBytes),
+      vendor_ = VendorProducts::open(workspace_.data(), static_cast<size_t>(kVendorBytes),
                                           &reason);
       if (vendor_ == nullptr) info_.description += ", no vendor's products (" + reason + ")";
     }
@@ -134,7 +134,7 @@ class GpuBackend final : public Backend {
   Shared shared_;
   DeviceMemory source_;  // a piece of what is being packed
   DeviceMemory workspace_;
-  std::unique_ptr<ops::VendorProducts> vendor_;
+  std::unique_ptr<VendorProducts> vendor_;
   BackendInfo info_;
 };
 

@@ -48,83 +48,112 @@ struct PairShare {
 };
 inline int share_at_most(int pairs, int blocks) { return (pairs + blocks - 1) / blocks; }
 
-// Tails of the block's pairs, all threads; sum(i, which) is complete.
-template <Tail T, class Sum>
-__device__ __forceinline__ void finish_pairs(const Gemv& g, const ProductInput& in,
-                                             const TailArgs& t, const PairShare& share, Sum sum) {
-  if (t.counted() < 1) return;
-  const int pairs = share.end - share.begin;
-  for (int base = 0; base < pairs; base += static_cast<int>(blockDim.x)) {
-    const int i = base + static_cast<int>(threadIdx.x), p = share.begin + i;
-    PairEnd<T> end;
-    end.load(in, t, g.n, 0, g.pairs.first(p), g.pairs.second(p), i < pairs);
-    end.finish(t, end.there ? sum(i, 0) : 0.0f, end.there ? sum(i, 1) : 0.0f, kWarp);
+// Tails of the block's pairs, all threads. What the first ones need besides the sums is read at
+// once, so that it has arrived when the sums have.
+template <Tail T>
+struct BlockEnds {
+  const Gemv& g;
+  const ProductInput& in;
+  const TailArgs& t;
+  const PairShare& share;
+  PairEnd<T> first;
+  bool counted;
+  static constexpr int threads = 8 * kWarp;  // that take part
+
+  __device__ __forceinline__ BlockEnds(const Gemv& product, const ProductInput& input,
+                                       const TailArgs& args, const PairShare& s)
+      : g(product), in(input), t(args), share(s), counted(args.counted() > 0) {}
+  __device__ __forceinline__ void prepare() {
+    if (static_cast<int>(threadIdx.x) < threads) load(first, static_cast<int>(threadIdx.x));
   }
-}
+  __device__ __forceinline__ void load(PairEnd<T>& end, int i) const {
+    const int p = share.begin + i;
+    end.load(in, t, g.n, 0, g.pairs.first(p), g.pairs.second(p), counted && p < share.end);
+  }
+  // sum(i, which): the finished sum of the block's pair i.
+  template <class Sum>
+  __device__ __forceinline__ void finish(Sum sum) {
+    int i = static_cast<int>(threadIdx.x);
+    if (i >= threads) return;
+    for (int base = 0; base < share.end - share.begin; base += threads, i += threads) {
+      if (base > 0) load(first, i);
+      first.finish(t, first.there ? sum(i, 0) : 0.0f, first.there ? sum(i, 1) : 0.0f, kWarp);
+    }
+  }
+};
 
 // ---- rows
-constexpr int kGemvWarps = 8, kGemvAhead = 8;
+constexpr int kGemvWarps = 8;
 
-template <Tail T>
+// A warp takes Pairs pairs at a time; Ahead steps of all their rows are under way. Steps beyond k
+// are zeros that nobody reads.
+template <Tail T, int Pairs, int Ahead>
 __global__ void __launch_bounds__(kGemvWarps * kWarp, 2)
     gemv_rows(const Gemv g, const ProductInput in, const TailArgs t, int next_after) {
   extern __shared__ __align__(1024) unsigned char memory[];
+  constexpr int step = 8 * kWarp;  // elements
+  const int steps = (g.k + step * Ahead - 1) / (step * Ahead) * Ahead;
   uint4* x = reinterpret_cast<uint4*>(memory);
-  float* sums = reinterpret_cast<float*>(memory + (g.k * 2 + 15) / 16 * 16);  // [pairs][2]
+  float* sums = reinterpret_cast<float*>(memory + steps * step * 2);  // [pairs][2]
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const PairShare share((g.n + 1) / 2, next_after);
-  const int steps = (g.k + 8 * kWarp - 1) / (8 * kWarp);
-  uint4 ahead[kGemvAhead][2];
-  int load_pair = share.begin + warp, load_step = 0;
-  const uint16_t *w0 = g.weight, *w1 = g.weight;
-  const auto aim = [&] {
-    if (load_pair >= share.end) return;
-    const int second = g.pairs.second(load_pair);
-    w0 = g.weight + g.pairs.first(load_pair) * g.stride;
-    w1 = g.weight + (second < g.n ? second : g.n - 1) * g.stride;
-  };
-  const auto load = [&](int slot) {
-    const int at = (load_step * kWarp + lane) * 8;
-    ahead[slot][0] = ahead[slot][1] = make_uint4(0, 0, 0, 0);
-    if (load_pair < share.end && at < g.k) {
-      ahead[slot][0] = load_weights(w0 + at);
-      ahead[slot][1] = load_weights(w1 + at);
-    }
-    if (++load_step == steps) load_step = 0, load_pair += kGemvWarps, aim();
-  };
-  aim();
+  uint4 ahead[Ahead][2 * Pairs];
+  const uint16_t* from[2 * Pairs];
+  const auto aim = [&](int pair) {
 #pragma unroll
-  for (int slot = 0; slot < kGemvAhead; ++slot) load(slot);
+    for (int i = 0; i < Pairs; ++i) {
+      const int p = min(pair + i, share.end - 1), second = g.pairs.second(p);
+      from[2 * i] = g.weight + g.pairs.first(p) * g.stride + lane * 8;
+      from[2 * i + 1] = g.weight + min(second, g.n - 1) * g.stride + lane * 8;
+    }
+  };
+  const auto load = [&](int slot, int at, bool there) {
+#pragma unroll
+    for (int i = 0; i < 2 * Pairs; ++i) {
+      if (there && at * step + lane * 8 < g.k) ahead[slot][i] = load_weights(from[i] + at * step);
+    }
+  };
+#pragma unroll
+  for (int slot = 0; slot < Ahead; ++slot) {
+#pragma unroll
+    for (int i = 0; i < 2 * Pairs; ++i) ahead[slot][i] = make_uint4(0, 0, 0, 0);
+  }
+  int pair = share.begin + warp * Pairs;
+  aim(pair);
+#pragma unroll
+  for (int slot = 0; slot < Ahead; ++slot) load(slot, slot, pair < share.end);
   if (next_after == 0) start_next();
   await_previous();
-  for (int i = static_cast<int>(threadIdx.x); i < g.k / 8; i += kGemvWarps * kWarp) {
-    x[i] = load_fresh(in.x + i * 8);
+  BlockEnds<T> ends(g, in, t, share);
+  ends.prepare();
+  for (int i = static_cast<int>(threadIdx.x); i < steps * kWarp; i += kGemvWarps * kWarp) {
+    x[i] = i * 8 < g.k ? load_fresh(in.x + i * 8) : make_uint4(0, 0, 0, 0);
   }
   __syncthreads();
-  float even0 = 0, odd0 = 0, even1 = 0, odd1 = 0;
-  int pair = share.begin + warp, step = 0;
-  while (pair < share.end) {
+  for (; pair < share.end; pair += kGemvWarps * Pairs) {
+    float even[2 * Pairs] = {}, odd[2 * Pairs] = {};
+    for (int s = 0; s < steps; s += Ahead) {
+      const bool last = s + Ahead >= steps;
+      if (last) aim(pair + kGemvWarps * Pairs);
 #pragma unroll
-    for (int slot = 0; slot < kGemvAhead; ++slot) {
-      const int at = step * kWarp + lane;
-      const uint4 xs = at * 8 < g.k ? x[at] : make_uint4(0, 0, 0, 0);
-      dot_eight(ahead[slot][0], xs, even0, odd0);
-      dot_eight(ahead[slot][1], xs, even1, odd1);
-      load(slot);
-      if (++step < steps) continue;
-      const float sum0 = warp_sum(even0 + odd0), sum1 = warp_sum(even1 + odd1);
-      if (lane == 0 && pair < share.end) {
-        sums[(pair - share.begin) * 2] = sum0, sums[(pair - share.begin) * 2 + 1] = sum1;
+      for (int slot = 0; slot < Ahead; ++slot) {
+        const uint4 xs = x[(s + slot) * kWarp + lane];
+#pragma unroll
+        for (int i = 0; i < 2 * Pairs; ++i) dot_eight(ahead[slot][i], xs, even[i], odd[i]);
+        load(slot, last ? slot : s + Ahead + slot,
+             !last || pair + kGemvWarps * Pairs < share.end);
       }
-      even0 = odd0 = even1 = odd1 = 0;
-      step = 0, pair += kGemvWarps;
     }
-    if (next_after != 0 && load_pair >= share.next) start_next();
+    if (next_after != 0 && pair + kGemvWarps * Pairs >= share.next) start_next();
+#pragma unroll
+    for (int i = 0; i < 2 * Pairs; ++i) {
+      const float sum = warp_sum(even[i] + odd[i]);
+      if (lane == 0 && pair + i / 2 < share.end) sums[(pair - share.begin) * 2 + i] = sum;
+    }
   }
-  start_next();
   __syncthreads();
-  finish_pairs<T>(g, in, t, share, [&](int i, int which) { return sums[i * 2 + which]; });
+  ends.finish([&](int i, int which) { return sums[i * 2 + which]; });
 }
 
 #if LIMPET_GPU_PTX
@@ -145,6 +174,7 @@ __global__ void __launch_bounds__(kGemvWarps * 32 + 32, 1)
     publish_barriers();
   }
   __syncthreads();
+  BlockEnds<T> ends(g, in, t, share);
   if (warp == kGemvWarps) {
     if (next_after == 0) start_next();
     for (int p = share.begin, i = 0; lane == 0 && p < share.end; p += batch, ++i) {
@@ -168,6 +198,7 @@ __global__ void __launch_bounds__(kGemvWarps * 32 + 32, 1)
     await_previous();
   } else {
     await_previous();
+    ends.prepare();
     uint4 x[S];
 #pragma unroll
     for (int s = 0; s < S; ++s) {
@@ -206,7 +237,7 @@ __global__ void __launch_bounds__(kGemvWarps * 32 + 32, 1)
     }
   }
   __syncthreads();
-  finish_pairs<T>(g, in, t, share, [&](int i, int which) {
+  ends.finish([&](int i, int which) {
     const float* part = sums + (i * 2 + which) * kGemvWarps;
     float sum = 0;
     for (int w = 0; w < kGemvWarps; ++w) sum += part[w];
@@ -253,10 +284,20 @@ GpuError launch_gemv(const Gemv& g, const ProductInput& in, const TailArgs& t, G
   }
 #endif
   const int blocks = processors * cut.blocks_per_processor;
-  const size_t shared = static_cast<size_t>((g.k * 2 + 15) / 16 * 16) +
-                        static_cast<size_t>(share_at_most((g.n + 1) / 2, blocks)) * 8;
-  return launch(gemv_rows<T>, dim3(static_cast<unsigned>(blocks)), kGemvWarps * kWarp, 1, shared,
-                how, g, in, t, cut.next_after);
+  const int steps = (g.k + 8 * how.warp - 1) / (8 * how.warp);
+  const auto sums = static_cast<size_t>(share_at_most((g.n + 1) / 2, blocks)) * 8;
+  const dim3 grid(static_cast<unsigned>(blocks));
+  const int threads = kGemvWarps * how.warp;
+  const auto shared = [&](int ahead) {
+    return static_cast<size_t>((steps + ahead - 1) / ahead * ahead) * 16 * how.warp + sums;
+  };
+  if (steps <= 4) {
+    return launch(gemv_rows<T, 2, 4>, grid, threads, 1, shared(4), how, g, in, t, cut.next_after);
+  }
+  if (steps % 8 == 0 || steps % 7 != 0) {
+    return launch(gemv_rows<T, 1, 8>, grid, threads, 1, shared(8), how, g, in, t, cut.next_after);
+  }
+  return launch(gemv_rows<T, 1, 7>, grid, threads, 1, shared(7), how, g, in, t, cut.next_after);
 }
 
 }  // namespace

@@ -103,52 +103,56 @@ __device__ __forceinline__ void multiply_ring(const SkinnyCopies<Shape, Columns>
 }
 #endif
 
-// Tails of this block's share of the tile's pairs: `parts` blocks hold parts of the sums.
-template <Tail T, class Shape, int Columns>
+// Tails of this block's share of the tile's pairs, whose sums the `Parts` blocks of the cluster
+// hold parts of. A batch's operands are read together, and its parts of a sum, too.
+template <Tail T, class Shape, int Columns, int Parts>
 struct SkinnyEnds {
-  static constexpr int batch = 4;
-  int pairs, share, rows;  // pairs of the block, the first of them in the tile, true rows
+  static constexpr int pairs = Shape::rows / 2 / Parts;  // of this block
+  static constexpr int items = (pairs * Columns + Shape::threads - 1) / Shape::threads;
+  static constexpr int batch = items < 4 ? items : 4, batches = items / batch;
+  static constexpr bool early = batch <= 2;  // operands fit beside the products
+  int share, rows;  // the block's first pair in the tile; true rows
   PairEnd<T> ends[batch];
 
+  __device__ __forceinline__ int item(int base, int j) const {
+    return (base * batch + j) * Shape::threads + static_cast<int>(threadIdx.x);
+  }
   __device__ __forceinline__ void load(const Gemv& g, const ProductInput& in, const TailArgs& t,
                                        int pair0, int base) {
 #pragma unroll
     for (int j = 0; j < batch; ++j) {
-      const int item = base + j * Shape::threads + static_cast<int>(threadIdx.x);
-      const int row = item / pairs, p = pair0 + share + item % pairs;
+      const int row = item(base, j) / pairs, p = pair0 + share + item(base, j) % pairs;
       ends[j].load(in, t, g.n, row, g.pairs.first(p), g.pairs.second(p), row < rows);
     }
   }
-  __device__ __forceinline__ void finish(const TailArgs& t, const float* sums, int parts,
-                                         int base) {
-    const int segment = pairs < 32 ? pairs : 32;
+  __device__ __forceinline__ void finish(const TailArgs& t, const float* sums, int base) {
 #pragma unroll
     for (int j = 0; j < batch; ++j) {
-      const int item = base + j * Shape::threads + static_cast<int>(threadIdx.x);
-      if (base + j * Shape::threads >= rows * pairs) break;
-      const float* at = sums + item / pairs * Shape::pitch + share + item % pairs;
-      float first = 0, second = 0;
-      if (item < rows * pairs) {
-        for (int part = 0; part < parts; ++part) {
-          first += parts == 1 ? at[0] : load_of_block(at, part);
-          second += parts == 1 ? at[Shape::rows / 2] : load_of_block(at + Shape::rows / 2, part);
-        }
+      const int row = min(item(base, j) / pairs, Columns - 1);
+      const float* at = sums + row * Shape::pitch + (share + item(base, j) % pairs) * 2;
+      float2 part[Parts];
+#pragma unroll
+      for (int i = 0; i < Parts; ++i) {
+        part[i] = Parts == 1 ? *reinterpret_cast<const float2*>(at) : load_two_of_block(at, i);
       }
-      ends[j].finish(t, first, second, segment);
+      float first = 0, second = 0;
+#pragma unroll
+      for (int i = 0; i < Parts; ++i) first += part[i].x, second += part[i].y;
+      ends[j].finish(t, first, second, pairs < 32 ? pairs : 32);
     }
   }
 };
 
-template <Tail T, int Groups, int Columns, int Depth>
+template <Tail T, int Groups, int Columns, int Depth, int Parts>
 __global__ void __launch_bounds__(Groups * 128, Groups == 2 ? 2 : 3)
     skinny(const Gemv g, const ProductInput in, const TailArgs t) {
 #if LIMPET_GPU_WGMMA
   using Shape = SkinnyShape<Groups, Columns, Depth>;
   extern __shared__ unsigned char unaligned[];
   unsigned char* ring = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
-  const int parts = gridDim.x, part = blockIdx.x, pair0 = blockIdx.y * (Shape::rows / 2);
-  const int stages = g.k / 64, begin = stages * part / parts;
-  const int steps = stages * (part + 1) / parts - begin;
+  const int part = blockIdx.x, pair0 = blockIdx.y * (Shape::rows / 2);
+  const int stages = g.k / 64, begin = stages * part / Parts;
+  const int steps = stages * (part + 1) / Parts - begin;
   const SkinnyCopies<Shape, Columns> copies(g, in, pair0, t.rows - 1, begin * 64);
   for (int i = 0; i < Depth - 1 && i < steps; ++i) copies.copy_weight(ring + i * Shape::stage, i);
   start_next();
@@ -157,33 +161,37 @@ __global__ void __launch_bounds__(Groups * 128, Groups == 2 ? 2 : 3)
     if (i < steps) copies.copy_x(ring + i * Shape::stage, i);
     commit_copies();  // the first group has the weights above, too
   }
+  SkinnyEnds<T, Shape, Columns, Parts> ends;
+  ends.share = ends.pairs * part, ends.rows = t.counted();
+  if (ends.early) ends.load(g, in, t, pair0, 0);
   float products[Columns / 8][4] = {};
   multiply_ring<Shape, Columns, Depth>(copies, ring, steps, products);
-  SkinnyEnds<T, Shape, Columns> ends;
-  ends.pairs = Shape::rows / 2 / parts, ends.share = ends.pairs * part, ends.rows = t.counted();
-  ends.load(g, in, t, pair0, 0);
+  if (!ends.early) ends.load(g, in, t, pair0, 0);
   __syncthreads();
-  auto* sums = reinterpret_cast<float*>(ring);  // [Columns][pitch], over the ring
+  auto* sums = reinterpret_cast<float*>(ring);  // [Columns][pitch], a pair's two together
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int at = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4;
+  const int tile_row = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4;
 #pragma unroll
   for (int c = 0; c < Columns / 8; ++c) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      sums[(c * 8 + lane % 4 * 2 + e % 2) * Shape::pitch + at + e / 2 * 8] = products[c][e];
+      const int r = tile_row + e / 2 * 8, half = Shape::rows / 2;
+      sums[(c * 8 + lane % 4 * 2 + e % 2) * Shape::pitch + r % half * 2 + r / half] =
+          products[c][e];
     }
   }
-  if (parts > 1) {
+  if (Parts > 1) {
     cluster_sync();
   } else {
     __syncthreads();
   }
-  constexpr int together = SkinnyEnds<T, Shape, Columns>::batch * Shape::threads;
-  for (int base = 0; base < ends.rows * ends.pairs; base += together) {
+#pragma unroll 1
+  for (int base = 0; base < ends.batches; ++base) {
+    if (base * ends.batch * Shape::threads >= ends.rows * ends.pairs) break;
     if (base > 0) ends.load(g, in, t, pair0, base);
-    ends.finish(t, sums, parts, base);
+    ends.finish(t, sums, base);
   }
-  if (parts > 1) cluster_sync();  // others still read this block's sums
+  if (Parts > 1) cluster_sync();  // others still read this block's sums
 #endif
 }
 
@@ -208,8 +216,11 @@ GpuError launch_skinny_shape(const Gemv& g, const ProductInput& in, const TailAr
   using Shape = SkinnyShape<Groups, Columns, depth>;
   const dim3 grid(static_cast<unsigned>(split),
                   static_cast<unsigned>((g.n + Shape::rows - 1) / Shape::rows));
-  return launch(skinny<T, Groups, Columns, depth>, grid, Shape::threads, split, Shape::shared, how,
-                g, in, t);
+  const auto kernel = split == 1   ? skinny<T, Groups, Columns, depth, 1>
+                      : split == 2 ? skinny<T, Groups, Columns, depth, 2>
+                      : split == 4 ? skinny<T, Groups, Columns, depth, 4>
+                                   : skinny<T, Groups, Columns, depth, 8>;
+  return launch(kernel, grid, Shape::threads, split, Shape::shared, how, g, in, t);
 }
 
 // t.rows: 1 … 64.

@@ -19,7 +19,7 @@ namespace limpet::ops {
 namespace {
 
 #ifndef LIMPET_SPLIT_TOKENS
-#define LIMPET_SPLIT_TOKENS 256
+#define LIMPET_SPLIT_TOKENS 128
 #endif
 constexpr int kSplitTokens = LIMPET_SPLIT_TOKENS, kSplitPages = kSplitTokens / kPageTokens;
 constexpr int kSplitRows = 512, kSplitWarps = 4, kSplitHeads = 8;  // heads of one product
@@ -47,6 +47,13 @@ inline size_t split_parts_bytes(int rows, int heads, int kv_heads, int head_dim,
 }
 
 #if LIMPET_GPU_PTX
+// What every warp asks again and again, in shared memory.
+struct RowCuts {
+  int rows;
+  int starts[kSplitRows + 1];  // cuts of the rows before each row
+  int last[kSplitRows];        // positions
+};
+
 // One cut of one row for one block of heads.
 struct Cut {
   int row = -1, head_block = 0, part = 0, parts = 0;  // the part of the row, and how many there are
@@ -54,19 +61,19 @@ struct Cut {
   int page = 0, end = 0;                              // pages of the cut, in the sequence
 
   Cut() = default;
-  __device__ Cut(const PagedRows& a, const int* starts, int rows, int blocks, int item) {
+  __device__ Cut(const PagedRows& a, const RowCuts& of, int blocks, int item) {
     const int cut = item / blocks;
-    if (cut >= starts[rows]) return;
+    if (cut >= of.starts[of.rows]) return;
     head_block = item % blocks;
-    int low = 0, high = rows;  // starts[low] <= cut < starts[high]
+    int low = 0, high = of.rows;  // starts[low] <= cut < starts[high]
     while (high - low > 1) {
       const int middle = (low + high) / 2;
-      (starts[middle] <= cut ? low : high) = middle;
+      (of.starts[middle] <= cut ? low : high) = middle;
     }
     row = low;
-    last = a.positions[row];
+    last = of.last[row];
     first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
-    part = cut - starts[row], parts = starts[row + 1] - starts[row];
+    part = cut - of.starts[row], parts = of.starts[row + 1] - of.starts[row];
     const int at = first / kSplitTokens + part;
     page = max(first / kPageTokens, at * kSplitPages);
     end = min(last / kPageTokens + 1, (at + 1) * kSplitPages);
@@ -93,16 +100,16 @@ struct SplitShape {
 template <int Dim>
 struct PageCopies {
   const PagedRows& a;
-  const int* starts;
-  const int rows, blocks, warp, lane;
+  const RowCuts& of;
+  const int blocks, warp, lane;
   unsigned char* ring;
   Cut cut, following;
   int item, page, entry, next_entry, slot = 0;
 
-  __device__ PageCopies(const PagedRows& args, const int* s, int n, int b, unsigned char* r)
-      : a(args), starts(s), rows(n), blocks(b), warp(static_cast<int>(threadIdx.x) / 32),
+  __device__ PageCopies(const PagedRows& args, const RowCuts& cuts, int b, unsigned char* r)
+      : a(args), of(cuts), blocks(b), warp(static_cast<int>(threadIdx.x) / 32),
         lane(static_cast<int>(threadIdx.x) % 32), ring(r), item(blockIdx.x) {
-    following = Cut(a, starts, rows, blocks, item);
+    following = Cut(a, of, blocks, item);
     next_entry = table_entry(following);
     open();
   }
@@ -118,7 +125,7 @@ struct PageCopies {
       page = cut.page / kSplitPages * kSplitPages + warp;
       while (page < cut.page) page += kSplitWarps;
       item += gridDim.x;
-      following = cut.row < 0 ? Cut() : Cut(a, starts, rows, blocks, item);
+      following = cut.row < 0 ? Cut() : Cut(a, of, blocks, item);
       next_entry = table_entry(following);
     } while (cut.row >= 0 && page >= cut.end);
   }
@@ -127,7 +134,7 @@ struct PageCopies {
     if (cut.row < 0) return true;
     int r = cut.row;
     while (r > 0 && a.row_sequence[r - 1] == a.row_sequence[r]) --r;
-    return (page + 1) * kPageTokens <= a.positions[r];
+    return (page + 1) * kPageTokens <= of.last[r];
   }
   // One page, or nothing when there is none; one group of copies in any case.
   __device__ __forceinline__ void copy() {
@@ -270,21 +277,39 @@ struct Merged {
   }
 };
 
+// Where the parts of one row and block of heads lie.
+template <int Dim>
+struct PartPlace {
+  float* parts;
+  __device__ __forceinline__ PartPlace(const SplitSpace& space, const Cut& cut, int blocks)
+      : parts(space.parts + (int64_t{cut.row} * blocks + cut.head_block) * space.most *
+                                kSplitHeads * (Dim + 2)) {}
+  __device__ __forceinline__ float* values(int part) const {
+    return parts + part * kSplitHeads * (Dim + 2);
+  }
+  __device__ __forceinline__ float* top(int part, int head) const {
+    return values(part) + kSplitHeads * Dim + head;
+  }
+  __device__ __forceinline__ float* total(int part, int head) const {
+    return values(part) + kSplitHeads * (Dim + 1) + head;
+  }
+};
+
 // The block's warps' parts of a cut, in shared memory: values [warps][heads][Dim], then tops and
-// totals [warps][heads]. They become the row's output, or a part of it; the last part merges all.
+// totals [warps][heads]. They become the row's output, or a part of it.
 template <int Dim>
 __device__ __forceinline__ void finish_cut(const PagedRows& a, const SplitSpace& space,
                                            const Cut& cut, int blocks, int heads, int head0,
-                                           const float* values, int* last_flag) {
+                                           const float* values) {
   const float *tops = values + kSplitWarps * heads * Dim, *totals = tops + kSplitWarps * heads;
-  const int64_t unit = int64_t{cut.row} * blocks + cut.head_block;
-  float* parts = space.parts + unit * space.most * kSplitHeads * (Dim + 2);
-  const auto part_values = [&](int part) { return parts + part * kSplitHeads * (Dim + 2); };
+  const PartPlace<Dim> place(space, cut, blocks);
   uint16_t* out = a.out + (int64_t{cut.row} * a.heads + head0) * Dim;
   for (int i = static_cast<int>(threadIdx.x) * 4; i < heads * Dim; i += kSplitWarps * 128) {
     const int head = i / Dim;
     Merged all;
+#pragma unroll
     for (int w = 0; w < kSplitWarps; ++w) all.top = fmaxf(all.top, tops[w * heads + head]);
+#pragma unroll
     for (int w = 0; w < kSplitWarps; ++w) {
       all.add(tops[w * heads + head], totals[w * heads + head],
               *reinterpret_cast<const float4*>(values + w * heads * Dim + i));
@@ -293,44 +318,73 @@ __device__ __forceinline__ void finish_cut(const PagedRows& a, const SplitSpace&
       all.write(out + i);
       continue;
     }
-    float* to = part_values(cut.part);
-    __stcg(reinterpret_cast<float4*>(to + i), all.sum);
+    __stcg(reinterpret_cast<float4*>(place.values(cut.part) + i), all.sum);
     if (i % Dim == 0) {
-      __stcg(to + kSplitHeads * Dim + head, all.top);
-      __stcg(to + kSplitHeads * (Dim + 1) + head, all.total);
+      __stcg(place.top(cut.part, head), all.top), __stcg(place.total(cut.part, head), all.total);
     }
   }
-  if (cut.parts == 1) return;
+}
+// All parts of a row, in order; by the block that announced the last of them.
+template <int Dim>
+__device__ __forceinline__ void merge_parts(const PagedRows& a, const SplitSpace& space,
+                                            const Cut& cut, int blocks, int heads, int head0) {
   __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    *last_flag = atomicAdd(space.arrived + unit, 1u) == static_cast<unsigned>(cut.parts - 1);
-    if (*last_flag) space.arrived[unit] = 0;
-  }
-  __syncthreads();
-  if (!*last_flag) return;
-  __threadfence();
+  const PartPlace<Dim> place(space, cut, blocks);
+  uint16_t* out = a.out + (int64_t{cut.row} * a.heads + head0) * Dim;
   for (int i = static_cast<int>(threadIdx.x) * 4; i < heads * Dim; i += kSplitWarps * 128) {
     const int head = i / Dim;
     Merged all;
 #pragma unroll 8
-    for (int p = 0; p < cut.parts; ++p) {
-      all.top = fmaxf(all.top, __ldcg(part_values(p) + kSplitHeads * Dim + head));
-    }
+    for (int p = 0; p < cut.parts; ++p) all.top = fmaxf(all.top, __ldcg(place.top(p, head)));
 #pragma unroll 8
     for (int p = 0; p < cut.parts; ++p) {
-      const float* from = part_values(p);
-      all.add(__ldcg(from + kSplitHeads * Dim + head), __ldcg(from + kSplitHeads * (Dim + 1) + head),
-              __ldcg(reinterpret_cast<const float4*>(from + i)));
+      all.add(__ldcg(place.top(p, head)), __ldcg(place.total(p, head)),
+              __ldcg(reinterpret_cast<const float4*>(place.values(p) + i)));
     }
     all.write(out + i);
   }
 }
 
-// starts[r]: cuts of the rows before r; by the first warp.
-__device__ __forceinline__ void count_cuts(const PagedRows& a, int rows, int* starts) {
+// Announces finished parts late, so that no one waits for memory in between: a cut's part is
+// written, at the block's next barrier counted as arrived, and at the one after that, if it was
+// its row's last, merged. Thread 0 counts; after_barrier() is for all threads.
+template <int Dim>
+struct Arrivals {
+  const PagedRows& a;
+  const SplitSpace& space;
+  const int blocks, group;
+  int* last_flags;  // shared [2]
+  Cut written, counted;
+  int turn = 0;
+
+  __device__ __forceinline__ int heads(const Cut& c) const {
+    return min(kSplitHeads, group - c.head_block % (blocks / a.kv_heads) * kSplitHeads);
+  }
+  __device__ __forceinline__ int head0(const Cut& c) const {
+    const int per_group = blocks / a.kv_heads;
+    return c.head_block / per_group * group + c.head_block % per_group * kSplitHeads;
+  }
+  __device__ __forceinline__ void after_barrier(const Cut& now) {
+    if (counted.row >= 0 && last_flags[turn ^ 1]) {
+      merge_parts<Dim>(a, space, counted, blocks, heads(counted), head0(counted));
+    }
+    counted = written, written = now.parts > 1 ? now : Cut();
+    if (counted.row >= 0 && threadIdx.x == 0) {
+      unsigned* arrived = space.arrived + int64_t{counted.row} * blocks + counted.head_block;
+      __threadfence();
+      const bool last = atomicAdd(arrived, 1u) == static_cast<unsigned>(counted.parts - 1);
+      last_flags[turn] = last;
+      if (last) *arrived = 0;
+    }
+    turn ^= 1;
+  }
+};
+
+// By the first warp.
+__device__ __forceinline__ void count_cuts(const PagedRows& a, RowCuts& of) {
   if (threadIdx.x >= 32) return;
   const int lane = static_cast<int>(threadIdx.x);
+  const int rows = static_cast<int>(counted_rows(a.count, a.rows));
   int before = 0;
   for (int base = 0; base < rows; base += 32) {
     int cuts = 0;
@@ -338,6 +392,7 @@ __device__ __forceinline__ void count_cuts(const PagedRows& a, int rows, int* st
       const int last = a.positions[base + lane];
       const int first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
       cuts = last / kSplitTokens - first / kSplitTokens + 1;
+      of.last[base + lane] = last;
     }
     int sum = cuts;
 #pragma unroll
@@ -345,10 +400,10 @@ __device__ __forceinline__ void count_cuts(const PagedRows& a, int rows, int* st
       const int other = __shfl_up_sync(~0u, sum, lanes);
       if (lane >= lanes) sum += other;
     }
-    if (base + lane < rows) starts[base + lane] = before + sum - cuts;
+    if (base + lane < rows) of.starts[base + lane] = before + sum - cuts;
     before += __shfl_sync(~0u, sum, 31);
   }
-  if (lane == 0) starts[rows] = before;
+  if (lane == 0) of.starts[rows] = before, of.rows = rows;
 }
 
 template <int Dim>
@@ -356,17 +411,17 @@ __global__ void __launch_bounds__(kSplitWarps * 32, Dim <= 128 ? 2 : 1)
     attend_split(const PagedRows a, const SplitSpace space) {
   using Shape = SplitShape<Dim>;
   extern __shared__ __align__(1024) unsigned char memory[];
-  __shared__ int starts[kSplitRows + 1], last_flag;
-  const int rows = static_cast<int>(counted_rows(a.count, a.rows));
+  __shared__ RowCuts of;
+  __shared__ int last_flags[2];
   const int group = a.heads / a.kv_heads, blocks = head_blocks(a.heads, a.kv_heads);
-  const int per_group = blocks / a.kv_heads, warp = static_cast<int>(threadIdx.x) / 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, j = lane % 4;
-  count_cuts(a, rows, starts);
+  count_cuts(a, of);
   __syncthreads();
   unsigned char* ring = memory + warp * Shape::depth * Shape::page_bytes;
   auto* merge = reinterpret_cast<float*>(memory + Shape::ring);
   const int merge_floats = kSplitWarps * min(group, kSplitHeads) * (Dim + 2);
-  PageCopies<Dim> copies(a, starts, rows, blocks, ring);
+  PageCopies<Dim> copies(a, of, blocks, ring);
   int ahead = 0;
   for (; ahead < Shape::depth && copies.early(); ++ahead) copies.copy();
   start_next();
@@ -376,21 +431,20 @@ __global__ void __launch_bounds__(kSplitWarps * 32, Dim <= 128 ? 2 : 1)
   uint4 q[Shape::q_steps];
   const float scale = a.scale * 1.4426950408889634f;
   int slot = 0, turn = 0;
-  Cut cut(a, starts, rows, blocks, blockIdx.x);
+  Arrivals<Dim> arrivals{a, space, blocks, group, last_flags};
+  Cut cut(a, of, blocks, blockIdx.x);
   const auto load_q = [&](const Cut& c) {
-    const int head0 = c.head_block / per_group * group + c.head_block % per_group * kSplitHeads;
-    const int heads = min(kSplitHeads, group - c.head_block % per_group * kSplitHeads);
-    const uint16_t* from = a.q + (int64_t{c.row} * a.heads + head0 + g) * Dim + j * 8;
+    const uint16_t* from =
+        a.q + (int64_t{c.row} * a.heads + arrivals.head0(c) + g) * Dim + j * 8;
+    const bool there = g < arrivals.heads(c);
 #pragma unroll
     for (int i = 0; i < Shape::q_steps; ++i) {
       q[i] = make_uint4(0, 0, 0, 0);
-      if (g < heads && (Dim % 32 == 0 || i * 4 + j < Shape::chunks)) q[i] = load_fresh(from + i * 32);
+      if (there && (Dim % 32 == 0 || i * 4 + j < Shape::chunks)) q[i] = load_fresh(from + i * 32);
     }
   };
   if (cut.row >= 0) load_q(cut);
   for (int item = blockIdx.x; cut.row >= 0; turn ^= 1) {
-    const int head0 = cut.head_block / per_group * group + cut.head_block % per_group * kSplitHeads;
-    const int heads = min(kSplitHeads, group - cut.head_block % per_group * kSplitHeads);
     WarpSeen<Dim> seen;
     int page = cut.page / kSplitPages * kSplitPages + warp;
     while (page < cut.page) page += kSplitWarps;
@@ -403,15 +457,21 @@ __global__ void __launch_bounds__(kSplitWarps * 32, Dim <= 128 ? 2 : 1)
       slot = slot + 1 == Shape::depth ? 0 : slot + 1;
     }
     item += gridDim.x;
-    const Cut next(a, starts, rows, blocks, item);
+    const Cut next(a, of, blocks, item);
     if (next.row >= 0) load_q(next);
+    const int heads = arrivals.heads(cut);
     float* values = merge + turn * merge_floats;
     float* tops = values + kSplitWarps * heads * Dim;
     seen.put(values + warp * heads * Dim, tops + warp * heads,
              tops + (kSplitWarps + warp) * heads, heads);
     __syncthreads();
-    finish_cut<Dim>(a, space, cut, blocks, heads, head0, values, &last_flag);
+    arrivals.after_barrier(cut);
+    finish_cut<Dim>(a, space, cut, blocks, heads, arrivals.head0(cut), values);
     cut = next;
+  }
+  for (int i = 0; i < 2; ++i) {
+    __syncthreads();
+    arrivals.after_barrier(Cut());
   }
 }
 

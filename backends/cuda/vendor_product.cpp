@@ -1,11 +1,11 @@
-#include "ops/linear/vendor_product.h"
+#include "backends/cuda/vendor_product.h"
 
 #include <dlfcn.h>
 
 #include <array>
 #include <vector>
 
-namespace limpet::ops {
+namespace limpet {
 namespace {
 
 // The part of cuBLASLt's C interface that is used here (cublasLt.h of CUDA 12 and 13; its values
@@ -165,4 +165,4 @@ std::unique_ptr<VendorProducts> VendorProducts::open(void* workspace, size_t wor
   return std::make_unique<CublasLt>(library, handle, workspace, workspace_bytes);
 }
 
-}  // namespace limpet::ops
+}  // namespace limpet

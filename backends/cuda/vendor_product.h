@@ -8,7 +8,7 @@
 
 #include "ops/gpu.h"
 
-namespace limpet::ops {
+namespace limpet {
 
 struct VendorProduct {
   int64_t rows = 0, n = 0, k = 0;
@@ -31,4 +31,4 @@ class VendorProducts {
   virtual bool run(int plan, const void* x, const void* weight, void* y, GpuStream stream) = 0;
 };
 
-}  // namespace limpet::ops
+}  // namespace limpet

@@ -11,6 +11,8 @@
 // the same run (3.15 TB/s), tails included. Llama-3.1-8B: qkv 0.92, out 0.92, gate/up 0.98, down
 // 0.97, head 0.98. Llama-3.2-1B: 0.68, 0.60, 0.95, 0.93, 0.97.
 #pragma once
+#include <algorithm>
+
 #include "ops/linear/tail.cuh"
 
 namespace limpet::ops {

@@ -10,12 +10,12 @@
 //
 // Measured on an H100 in chains of Llama-3.1-8B's layers, cold, tails included, as a fraction of
 // the read bandwidth of the same run (3.15 TB/s): 8 rows: qkv 0.84, out 0.78, gate/up 0.95, down
-// 0.83, head 0.99; 64 rows: 0.66, 0.57, 0.86, 0.75, 0.96 (cuBLASLt's products alone: 0.80, 0.75, 0.88,
-// 0.87, 0.90). What is lost at 64 rows: each block reads x from the L2 cache again.
+// 0.83, head 0.99; 64 rows: 0.66, 0.57, 0.86, 0.75, 0.96 (cuBLASLt's products alone: 0.80, 0.75,
+// 0.88, 0.87, 0.90). What is lost at 64 rows: each block reads x from the L2 cache again.
 #pragma once
-#include "ops/gpu_warpgroup.cuh"
 #include <algorithm>
 
+#include "ops/gpu_warpgroup.cuh"
 #include "ops/linear/gemv.cuh"
 
 namespace limpet::ops {

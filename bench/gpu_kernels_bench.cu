@@ -1,6 +1,6 @@
 // gpu-kernels-bench: the fast GPU kernels alone, on random data, as replays of captured graphs over
-// weights and KV that exceed the cache many times. One JSON line a measurement; rbw is the read-only
-// bandwidth measured in the same run, fraction = bytes / rbw / time.
+// weights and KV that exceed the cache many times. One JSON line a measurement; rbw is the
+// read-only bandwidth measured in the same run, fraction = bytes / rbw / time.
 //
 //   gpu-kernels-bench step MODEL BATCH CTX    a decode step, its cuts searched first
 //   gpu-kernels-bench attention BATCH CTX     paged attention of 8B's layers
@@ -85,7 +85,8 @@ void print(const char* what, const std::string& case_name, double bytes, double 
 std::string describe(const Cut& c) {
   char s[80];
   if (c.skinny) {
-    std::snprintf(s, sizeof s, "skinny groups %d split %d", c.few.groups, c.few.split);
+    std::snprintf(s, sizeof s, "skinny groups %d split %d%s", c.few.groups, c.few.split,
+                  c.few.deep ? " deep" : "");
   } else {
     std::snprintf(s, sizeof s, "%s %d next %d", c.gemv.bulk ? "bulk" : "rows",
                   c.gemv.blocks_per_processor, c.gemv.next_after);
@@ -105,14 +106,28 @@ std::vector<Cut> candidates(const Decoder& d, Kind kind) {
   }
   if (k % 64 == 0) {
     for (const int groups : {1, 2}) {
-      for (const int split : {1, 2, 4, 8}) {
+      for (const int split : {1, 4, 8}) {
         if (k / 64 >= 2 * split) all.push_back({true, {}, {groups, split}});
+        if (groups == 2 && split == 4 && d.rows > 16) all.push_back({true, {}, {2, 4, true}});
       }
     }
   }
   return all;
 }
 
+Plan default_plan(const Decoder& d) {
+  Plan plan;
+  for (int k = 0; k < kKinds; ++k) {
+    const int width = k == kDown ? d.m.inter : k == kOut ? d.m.heads * d.m.dim : d.m.hidden;
+    const int n = k == kQkv      ? d.m.qkv()
+                  : k == kGateUp ? 2 * d.m.inter
+                  : k == kHead   ? d.m.vocab
+                                 : d.m.hidden;
+    plan.cuts[k] = {d.rows > 1, choose_gemv(n, width, d.processors),
+                    choose_skinny(d.rows, n, width, d.processors)};
+  }
+  return plan;
+}
 // Each product in a chain over all layers, then one at a time in the whole step.
 Plan search(const Decoder& d, bool many) {
   Plan plan;
@@ -137,12 +152,17 @@ Plan search(const Decoder& d, bool many) {
             found[kind][i].first / 1e3);
     }
   }
-  double best = time_ms(d.stream, [&] { d.step(plan, many, Start::early); });
-  for (int kind = 0; kind < kKinds; ++kind) {
-    for (size_t i = 1; i < found[kind].size() && i < 5; ++i) {
+  const auto timed = [&](const Plan& p) {
+    return time_ms(d.stream, [&] { d.step(p, many, Start::early); }, 4);
+  };
+  double best = timed(plan);
+  if (const Plan other = default_plan(d); timed(other) < best) best = timed(other), plan = other;
+  for (int kind = 0; kind < 2 * kKinds; ++kind) {
+    auto& cuts = found[kind % kKinds];
+    for (size_t i = 0; i < cuts.size() && i < 6; ++i) {
       Plan other = plan;
-      other.cuts[kind] = found[kind][i].second;
-      const double ms = time_ms(d.stream, [&] { d.step(other, many, Start::early); }, 4);
+      other.cuts[kind % kKinds] = cuts[i].second;
+      const double ms = timed(other);
       if (ms < best * 0.9995) best = ms, plan = other;
     }
   }
@@ -176,16 +196,7 @@ void bench_step(const Decoder& d, const std::string& name, bool many) {
   print("step", name, step_bytes(d), timed(Start::early), ",\"cuts\":\"" + cuts + "\"");
   print("step again", name, step_bytes(d), timed(Start::early));
   print("step without early start", name, step_bytes(d), timed(Start::plain));
-  Plan chosen;
-  for (int k = 0; k < kKinds; ++k) {
-    const int width = k == kDown ? d.m.inter : k == kOut ? d.m.heads * d.m.dim : d.m.hidden;
-    const int n = k == kQkv      ? d.m.qkv()
-                  : k == kGateUp ? 2 * d.m.inter
-                  : k == kHead   ? d.m.vocab
-                                 : d.m.hidden;
-    chosen.cuts[k] = {d.rows > 1, choose_gemv(n, width, d.processors),
-                      choose_skinny(n, width, d.processors)};
-  }
+  const Plan chosen = default_plan(d);
   print("step as chosen without a search", name, step_bytes(d),
         time_ms(d.stream, [&] { d.step(chosen, many, Start::early); }, 20));
   // The same bits with and without early starts, eager and captured.
@@ -280,7 +291,8 @@ int run(int argc, char** argv) {
     const int batch = std::atoi(argv[2]);
     Shapes m = kModels[0];
     m.inter = 128, m.vocab = 128, m.hidden = 512;  // the layers' KV is what counts
-    m.layers = std::max(4, std::min(32, static_cast<int>(14e9 / 4096 / batch / std::atoi(argv[3]))));
+    const double tokens = 1.0 * batch * std::atoi(argv[3]);
+    m.layers = std::max(4, std::min(32, static_cast<int>(14e9 / 4096 / tokens)));
     Decoder d(m, batch, batch, std::atoi(argv[3]), processors);
     measure_rbw(d);
     bench_attention(d, name, false);

@@ -43,7 +43,7 @@ __global__ void fill_random(uint16_t* to, size_t n, float amplitude, uint32_t se
 __global__ void take_best(const unsigned long long* best, int32_t* ids, int rows) {
   await_previous();
   const int i = static_cast<int>(threadIdx.x);
-  if (i < rows) ids[i] = static_cast<int32_t>(~static_cast<uint32_t>(best[i]));
+  if (i < rows) ids[i] = static_cast<int32_t>(~static_cast<uint32_t>(best[i * kRowSlots]));
 }
 
 enum Kind { kQkv, kOut, kGateUp, kDown, kHead, kKinds };
@@ -79,7 +79,7 @@ class Decoder {
         scaled(size_t{1} * n * m.hidden), q(size_t{1} * n * m.heads * m.dim),
         att(size_t{1} * n * m.heads * m.dim), gated(size_t{1} * n * m.inter),
         wide_rows(size_t{1} * n * std::max(2 * m.inter, m.qkv())), x(size_t{1} * n * m.hidden),
-        raw(size_t{1} * n * m.qkv()), sums(size_t{1} * (2 * m.layers + 2) * n),
+        raw(size_t{1} * n * m.qkv()), sums(size_t{1} * (2 * m.layers + 2) * n * kRowSlots),
         arrived(size_t{1} * n * m.heads) {
     must(LIMPET_GPU(StreamCreateWithFlags)(&stream, LIMPET_GPU(StreamNonBlocking)), "stream");
     fill(qkv_w, std::sqrt(3.0f / m.hidden)), fill(out_w, std::sqrt(3.0f / (m.heads * m.dim)));
@@ -122,7 +122,7 @@ class Decoder {
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
 
-  uint64_t* squares(int norm) const { return sums.get() + size_t{1} * norm * rows; }
+  uint64_t* squares(int norm) const { return sums.get() + size_t{1} * norm * rows * kRowSlots; }
   unsigned long long* best() const {
     return reinterpret_cast<unsigned long long*>(squares(2 * m.layers + 1));
   }
@@ -176,9 +176,11 @@ class Decoder {
         in.squares = squares(2 * layer);
         if (m.head_norm) {
           t.y = raw.get(), t.y_stride = m.qkv();
-          go<Tail::store>(qkv_w.get() + l * m.qkv() * m.hidden, m.qkv(), m.hidden, in, t, cut, start);
+          go<Tail::store>(qkv_w.get() + l * m.qkv() * m.hidden, m.qkv(), m.hidden, in, t, cut,
+                          start);
         } else {
-          go<Tail::append>(qkv_w.get() + l * m.qkv() * m.hidden, m.qkv(), m.hidden, in, t, cut, start);
+          go<Tail::append>(qkv_w.get() + l * m.qkv() * m.hidden, m.qkv(), m.hidden, in, t, cut,
+                           start);
         }
         break;
       case kOut:
@@ -216,7 +218,7 @@ class Decoder {
   void step(const Plan& plan, bool many, Start start) const {
     must(launch_embed({head_w.get(), m.hidden, ids.get(), count.get(), rows, m.hidden, x.get(),
                        scaled.get(), norm(0), squares(0), squares(1),
-                       (2 * m.layers + 1) * rows}, {stream, Start::plain}), "embed");
+                       (2 * m.layers + 1) * rows * kRowSlots}, {stream, Start::plain}), "embed");
     for (int l = 0; l < m.layers; ++l) {
       project(kQkv, l, plan.cuts[kQkv], start);
       if (m.head_norm) {

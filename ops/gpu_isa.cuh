@@ -1,11 +1,12 @@
 // Instructions that the compiler has no name for, each behind one wrapper, and launches with
 // overlap and clusters. No other file of ops/ contains assembly.
 //
-// Early start: a kernel launched with Start::early may begin while its predecessor still runs, once
-// every block of that one has called start_next() or ended. Before await_previous() it may read only
-// what no kernel of the same captured program writes: weights, tables, positions, and KV of
-// positions that earlier steps appended. Every kernel of such a chain calls await_previous(), so
-// completion is transitive along it and buffers can be used again.
+// Early start: a kernel launched with Start::early may begin while its predecessor still runs,
+// once every block of that one has called start_next() or ended. Before await_previous() it may
+// read only what no kernel of the same captured program writes: weights, tables, positions, and KV
+// of positions that earlier steps appended. Every kernel of such a chain calls await_previous(), so
+// completion is transitive along it and buffers can be used again. The first kernel of a captured
+// program is launched with Start::plain.
 //
 // On AMD there is no early start and no cluster: the waits are empty, copies are plain.
 #pragma once
@@ -113,9 +114,9 @@ __device__ __forceinline__ void await_barrier(uint64_t* b, int parity) {
 __device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint32_t bytes,
                                           uint64_t* barrier) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-          shared_address(shared)),
-      "l"(global), "r"(bytes), "r"(shared_address(barrier))
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+      :
+      : "r"(shared_address(shared)), "l"(global), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
 }
 

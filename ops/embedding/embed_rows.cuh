@@ -14,7 +14,7 @@ struct EmbedRows {
   float* x;                    // f32 [rows, width]
   uint16_t* scaled;            // bf16 [rows, width]: x * norm
   const float* norm;           // [width]
-  uint64_t* squares;           // [rows]: written, so it need not be cleared
+  uint64_t* squares;           // [rows * kRowSlots]: written, so it need not be cleared
   uint64_t* clear;             // [clear_count]: the step's other sums and bests
   int clear_count;
 };
@@ -41,7 +41,7 @@ __global__ void embed(const EmbedRows a) {
     squares += first * first + second * second;
   }
   squares = block_sum(squares);
-  if (thread == 0) a.squares[row] = static_cast<uint64_t>(squares * kSquaresUnit);
+  if (thread == 0) a.squares[row * kRowSlots] = static_cast<uint64_t>(squares * kSquaresUnit);
 }
 
 inline GpuError launch_embed(const EmbedRows& a, const Launch& how) {

@@ -7,10 +7,12 @@
 //   bulk:  one thread feeds a ring in shared memory through the copy engine, all warps share k.
 // The bits of an output depend on x and its weights alone, in each design.
 //
-// Measured within a captured Llama-3.1-8B step on an H100 (read bandwidth 3.14 TB/s, fraction of it,
-// cold, chained): rows: qkv 0.95, o 0.88, gate/up 0.97, down 0.94; bulk: gate/up 0.99, down 0.96,
-// head 0.99.
+// Measured on an H100 in chains of a model's layers, cold, as a fraction of the read bandwidth of
+// the same run (3.15 TB/s), tails included. Llama-3.1-8B: qkv 0.92, out 0.92, gate/up 0.98, down
+// 0.97, head 0.98. Llama-3.2-1B: 0.68, 0.60, 0.95, 0.93, 0.97.
 #pragma once
+#include <algorithm>
+
 #include "ops/linear/tail.cuh"
 
 namespace limpet::ops {
@@ -22,7 +24,7 @@ struct Gemv {
   int n, k;                // k: a multiple of 8
   PairRows pairs;
 };
-// How a product is cut. The defaults of choose() can be replaced by what a search on the card finds.
+// How a product is cut. choose_gemv() can be replaced by what a search on the card finds.
 struct GemvCut {
   bool bulk = false;
   int blocks_per_processor = 2;
@@ -68,7 +70,8 @@ struct BlockEnds {
   }
   __device__ __forceinline__ void load(PairEnd<T>& end, int i) const {
     const int p = share.begin + i;
-    end.load(in, t, g.n, 0, g.pairs.first(p), g.pairs.second(p), counted && p < share.end);
+    end.load(in.factor(0), t, g.n, 0, g.pairs.first(p), g.pairs.second(p),
+             counted && p < share.end);
   }
   // sum(i, which): the finished sum of the block's pair i.
   template <class Sum>
@@ -246,9 +249,12 @@ __global__ void __launch_bounds__(kGemvWarps * 32 + 32, 1)
 }
 #endif
 
+// What was fastest within whole steps on an H100, at the shapes of four models, or near it.
 inline GemvCut choose_gemv(int n, int k, int processors) {
   const double per_processor = 2.0 * n * k / processors;
-  if (LIMPET_GPU_PTX && per_processor > 600e3) return {true, 1, 100};
+  if (LIMPET_GPU_PTX && k >= 8192 && k <= 20480) return {true, k > 8192 ? 1 : 2, 0};
+  if (LIMPET_GPU_PTX && per_processor > 4e6) return {true, 1, 100};
+  if (LIMPET_GPU_PTX && k > 3072 && per_processor < 5e5) return {true, 2, 0};
   return {false, 2, 0};
 }
 

@@ -16,17 +16,21 @@ namespace {
 
 // Sums of squares count in units of 2^-28: rows of up to 6e10, exact to 4e-9 a part.
 constexpr float kSquaresUnit = 268435456.0f;
+// What many blocks add to lies a cache line apart, row from row, or they would queue at one line:
+// 64-bit numbers from one row's sum, or best, to the next one's.
+constexpr int kRowSlots = 16;
 
 struct ProductInput {
   const uint16_t* x;        // bf16 [rows, k], rows x_stride apart (a multiple of 8)
   int64_t x_stride;
-  const uint64_t* squares;  // [rows] as above: x lacks its factor 1 / rms; null: x is complete
+  const uint64_t* squares;  // [rows * kRowSlots]: x lacks its factor 1 / rms; null: it is complete
   float mean;               // 1 / width of the norm
   float eps;
 
   __device__ __forceinline__ float factor(int row) const {
     if (squares == nullptr) return 1.0f;
-    const auto sum = static_cast<float>(*reinterpret_cast<const volatile uint64_t*>(squares + row));
+    const volatile uint64_t* at = squares + row * kRowSlots;
+    const auto sum = static_cast<float>(*at);
     return rsqrtf(sum * (1.0f / kSquaresUnit) * mean + eps);
   }
 };
@@ -48,8 +52,8 @@ struct TailArgs {
   uint16_t* scaled = nullptr;          // bf16 [rows, n] (gate: [rows, n / 2]); residual: or null
   int64_t scaled_stride = 0;
   const float* norm = nullptr;         // [n]
-  uint64_t* squares = nullptr;         // [rows]
-  unsigned long long* best = nullptr;  // [rows], 0 before
+  uint64_t* squares = nullptr;         // [rows * kRowSlots]
+  unsigned long long* best = nullptr;  // [rows * kRowSlots], 0 before
   // append: the product is q, k, v, one below the other
   int heads = 0, kv_heads = 0, head_dim = 2, rotary = 2, layer = 0, layers = 0, max_pages = 0;
   const float* rope = nullptr;         // [rows, rope_stride]: rotary / 2 cosines, then sines
@@ -105,12 +109,13 @@ struct PairEnd {
   float factor = 1, a = 0, b = 0, c = 0, d = 0;
   uint16_t* to = nullptr;
 
-  __device__ __forceinline__ void load(const ProductInput& in, const TailArgs& t, int n, int r,
-                                       int f, int s, bool valid) {
+  // by: the row's factor (ProductInput)
+  __device__ __forceinline__ void load(float by, const TailArgs& t, int n, int r, int f, int s,
+                                       bool valid) {
     row = r, first = f, second = s, there = valid && f < n, twice = s < n;
     if (!there) return;
     if (!twice) second = first;
-    factor = in.factor(row);
+    factor = by;
     if (T != Tail::append && T != Tail::gate && t.bias != nullptr) {
       c = t.bias[first], d = t.bias[second];
     }
@@ -165,7 +170,7 @@ struct PairEnd {
         const unsigned long long other = shuffle_xor_long(key, lanes);
         key = other > key ? other : key;
       }
-      if (there && lane % segment == 0) atomicMax(t.best + row, key);
+      if (there && lane % segment == 0) atomicMax(t.best + row * kRowSlots, key);
     }
   }
   __device__ __forceinline__ void put(const TailArgs& t, float sum0, float sum1) const {
@@ -188,7 +193,7 @@ struct PairEnd {
     if (t.scaled == nullptr) return;
     for (int lanes = segment / 2; lanes > 0; lanes /= 2) squares += shuffle_xor(squares, lanes);
     if (there && lane % segment == 0) {
-      atomicAdd(reinterpret_cast<unsigned long long*>(t.squares) + row,
+      atomicAdd(reinterpret_cast<unsigned long long*>(t.squares) + row * kRowSlots,
                 static_cast<unsigned long long>(squares * kSquaresUnit));
     }
   }

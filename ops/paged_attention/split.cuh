@@ -1,11 +1,11 @@
 // Attention of single rows over their paged KV, as in paged_attention.h, for decode steps.
 //
-// A row's keys are cut at multiples of kSplitTokens, counted from position 0, whatever the batch or
-// the bucket; a block takes one cut of one KV head and the query heads that share it, its warps take
-// the cut's pages in turn. So the bits of a row depend on its q and its sequence's KV alone. Blocks
-// stay and walk over the cuts of all rows; their warps copy the next pages, of the next cut too,
-// while they work on one. The parts of a row are merged by log-sum-exp, in order, by the block that
-// finishes the row's last one (Dao et al. 2023).
+// A row's keys are cut at multiples of kSplitTokens, counted from position 0, whatever the batch
+// or the bucket; a block takes one cut of one KV head and the query heads that share it, its warps
+// take the cut's pages in turn. So the bits of a row depend on its q and its sequence's KV alone.
+// Blocks stay and walk over the cuts of all rows; their warps copy the next pages, of the next cut
+// too, while they work on one. The parts of a row are merged by log-sum-exp, in order, by the block
+// that finishes the row's last one (Dao et al. 2023).
 //
 // K and V go from shared memory into the fragments of tensor cores with 16-byte reads: lane j of a
 // quad owns 8 elements in a row, for q and K alike, so the order of k does not matter; for the
@@ -19,7 +19,7 @@ namespace limpet::ops {
 namespace {
 
 #ifndef LIMPET_SPLIT_TOKENS
-#define LIMPET_SPLIT_TOKENS 128
+#define LIMPET_SPLIT_TOKENS 256
 #endif
 constexpr int kSplitTokens = LIMPET_SPLIT_TOKENS, kSplitPages = kSplitTokens / kPageTokens;
 constexpr int kSplitRows = 512, kSplitWarps = 4, kSplitHeads = 8;  // heads of one product
@@ -47,30 +47,43 @@ inline size_t split_parts_bytes(int rows, int heads, int kv_heads, int head_dim,
 }
 
 #if LIMPET_GPU_PTX
-// What every warp asks again and again, in shared memory.
+// What every warp asks again and again: how heads are grouped, and, in shared memory, the rows.
 struct RowCuts {
-  int rows;
-  int starts[kSplitRows + 1];  // cuts of the rows before each row
-  int last[kSplitRows];        // positions
+  int rows, group, per_group, blocks;  // heads of a KV head, head blocks of it, head blocks
+  int* starts;                         // [rows + 1]: cuts of the rows before each row
+  int* last;                           // [rows]: positions
+
+  __device__ RowCuts(const PagedRows& a, unsigned char* memory)
+      : rows(static_cast<int>(counted_rows(a.count, a.rows))), group(a.heads / a.kv_heads),
+        per_group((group + kSplitHeads - 1) / kSplitHeads),
+        blocks(a.kv_heads * per_group),
+        starts(reinterpret_cast<int*>(memory)), last(starts + a.rows + 1) {}
+  __host__ __device__ static size_t bytes(int rows) {
+    return static_cast<size_t>(2 * rows + 4) / 4 * 16;
+  }
 };
 
 // One cut of one row for one block of heads.
 struct Cut {
-  int row = -1, head_block = 0, part = 0, parts = 0;  // the part of the row, and how many there are
+  int row = -1, unit = 0, part = 0, parts = 0;  // unit: row and block of heads; parts of the row
+  int kv_head = 0, head = 0, heads = 0;         // the first query head and how many
   int first = 0, last = 0;                            // positions seen
   int page = 0, end = 0;                              // pages of the cut, in the sequence
 
   Cut() = default;
-  __device__ Cut(const PagedRows& a, const RowCuts& of, int blocks, int item) {
-    const int cut = item / blocks;
+  __device__ Cut(const PagedRows& a, const RowCuts& of, int item) {
+    const int cut = item / of.blocks, block = item - cut * of.blocks;
     if (cut >= of.starts[of.rows]) return;
-    head_block = item % blocks;
+    kv_head = of.per_group == 1 ? block : block / of.per_group;
+    const int within = block - kv_head * of.per_group;
+    head = kv_head * of.group + within * kSplitHeads;
+    heads = min(kSplitHeads, of.group - within * kSplitHeads);
     int low = 0, high = of.rows;  // starts[low] <= cut < starts[high]
     while (high - low > 1) {
       const int middle = (low + high) / 2;
       (of.starts[middle] <= cut ? low : high) = middle;
     }
-    row = low;
+    row = low, unit = row * of.blocks + block;
     last = of.last[row];
     first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
     part = cut - of.starts[row], parts = of.starts[row + 1] - of.starts[row];
@@ -83,7 +96,8 @@ struct Cut {
 template <int Dim>
 struct SplitShape {
   static constexpr int chunks = Dim / 8, page_bytes = 2 * kPageTokens * Dim * 2;
-  static constexpr int depth = Dim <= 64 ? 6 : Dim <= 96 ? 4 : Dim <= 128 ? 3 : 2;
+  static constexpr int depth = Dim <= 64 ? 4 : Dim <= 80 ? 3 : 2;
+  static constexpr int together = Dim <= 128 ? 3 : 1;  // blocks of a processor
   static constexpr int ring = kSplitWarps * depth * page_bytes;
   static constexpr int q_steps = (Dim + 31) / 32, blocks128 = (Dim + 127) / 128;
   static constexpr bool turns = chunks % 8 == 0;
@@ -101,15 +115,15 @@ template <int Dim>
 struct PageCopies {
   const PagedRows& a;
   const RowCuts& of;
-  const int blocks, warp, lane;
+  const int warp, lane;
   unsigned char* ring;
   Cut cut, following;
   int item, page, entry, next_entry, slot = 0;
 
-  __device__ PageCopies(const PagedRows& args, const RowCuts& cuts, int b, unsigned char* r)
-      : a(args), of(cuts), blocks(b), warp(static_cast<int>(threadIdx.x) / 32),
+  __device__ PageCopies(const PagedRows& args, const RowCuts& cuts, unsigned char* r)
+      : a(args), of(cuts), warp(static_cast<int>(threadIdx.x) / 32),
         lane(static_cast<int>(threadIdx.x) % 32), ring(r), item(blockIdx.x) {
-    following = Cut(a, of, blocks, item);
+    following = Cut(a, of, item);
     next_entry = table_entry(following);
     open();
   }
@@ -125,7 +139,7 @@ struct PageCopies {
       page = cut.page / kSplitPages * kSplitPages + warp;
       while (page < cut.page) page += kSplitWarps;
       item += gridDim.x;
-      following = cut.row < 0 ? Cut() : Cut(a, of, blocks, item);
+      following = cut.row < 0 ? Cut() : Cut(a, of, item);
       next_entry = table_entry(following);
     } while (cut.row >= 0 && page >= cut.end);
   }
@@ -141,14 +155,11 @@ struct PageCopies {
     using Shape = SplitShape<Dim>;
     if (cut.row >= 0) {
       const int id = __shfl_sync(~0u, entry, page % kSplitPages);
-      const int group = a.heads / a.kv_heads;
-      const int kv_head = cut.head_block / ((group + kSplitHeads - 1) / kSplitHeads);
       unsigned char* keys = ring + slot * Shape::page_bytes;
       unsigned char* values = keys + Shape::page_bytes / 2;
       const uint16_t* k =
-          a.pool + pool_row(id, a.layers, a.layer, 0, a.kv_heads, kv_head, 0, Dim);
-      const uint16_t* v =
-          a.pool + pool_row(id, a.layers, a.layer, 1, a.kv_heads, kv_head, 0, Dim);
+          a.pool + pool_row(id, a.layers, a.layer, 0, a.kv_heads, cut.kv_head, 0, Dim);
+      const uint16_t* v = k + static_cast<int64_t>(a.kv_heads) * kPageTokens * Dim;
 #pragma unroll
       for (int i = 0; i < Shape::chunks / 2; ++i) {
         const int at = i * 32 + lane, token = at / Shape::chunks, chunk = at % Shape::chunks;
@@ -168,7 +179,8 @@ struct PageCopies {
 };
 
 // What a warp has seen of a cut: lane 4 g + j knows head g's highest score (in units of log 2) and
-// its own share of the sum; sums[8 b + d] are elements 128 b + 8 g + d (and + 64) of heads 2 j, 2 j + 1.
+// its own share of the sum; sums[8 b + d] are elements 128 b + 8 g + d (and + 64) of heads 2 j and
+// 2 j + 1.
 template <int Dim>
 struct WarpSeen {
   using Shape = SplitShape<Dim>;
@@ -281,9 +293,8 @@ struct Merged {
 template <int Dim>
 struct PartPlace {
   float* parts;
-  __device__ __forceinline__ PartPlace(const SplitSpace& space, const Cut& cut, int blocks)
-      : parts(space.parts + (int64_t{cut.row} * blocks + cut.head_block) * space.most *
-                                kSplitHeads * (Dim + 2)) {}
+  __device__ __forceinline__ PartPlace(const SplitSpace& space, const Cut& cut)
+      : parts(space.parts + int64_t{cut.unit} * space.most * kSplitHeads * (Dim + 2)) {}
   __device__ __forceinline__ float* values(int part) const {
     return parts + part * kSplitHeads * (Dim + 2);
   }
@@ -299,11 +310,11 @@ struct PartPlace {
 // totals [warps][heads]. They become the row's output, or a part of it.
 template <int Dim>
 __device__ __forceinline__ void finish_cut(const PagedRows& a, const SplitSpace& space,
-                                           const Cut& cut, int blocks, int heads, int head0,
-                                           const float* values) {
+                                           const Cut& cut, const float* values) {
+  const int heads = cut.heads;
   const float *tops = values + kSplitWarps * heads * Dim, *totals = tops + kSplitWarps * heads;
-  const PartPlace<Dim> place(space, cut, blocks);
-  uint16_t* out = a.out + (int64_t{cut.row} * a.heads + head0) * Dim;
+  const PartPlace<Dim> place(space, cut);
+  uint16_t* out = a.out + (int64_t{cut.row} * a.heads + cut.head) * Dim;
   for (int i = static_cast<int>(threadIdx.x) * 4; i < heads * Dim; i += kSplitWarps * 128) {
     const int head = i / Dim;
     Merged all;
@@ -327,10 +338,11 @@ __device__ __forceinline__ void finish_cut(const PagedRows& a, const SplitSpace&
 // All parts of a row, in order; by the block that announced the last of them.
 template <int Dim>
 __device__ __forceinline__ void merge_parts(const PagedRows& a, const SplitSpace& space,
-                                            const Cut& cut, int blocks, int heads, int head0) {
+                                            const Cut& cut) {
   __threadfence();
-  const PartPlace<Dim> place(space, cut, blocks);
-  uint16_t* out = a.out + (int64_t{cut.row} * a.heads + head0) * Dim;
+  const int heads = cut.heads;
+  const PartPlace<Dim> place(space, cut);
+  uint16_t* out = a.out + (int64_t{cut.row} * a.heads + cut.head) * Dim;
   for (int i = static_cast<int>(threadIdx.x) * 4; i < heads * Dim; i += kSplitWarps * 128) {
     const int head = i / Dim;
     Merged all;
@@ -352,25 +364,17 @@ template <int Dim>
 struct Arrivals {
   const PagedRows& a;
   const SplitSpace& space;
-  const int blocks, group;
   int* last_flags;  // shared [2]
   Cut written, counted;
   int turn = 0;
 
-  __device__ __forceinline__ int heads(const Cut& c) const {
-    return min(kSplitHeads, group - c.head_block % (blocks / a.kv_heads) * kSplitHeads);
-  }
-  __device__ __forceinline__ int head0(const Cut& c) const {
-    const int per_group = blocks / a.kv_heads;
-    return c.head_block / per_group * group + c.head_block % per_group * kSplitHeads;
-  }
   __device__ __forceinline__ void after_barrier(const Cut& now) {
     if (counted.row >= 0 && last_flags[turn ^ 1]) {
-      merge_parts<Dim>(a, space, counted, blocks, heads(counted), head0(counted));
+      merge_parts<Dim>(a, space, counted);
     }
     counted = written, written = now.parts > 1 ? now : Cut();
     if (counted.row >= 0 && threadIdx.x == 0) {
-      unsigned* arrived = space.arrived + int64_t{counted.row} * blocks + counted.head_block;
+      unsigned* arrived = space.arrived + counted.unit;
       __threadfence();
       const bool last = atomicAdd(arrived, 1u) == static_cast<unsigned>(counted.parts - 1);
       last_flags[turn] = last;
@@ -381,10 +385,10 @@ struct Arrivals {
 };
 
 // By the first warp.
-__device__ __forceinline__ void count_cuts(const PagedRows& a, RowCuts& of) {
+__device__ __forceinline__ void count_cuts(const PagedRows& a, const RowCuts& of) {
   if (threadIdx.x >= 32) return;
   const int lane = static_cast<int>(threadIdx.x);
-  const int rows = static_cast<int>(counted_rows(a.count, a.rows));
+  const int rows = of.rows;
   int before = 0;
   for (int base = 0; base < rows; base += 32) {
     int cuts = 0;
@@ -403,25 +407,23 @@ __device__ __forceinline__ void count_cuts(const PagedRows& a, RowCuts& of) {
     if (base + lane < rows) of.starts[base + lane] = before + sum - cuts;
     before += __shfl_sync(~0u, sum, 31);
   }
-  if (lane == 0) of.starts[rows] = before, of.rows = rows;
+  if (lane == 0) of.starts[rows] = before;
 }
 
 template <int Dim>
-__global__ void __launch_bounds__(kSplitWarps * 32, Dim <= 128 ? 2 : 1)
+__global__ void __launch_bounds__(kSplitWarps * 32, SplitShape<Dim>::together)
     attend_split(const PagedRows a, const SplitSpace space) {
   using Shape = SplitShape<Dim>;
   extern __shared__ __align__(1024) unsigned char memory[];
-  __shared__ RowCuts of;
   __shared__ int last_flags[2];
-  const int group = a.heads / a.kv_heads, blocks = head_blocks(a.heads, a.kv_heads);
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, j = lane % 4;
+  const RowCuts of(a, memory + Shape::ring);
+  auto* values = reinterpret_cast<float*>(memory + Shape::ring + RowCuts::bytes(a.rows));
   count_cuts(a, of);
   __syncthreads();
   unsigned char* ring = memory + warp * Shape::depth * Shape::page_bytes;
-  auto* merge = reinterpret_cast<float*>(memory + Shape::ring);
-  const int merge_floats = kSplitWarps * min(group, kSplitHeads) * (Dim + 2);
-  PageCopies<Dim> copies(a, of, blocks, ring);
+  PageCopies<Dim> copies(a, of, ring);
   int ahead = 0;
   for (; ahead < Shape::depth && copies.early(); ++ahead) copies.copy();
   start_next();
@@ -430,13 +432,12 @@ __global__ void __launch_bounds__(kSplitWarps * 32, Dim <= 128 ? 2 : 1)
 
   uint4 q[Shape::q_steps];
   const float scale = a.scale * 1.4426950408889634f;
-  int slot = 0, turn = 0;
-  Arrivals<Dim> arrivals{a, space, blocks, group, last_flags};
-  Cut cut(a, of, blocks, blockIdx.x);
+  int slot = 0;
+  Arrivals<Dim> arrivals{a, space, last_flags};
+  Cut cut(a, of, blockIdx.x);
   const auto load_q = [&](const Cut& c) {
-    const uint16_t* from =
-        a.q + (int64_t{c.row} * a.heads + arrivals.head0(c) + g) * Dim + j * 8;
-    const bool there = g < arrivals.heads(c);
+    const uint16_t* from = a.q + (int64_t{c.row} * a.heads + c.head + g) * Dim + j * 8;
+    const bool there = g < c.heads;
 #pragma unroll
     for (int i = 0; i < Shape::q_steps; ++i) {
       q[i] = make_uint4(0, 0, 0, 0);
@@ -444,7 +445,7 @@ __global__ void __launch_bounds__(kSplitWarps * 32, Dim <= 128 ? 2 : 1)
     }
   };
   if (cut.row >= 0) load_q(cut);
-  for (int item = blockIdx.x; cut.row >= 0; turn ^= 1) {
+  for (int item = blockIdx.x; cut.row >= 0;) {
     WarpSeen<Dim> seen;
     int page = cut.page / kSplitPages * kSplitPages + warp;
     while (page < cut.page) page += kSplitWarps;
@@ -457,16 +458,15 @@ __global__ void __launch_bounds__(kSplitWarps * 32, Dim <= 128 ? 2 : 1)
       slot = slot + 1 == Shape::depth ? 0 : slot + 1;
     }
     item += gridDim.x;
-    const Cut next(a, of, blocks, item);
+    const Cut next(a, of, item);
     if (next.row >= 0) load_q(next);
-    const int heads = arrivals.heads(cut);
-    float* values = merge + turn * merge_floats;
-    float* tops = values + kSplitWarps * heads * Dim;
-    seen.put(values + warp * heads * Dim, tops + warp * heads,
-             tops + (kSplitWarps + warp) * heads, heads);
+    float* tops = values + kSplitWarps * cut.heads * Dim;
+    __syncthreads();  // what the cut before left there has been read
+    seen.put(values + warp * cut.heads * Dim, tops + warp * cut.heads,
+             tops + (kSplitWarps + warp) * cut.heads, cut.heads);
     __syncthreads();
     arrivals.after_barrier(cut);
-    finish_cut<Dim>(a, space, cut, blocks, heads, arrivals.head0(cut), values);
+    finish_cut<Dim>(a, space, cut, values);
     cut = next;
   }
   for (int i = 0; i < 2; ++i) {
@@ -480,9 +480,10 @@ GpuError launch_split(const PagedRows& a, const SplitSpace& space, int processor
                       const Launch& how) {
   using Shape = SplitShape<Dim>;
   const int group = std::min(a.heads / a.kv_heads, kSplitHeads);
-  const size_t shared = Shape::ring + size_t{2} * 4 * kSplitWarps * group * (Dim + 2);
+  const size_t shared =
+      Shape::ring + RowCuts::bytes(a.rows) + size_t{4} * kSplitWarps * group * (Dim + 2);
   const int64_t most = int64_t{a.rows} * head_blocks(a.heads, a.kv_heads) * space.most;
-  const auto blocks = std::min<int64_t>(most, int64_t{processors} * (Dim <= 128 ? 2 : 1));
+  const auto blocks = std::min<int64_t>(most, int64_t{processors} * Shape::together);
   return launch(attend_split<Dim>, dim3(static_cast<unsigned>(blocks)), kSplitWarps * 32, 1,
                 shared, how, a, space);
 }

@@ -1,4 +1,4 @@
-// Rows of q, k, v as a product left them: bias, the query/key norm of each head, rotation, KV append.
+// Rows of q, k, v as a product left them: bias, query/key norm of each head, rotation, KV append.
 //
 // For prefill, and for decode steps of models with a query/key norm, whose heads are whole only
 // after the product (without one, the product's own tail appends: tail.cuh). A warp for each row
@@ -67,8 +67,8 @@ template <class Element>
 GpuError launch_append_rows(const AppendRows<Element>& a, int warp, const Launch& how) {
   const int64_t units = int64_t{a.to.rows} * (a.to.heads + 2 * a.to.kv_heads);
   const int per_block = 256 / warp;
-  return launch(append_rows<Element>, dim3(static_cast<unsigned>((units + per_block - 1) / per_block)),
-                256, 1, 0, how, a);
+  const dim3 grid(static_cast<unsigned>((units + per_block - 1) / per_block));
+  return launch(append_rows<Element>, grid, 256, 1, 0, how, a);
 }
 
 }  // namespace

@@ -23,6 +23,9 @@ endif()
 string(REPLACE sm_ compute_ virtual ${LIMPET_CUDA_ARCH})
 set(LIMPET_CUDA_FLAGS -std=c++20 -O3 -gencode=arch=${virtual},code=${LIMPET_CUDA_ARCH}
   --expt-relaxed-constexpr "-Xcompiler=-Wall,-fPIC" -Werror=all-warnings)
+if(LIMPET_CUDA_ARCH STREQUAL "sm_90a")
+  list(APPEND LIMPET_CUDA_FLAGS -DLIMPET_GPU_SM90A)  # the host's code may launch its own kernels
+endif()
 
 # limpet_gpu_objects(<var> <vendor> <compiler> <flags> SOURCES ...): objects of .cu files.
 function(limpet_gpu_objects var vendor compiler flags)

@@ -22,6 +22,12 @@ namespace {
 using namespace ops;
 
 constexpr int64_t kFewRows = 64;  // as many as the skinny product takes
+// Whether warp groups' products were compiled, without which that kernel is empty.
+#if defined(LIMPET_GPU_SM90A)
+constexpr bool kWarpGroups = true;
+#else
+constexpr bool kWarpGroups = false;
+#endif
 
 // f32 rows to bf16, for the head.
 __global__ void round_rows(const float* from, uint16_t* to, int64_t rows, int64_t width,
@@ -89,7 +95,11 @@ class Plan final : public DecoderPlan {
   }
   int64_t qkv_width() const { return (m_.heads + 2 * m_.kv_heads) * m_.head_dim; }
   uint64_t* squares(size_t norm) const {
-    return at<uint64_t>(squares_) + static_cast<int64_t>(norm) * m_.rows;
+    return at<uint64_t>(squares_) + static_cast<int64_t>(norm) * m_.rows * kRowSlots;
+  }
+  // Whose sums of squares the products keep, but for the first's.
+  int64_t norms() const {
+    return way_ == Way::many ? 0 : static_cast<int64_t>(2 * m_.layers.size());
   }
   PagedRows paged(const MatchedLayer& l) const;
   TailArgs append_args(const MatchedLayer& l) const;
@@ -149,7 +159,7 @@ PagedRows Plan::paged(const MatchedLayer& l) const {
 // Whether every kernel of the plan takes these shapes; makes the vendor's plans.
 bool Plan::fits() {
   const int64_t q_width = m_.heads * m_.head_dim;
-  bool ok = m_.head_dim % 16 == 0 && m_.head_dim >= 32 && m_.head_dim <= 256 &&
+  bool ok = kWarpGroups && m_.head_dim % 16 == 0 && m_.head_dim >= 32 && m_.head_dim <= 256 &&
             m_.heads % m_.kv_heads == 0 && m_.hidden % 64 == 0 && m_.hidden <= 8192 &&
             m_.inner % 64 == 0 && q_width % 64 == 0;
   for (const MatchedLayer& l : m_.layers) {
@@ -180,7 +190,7 @@ void Plan::place_parts() {
   const int64_t n = m_.rows, q_width = m_.heads * m_.head_dim;
   x_ = parts_.take(4 * n * m_.hidden);
   scaled_ = parts_.take(2 * n * m_.hidden);
-  squares_ = parts_.take(8 * n * static_cast<int64_t>(2 * m_.layers.size() + 1));
+  squares_ = parts_.take(8 * n * kRowSlots * (norms() + 1));
   q_ = parts_.take(2 * n * q_width);
   attended_ = parts_.take(2 * n * q_width);
   gated_ = parts_.take(2 * n * m_.inner);
@@ -334,12 +344,11 @@ GpuError Plan::layer_by_vendor(size_t i) {
 GpuError Plan::layers() {
   const ProgramValue& table = value(m_.table);
   const int64_t stride = table.layout == Layout::linear ? weight_stride(m_.hidden) : m_.hidden;
-  const auto norms = static_cast<int64_t>(2 * m_.layers.size());
   GpuError error = launch_embed(
       {of<const uint16_t>(m_.table), stride, of<const int32_t>(m_.token_ids), count_of(m_.count),
        static_cast<int>(m_.rows), static_cast<int>(m_.hidden), at<float>(x_), at<uint16_t>(scaled_),
        of<const float>(m_.layers[0].norm), squares(0), squares(1),
-       static_cast<int>(norms * m_.rows)},
+       static_cast<int>(norms() * m_.rows * kRowSlots)},
       {stream_, Start::plain});
   for (size_t i = 0; i < m_.layers.size() && error == GpuError{}; ++i) {
     error = way_ == Way::many ? layer_by_vendor(i) : layer(i);

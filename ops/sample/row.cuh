@@ -121,17 +121,23 @@ struct Row {
     if (l == -INFINITY || !kept.holds(key_of(l), i) || relative(l) < kept.least) return 0;
     return weight(l);
   }
-  // Of equal logits the lowest id.
-  __device__ void find_peak() {
-    uint64_t best = 0, bad = 0;
-    for (int64_t i = threadIdx.x; i < vocab; i += kRowThreads) {
-      bad |= !(logits[i] <= 3.402823466e38f);
+  // The thread's best of ids [begin, end): key, and below it the id counted down, so that of equal
+  // logits the lowest id is best; kRefused when one is NaN or +inf as given.
+  static constexpr uint64_t kRefused = ~uint64_t{0};
+  __device__ uint64_t best_of(int64_t begin, int64_t end) const {
+    uint64_t best = 0;
+    for (int64_t i = begin + threadIdx.x; i < end; i += blockDim.x) {
+      if (!(logits[i] <= 3.402823466e38f)) return kRefused;
       const float l = logit(i);
       const uint64_t rank = (static_cast<uint64_t>(key_of(l)) << 32) | (0xffffffffu - i);
       if (l == l && rank > best) best = rank;
     }
+    return best;
+  }
+  // `best`: of all threads' ids.
+  __device__ void take_peak(uint64_t best) {
     best = block_max_u64(best);
-    refused = block_max_u64(bad) != 0;
+    refused = best == kRefused;
     peak_id = static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(best));
     if (peak_id < 0 || peak_id >= vocab) peak_id = 0;
     peak = logit(peak_id);

@@ -8,6 +8,8 @@ namespace {
 
 // The 2^kBits - 1 thresholds of a pass cut the keys that are left into as many ranges.
 constexpr int kBits = 3, kCuts = (1 << kBits) - 1;
+// Blocks that look for a row's best, and their threads.
+constexpr int kParts = 32, kPartThreads = 256;
 
 enum class By : int { count, weight };
 
@@ -57,7 +59,8 @@ __device__ Kept narrow(const Row& row, Kept kept, By by, uint64_t target) {
   each = block_max_u64(each);
   const uint64_t left = target > above ? target - above : 0;
   const uint64_t wanted = each == 0 ? ties : (left + each - 1) / each;
-  Kept now{lowest, static_cast<int64_t>(row.vocab), kept.least};
+  // What an earlier filter has cut off of the same key stays cut off.
+  Kept now{lowest, lowest == kept.key ? kept.last_tie : row.vocab, kept.least};
   if (wanted < ties) {
     now.last_tie = find_in_order(
         row.vocab, wanted == 0 ? 0 : wanted - 1, [&](int64_t i) -> uint64_t {
@@ -95,7 +98,7 @@ __device__ int32_t draw_row(const Row& row, const DrawSpec& o) {
 __device__ void tell(Row row, const DrawSpec& o, DrawnToken& out) {
   row.context = nullptr;
   row.temperature = 1.0f;
-  row.find_peak();
+  row.take_peak(row.best_of(0, row.vocab));
   uint64_t sum = 0;
   for (int64_t i = threadIdx.x; i < row.vocab; i += blockDim.x) sum += row.weight(row.logit(i));
   const double log_sum = log(static_cast<double>(block_sum_u64(sum)) / kOne);
@@ -124,10 +127,40 @@ __device__ void tell(Row row, const DrawSpec& o, DrawnToken& out) {
   out.logprob = logprob(row.logit(out.token));
 }
 
+__device__ Row row_of(const float* logits, int32_t vocab, const DrawSpec& o,
+                      const uint32_t* context, int64_t slots) {
+  const bool penalized = o.context >= 0 && o.context < slots;
+  const int64_t words = (vocab + 31) / 32;
+  return {logits, vocab, penalized ? context + o.context * words : nullptr, o.penalty,
+          o.temperature};
+}
+
+// The best of each part of each row, so that a greedy draw waits for many blocks' reading.
+__global__ void __launch_bounds__(kPartThreads)
+    find_bests(const float* logits, int64_t stride, int32_t vocab, const DrawSpec* draws,
+               const uint32_t* context, int64_t slots, uint64_t* bests, int64_t rows,
+               const int32_t* count) {
+  __shared__ uint64_t warps[kMostWarps];
+  const int64_t r = blockIdx.x;
+  if (r >= counted_rows(count, rows) || draws[r].draws == 0) return;
+  const Row row = row_of(logits + r * stride, vocab, draws[r], context, slots);
+  const int64_t part = (vocab + kParts - 1) / kParts, begin = blockIdx.y * part;
+  uint64_t best = row.best_of(begin, begin + part < vocab ? begin + part : vocab);
+  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
+    const uint64_t other = shuffle_xor_u64(best, lanes);
+    best = other > best ? other : best;
+  }
+  if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = best;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int w = 1; w < kPartThreads / kWarp; ++w) best = warps[w] > best ? warps[w] : best;
+  bests[r * kParts + blockIdx.y] = best;
+}
+
 __global__ void __launch_bounds__(kRowThreads)
     sample_rows(const float* logits, int64_t stride, int32_t vocab,
                             const DrawSpec* draws, uint32_t* context, int64_t slots,
-                            DrawnToken* drawn, int64_t rows, const int32_t* count) {
+                            const uint64_t* bests, DrawnToken* drawn, int64_t rows, const int32_t* count) {
   const int64_t r = blockIdx.x;
   if (r >= counted_rows(count, rows)) return;
   const DrawSpec o = draws[r];
@@ -135,10 +168,8 @@ __global__ void __launch_bounds__(kRowThreads)
     if (threadIdx.x == 0) drawn[r] = DrawnToken{};
     return;
   }
-  const bool penalized = o.context >= 0 && o.context < slots;
-  uint32_t* seen = penalized ? context + int64_t{o.context} * ((vocab + 31) / 32) : nullptr;
-  Row row{logits + r * stride, vocab, seen, o.penalty, o.temperature};
-  row.find_peak();
+  Row row = row_of(logits + r * stride, vocab, o, context, slots);
+  row.take_peak(threadIdx.x < kParts ? bests[r * kParts + threadIdx.x] : 0);
   DrawnToken out;
   out.status = row.refused ? DrawStatus::not_finite
                : row.peak == -INFINITY ? DrawStatus::nothing : DrawStatus::drawn;
@@ -147,8 +178,8 @@ __global__ void __launch_bounds__(kRowThreads)
     if (o.logprobs >= 0) tell(row, o, out);
   }
   if (threadIdx.x != 0) return;
-  if (seen != nullptr && out.status == DrawStatus::drawn) {
-    seen[out.token / 32] |= 1u << (out.token % 32);
+  if (row.context != nullptr && out.status == DrawStatus::drawn) {
+    context[o.context * int64_t{(vocab + 31) / 32} + out.token / 32] |= 1u << (out.token % 32);
   }
   drawn[r] = out;
 }
@@ -157,10 +188,17 @@ __global__ void __launch_bounds__(kRowThreads)
 
 void run(const Sample&, GpuContext& gpu, const Args& a) {
   const TensorView &logits = a.in[0], &drawn = a.out[0];
-  sample_rows<<<static_cast<unsigned>(drawn.rows()), kRowThreads, 0, gpu.stream>>>(
+  const auto rows = static_cast<unsigned>(drawn.rows());
+  auto* bests = static_cast<uint64_t*>(gpu.scratch(sizeof(uint64_t) * kParts * rows));
+  find_bests<<<dim3(rows, kParts), kPartThreads, 0, gpu.stream>>>(
       logits.as<float>(), logits.stride(), static_cast<int32_t>(logits.cols()),
       reinterpret_cast<const DrawSpec*>(a.in[1].as<int32_t>()), a.in[2].as<uint32_t>(),
-      a.in[2].rows(), reinterpret_cast<DrawnToken*>(drawn.as<int32_t>()), drawn.rows(), a.count);
+      a.in[2].rows(), bests, drawn.rows(), a.count);
+  sample_rows<<<rows, kRowThreads, 0, gpu.stream>>>(
+      logits.as<float>(), logits.stride(), static_cast<int32_t>(logits.cols()),
+      reinterpret_cast<const DrawSpec*>(a.in[1].as<int32_t>()), a.in[2].as<uint32_t>(),
+      a.in[2].rows(), bests, reinterpret_cast<DrawnToken*>(drawn.as<int32_t>()), drawn.rows(),
+      a.count);
 }
 
 }  // namespace limpet::ops

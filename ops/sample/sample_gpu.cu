@@ -158,9 +158,9 @@ __global__ void __launch_bounds__(kPartThreads)
 }
 
 __global__ void __launch_bounds__(kRowThreads)
-    sample_rows(const float* logits, int64_t stride, int32_t vocab,
-                            const DrawSpec* draws, uint32_t* context, int64_t slots,
-                            const uint64_t* bests, DrawnToken* drawn, int64_t rows, const int32_t* count) {
+    sample_rows(const float* logits, int64_t stride, int32_t vocab, const DrawSpec* draws,
+                uint32_t* context, int64_t slots, const uint64_t* bests, DrawnToken* drawn,
+                int64_t rows, const int32_t* count) {
   const int64_t r = blockIdx.x;
   if (r >= counted_rows(count, rows)) return;
   const DrawSpec o = draws[r];

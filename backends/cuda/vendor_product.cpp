@@ -56,7 +56,8 @@ struct Library {
     }
     bool all = true;
     const auto find = [&](auto& function, const char* name) {
-      function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
+      using Function = std::remove_reference_t<decltype(function)>;
+      function = reinterpret_cast<Function>(dlsym(library, name));
       all = all && function != nullptr;
     };
     find(create, "cublasLtCreate");

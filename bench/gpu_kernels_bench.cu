@@ -85,8 +85,7 @@ void print(const char* what, const std::string& case_name, double bytes, double 
 std::string describe(const Cut& c) {
   char s[80];
   if (c.skinny) {
-    std::snprintf(s, sizeof s, "skinny groups %d split %d%s", c.few.groups, c.few.split,
-                  c.few.deep ? " deep" : "");
+    std::snprintf(s, sizeof s, "skinny groups %d split %d", c.few.groups, c.few.split);
   } else {
     std::snprintf(s, sizeof s, "%s %d next %d", c.gemv.bulk ? "bulk" : "rows",
                   c.gemv.blocks_per_processor, c.gemv.next_after);
@@ -108,7 +107,6 @@ std::vector<Cut> candidates(const Decoder& d, Kind kind) {
     for (const int groups : {1, 2}) {
       for (const int split : {1, 4, 8}) {
         if (k / 64 >= 2 * split) all.push_back({true, {}, {groups, split}});
-        if (groups == 2 && split == 4 && d.rows > 16) all.push_back({true, {}, {2, 4, true}});
       }
     }
   }
@@ -123,7 +121,8 @@ Plan default_plan(const Decoder& d) {
                   : k == kGateUp ? 2 * d.m.inter
                   : k == kHead   ? d.m.vocab
                                  : d.m.hidden;
-    plan.cuts[k] = {d.rows > 1, choose_gemv(n, width, d.processors),
+    plan.cuts[k] = {d.rows > 1 || prefers_skinny(n, width, d.processors),
+                    choose_gemv(n, width, d.processors),
                     choose_skinny(d.rows, n, width, d.processors)};
   }
   return plan;

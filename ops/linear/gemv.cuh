@@ -249,13 +249,17 @@ __global__ void __launch_bounds__(kGemvWarps * 32 + 32, 1)
 }
 #endif
 
-// What was fastest within whole steps on an H100, at the shapes of four models, or near it.
+// What was fastest within whole steps on an H100, at the shapes of four models, or near it. For the
+// head, skinny.cuh is faster with one row, too.
 inline GemvCut choose_gemv(int n, int k, int processors) {
   const double per_processor = 2.0 * n * k / processors;
-  if (LIMPET_GPU_PTX && k >= 8192 && k <= 20480) return {true, k > 8192 ? 1 : 2, 0};
-  if (LIMPET_GPU_PTX && per_processor > 4e6) return {true, 1, 100};
-  if (LIMPET_GPU_PTX && k > 3072 && per_processor < 5e5) return {true, 2, 0};
+  if (LIMPET_GPU_PTX && k <= 20480 && per_processor > 6e5) return {true, 1, 100};
+  if (LIMPET_GPU_PTX && k == 8192) return {true, 2, 0};
   return {false, 2, 0};
+}
+// Whether one row goes to skinny.cuh all the same, where the device has it.
+inline bool prefers_skinny(int n, int k, int processors) {
+  return 2.0 * n * k / processors > 2e6 && k % 64 == 0 && k >= 512;
 }
 
 #if LIMPET_GPU_PTX

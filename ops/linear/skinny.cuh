@@ -11,7 +11,8 @@
 // Measured on an H100 in chains of Llama-3.1-8B's layers, cold, tails included, as a fraction of
 // the read bandwidth of the same run (3.15 TB/s): 8 rows: qkv 0.84, out 0.78, gate/up 0.95, down
 // 0.83, head 0.99; 64 rows: 0.66, 0.57, 0.86, 0.75, 0.96 (cuBLASLt's products alone: 0.80, 0.75,
-// 0.88, 0.87, 0.90). What is lost at 64 rows: each block reads x from the L2 cache again.
+// 0.88, 0.87, 0.90). What is lost at 64 rows: each block reads x from the L2 cache again; a ring
+// of 8 stages on one block a processor was not faster.
 #pragma once
 #include <algorithm>
 
@@ -25,7 +26,6 @@ namespace {
 struct SkinnyCut {
   int groups = 2;  // of four warps, 64 weight rows each: 1 or 2
   int split = 4;   // blocks that share k: 1, 4 or 8
-  bool deep = false;  // one block a processor with a long ring: 2 groups, split 4, 17 rows or more
 };
 
 // Groups warpgroups, Columns rows of x (8, 16, 32, 64), Depth stages of 64 elements of k.
@@ -153,7 +153,7 @@ struct SkinnyEnds {
 };
 
 template <Tail T, int Groups, int Columns, int Depth, int Parts>
-__global__ void __launch_bounds__(Groups * 128, Groups == 1 ? 3 : Depth > 6 ? 1 : 2)
+__global__ void __launch_bounds__(Groups * 128, Groups == 2 ? 2 : 3)
     skinny(const Gemv g, const ProductInput in, const TailArgs t) {
 #if LIMPET_GPU_WGMMA
   using Shape = SkinnyShape<Groups, Columns, Depth>;
@@ -211,16 +211,14 @@ __global__ void __launch_bounds__(Groups * 128, Groups == 1 ? 3 : Depth > 6 ? 1 
 #endif
 }
 
-// What was fastest on an H100 at 8B's, 1B's and 0.6B's shapes, or near it.
+// What was fastest within whole steps on an H100 at 8B's shapes, or near it.
 inline SkinnyCut choose_skinny(int rows, int n, int k, int processors) {
-  SkinnyCut cut;
   const int tiles = (n + 127) / 128;
-  cut.groups = rows > 32 && tiles >= processors / 3 ? 2 : 1;
-  cut.split = tiles >= processors * (rows > 32 ? 1 : 4) || k < 1024 ? 1 : 4;
-  if (rows > 32 && cut.split == 4 && tiles * 4 <= processors && tiles * 5 > processors) {
-    cut.groups = 2, cut.deep = true;
-  }
-  return cut;
+  if (k < 1024) return {1, 1};
+  if (rows == 1) return {1, k >= 4096 ? 4 : 1};
+  if (rows <= 32) return {tiles >= processors / 3 && tiles < processors ? 2 : 1, 4};
+  if (tiles >= processors) return {tiles >= 4 * processors ? 1 : 2, 1};
+  return {k > 8192 ? 1 : 2, 4};
 }
 
 template <Tail T, int Groups, int Columns>
@@ -233,15 +231,6 @@ GpuError launch_skinny_shape(const Gemv& g, const ProductInput& in, const TailAr
   using Shape = SkinnyShape<Groups, Columns, depth>;
   const dim3 grid(static_cast<unsigned>(split),
                   static_cast<unsigned>((g.n + Shape::rows - 1) / Shape::rows));
-  if constexpr (Columns >= 32 && Groups == 2) {
-    constexpr int long_ring = std::min(220 * 1024 / stage, 9);
-    using Deep = SkinnyShape<Groups, Columns, long_ring>;
-    if (cut.deep && split == 4) {
-      return launch(skinny<T, Groups, Columns, long_ring, 4>, grid, Deep::threads, 4, Deep::shared,
-                    how, g, in, t);
-    }
-  }
-  if (cut.deep) return LIMPET_GPU(ErrorInvalidValue);
   if (split != 1 && split != 4 && split != 8) return LIMPET_GPU(ErrorInvalidValue);
   const auto kernel = split == 1   ? skinny<T, Groups, Columns, depth, 1>
                       : split == 4 ? skinny<T, Groups, Columns, depth, 4>

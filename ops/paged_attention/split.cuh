@@ -12,6 +12,11 @@
 // weighted values the rows of the product are the elements of V, in an order of our own.
 //
 // head_dim: a multiple of 16 up to 256; pages of 16 tokens, bf16; at most kSplitRows rows.
+//
+// Measured on an H100 at 32 query and 8 KV heads of 128, cold, as a fraction of the read bandwidth
+// of the same run (3.15 TB/s): 64 sequences of 2048 tokens 0.73, 32 of 4096 0.70, 8 of 4096 0.71,
+// 8 of 16384 0.55, one of 8192 0.53; one of 1024 takes 8.0 µs. A warp needs 665 instructions a page
+// and issues one in 11.8 cycles, at 12 warps a processor. Cuts of 128 tokens: 0.55 and 6.1 µs.
 #pragma once
 #include "ops/linear/tail.cuh"
 

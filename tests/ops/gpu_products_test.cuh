@@ -238,10 +238,9 @@ struct ProductRun {
       }
     }
     for (const SkinnyCut cut : {SkinnyCut{1, 1}, SkinnyCut{1, 8}, SkinnyCut{2, 4}, SkinnyCut{2, 8},
-                                SkinnyCut{2, 1}, SkinnyCut{2, 4, true}}) {
-      if (!skinny_supports(9, 0, c.rows, c.k) || (cut.deep && c.rows <= 16)) continue;
-      name = base + " skinny " + std::to_string(cut.groups) + " " + std::to_string(cut.split) +
-             (cut.deep ? " deep" : "");
+                                SkinnyCut{2, 1}}) {
+      if (!skinny_supports(9, 0, c.rows, c.k)) continue;
+      name = base + " skinny " + std::to_string(cut.groups) + " " + std::to_string(cut.split);
       const TailArgs t = args(T);
       check(launch_skinny<T>(product(T, t), input(), t, cut, {}));
     }

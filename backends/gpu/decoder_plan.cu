@@ -249,7 +249,7 @@ GpuError Plan::multiply(ValueId weight, const ProductInput& in, const TailArgs& 
     return launch_gemv<T>(g, in, t, choose_gemv(n, k, options_.processors), options_.processors,
                           how);
   }
-  return launch_skinny<T>(g, in, t, choose_skinny(n, k, options_.processors), how);
+  return launch_skinny<T>(g, in, t, choose_skinny(t.rows, n, k, options_.processors), how);
 }
 
 GpuError Plan::append(const MatchedLayer& l) {

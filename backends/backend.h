@@ -35,6 +35,10 @@ struct BackendInfo {
   std::string description;   // "cpu, 2 threads, AVX3, bf16 dot products"
   int threads = 0;           // of the host that work on kernels
   int64_t memory_bytes = 0;  // of the device; 0: unknown
+  // Programs of so many rows, or fewer, are made for rows of different sequences, each of which
+  // reads its KV alone; longer runs of one sequence's rows do better in a larger program. 0: all
+  // programs are made alike.
+  int64_t scattered_rows = 0;
 };
 
 // What a run costs and moves is counted where it happens; bytes.

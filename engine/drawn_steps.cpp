@@ -62,9 +62,10 @@ std::string DrawnSteps::submit(std::span<const DrawRow> rows) {
     contexts.emplace_back(before.begin(), before.end());
     contexts.back().insert(contexts.back().end(), r.tokens.begin(), r.tokens.end());
   }
-  auto error = run_(plan.rows(), plan.longest_past, [&](int64_t pages) {
+  const auto write = [&](int64_t pages) {
     io_.write_draws(plan, kv_, pages, draws, contexts);
-  });
+  };
+  auto error = run_(plan.rows(), std::ssize(plan.sequences), plan.longest_past, write);
   if (!error.empty()) return error;
   io_.begin_drawn(step.drawn);
   steps_.push_back(std::move(step));
@@ -104,9 +105,8 @@ std::string DrawnSteps::submit_next(std::span<const int32_t> from) {
     longest = std::max(longest, kv_.length(s) + 1);
   }
   next.from.assign(from.begin(), from.end());
-  auto error = run_(std::ssize(from), longest, [&](int64_t pages) {
-    io_.advance(from, sequences, kv_, pages);
-  });
+  const auto write = [&](int64_t pages) { io_.advance(from, sequences, kv_, pages); };
+  auto error = run_(std::ssize(from), std::ssize(from), longest, write);
   if (!error.empty()) return error;
   io_.begin_drawn(next.drawn);
   steps_.push_back(std::move(next));

@@ -19,9 +19,9 @@ namespace limpet::engine {
 
 class DrawnSteps {
  public:
-  // Finds (or compiles) the program of a bucket, lets `write` write its inputs, given the pages of
-  // its page table, and runs it. Says why it cannot, and then nothing has been written.
-  using Run = std::function<std::string(int64_t rows, int64_t longest_past,
+  // Finds (or compiles) the program for rows of some sequences, lets `write` write its inputs, given
+  // the pages of its page table, and runs it. Says why it cannot, and then nothing was written.
+  using Run = std::function<std::string(int64_t rows, int64_t sequences, int64_t longest_past,
                                         const std::function<void(int64_t pages)>& write)>;
 
   DrawnSteps(KvCache& kv, StepIo& io, const StepLimits& limits, Run run)

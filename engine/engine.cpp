@@ -103,9 +103,10 @@ class DeviceEngine final : public Engine {
         weights_(*backend_),
         io_(*backend_, io_sizes()),
         cache_(make_cache()),
-        drawn_(kv_, io_, limits_, [this](int64_t rows, int64_t past, const auto& write) {
-          return run_drawn(rows, past, write);
-        }) {
+        drawn_(kv_, io_, limits_,
+               [this](int64_t rows, int64_t sequences, int64_t past, const auto& write) {
+                 return run_drawn(rows, sequences, past, write);
+               }) {
     handles_.bind("kv_pool", options_.kv_pages * layout_.page_bytes());
     load_weights(checkpoint);
     describe(checkpoint);
@@ -236,7 +237,15 @@ class DeviceEngine final : public Engine {
     const Traffic traffic(*backend_, counters_.bytes_up, counters_.bytes_down);
     return drawn_.collect(keep);
   }
-  std::string run_drawn(int64_t rows, int64_t past, const std::function<void(int64_t)>& write);
+  std::string run_drawn(int64_t rows, int64_t sequences, int64_t past,
+                        const std::function<void(int64_t)>& write);
+  // A step in which a sequence has several rows takes a bucket that is made for such.
+  BucketKey key_of(int64_t rows, int64_t sequences, int64_t past) const {
+    const int64_t scattered = backend_->info().scattered_rows;
+    const bool runs = rows > sequences && scattered > 0 && scattered < limits_.max_rows;
+    const int64_t at_least = runs ? std::max(rows, scattered + 1) : rows;
+    return BucketKey::of(static_cast<uint32_t>(at_least), static_cast<uint32_t>(past));
+  }
   void run_step(const StepPlan& plan, ReadBack what, StepResult& result);
   // Copies of pages that the bookkeeping has promised, before anything else is written.
   void make_copies() {
@@ -302,8 +311,7 @@ StepResult DeviceEngine::step(std::span<const StepRow> rows, ReadBack what) {
 
 void DeviceEngine::run_step(const StepPlan& plan, ReadBack what, StepResult& result) {
   const Traffic traffic(*backend_, counters_.bytes_up, counters_.bytes_down);
-  const auto found = cache_.get(BucketKey::of(static_cast<uint32_t>(plan.rows()),
-                                              static_cast<uint32_t>(plan.longest_past)));
+  const auto found = cache_.get(key_of(plan.rows(), std::ssize(plan.sequences), plan.longest_past));
   result.error = found.error;
   if (!result.ok()) return;
   const Compiled& compiled = *found.compiled;
@@ -316,12 +324,11 @@ void DeviceEngine::run_step(const StepPlan& plan, ReadBack what, StepResult& res
   result.values = io_.read(what, plan.wanted());
 }
 
-std::string DeviceEngine::run_drawn(int64_t rows, int64_t past,
+std::string DeviceEngine::run_drawn(int64_t rows, int64_t sequences, int64_t past,
                                     const std::function<void(int64_t)>& write) {
   const Traffic traffic(*backend_, counters_.bytes_up, counters_.bytes_down);
   try {
-    const auto found =
-        cache_.get(BucketKey::of(static_cast<uint32_t>(rows), static_cast<uint32_t>(past)));
+    const auto found = cache_.get(key_of(rows, sequences, past));
     if (!found.error.empty()) return found.error;
     make_copies();
     write(pages_of(found.compiled->upper, kPageTokens));

@@ -16,6 +16,7 @@ inline namespace LIMPET_GPU_NAMESPACE {
 namespace {
 
 constexpr int64_t kPackBytes = 64 << 20;  // of a source that is on the device at a time
+constexpr int64_t kScatteredRows = 64;  // as many as a plan's way of few rows takes
 constexpr int64_t kVendorBytes = 32 << 20;  // workspace of the vendor's products
 
 void expect(bool ok, const char* what) {
@@ -51,6 +52,7 @@ class GpuBackend final : public Backend {
     info_.description = std::string(name_of(device.kind)) + ", " + about.name + ", " +
                         std::to_string(about.multiProcessorCount) + " processors";
     info_.memory_bytes = static_cast<int64_t>(about.totalGlobalMem);
+    info_.scattered_rows = options.fused ? kScatteredRows : 0;
     shared_.stream = stream_.get();
     shared_.processors = about.multiProcessorCount;
     shared_.warp = about.warpSize;

@@ -19,8 +19,8 @@ namespace limpet::engine {
 
 class DrawnSteps {
  public:
-  // Finds (or compiles) the program for rows of some sequences, lets `write` write its inputs, given
-  // the pages of its page table, and runs it. Says why it cannot, and then nothing was written.
+  // Finds (or compiles) the program for rows of some sequences, lets `write` write its inputs,
+  // given the pages of its page table, and runs it. Says why it cannot; then nothing was written.
   using Run = std::function<std::string(int64_t rows, int64_t sequences, int64_t longest_past,
                                         const std::function<void(int64_t pages)>& write)>;
 

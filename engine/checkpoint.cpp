@@ -7,6 +7,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
+#include <thread>
 
 #include "engine/printable.h"
 
@@ -89,11 +90,25 @@ uint64_t hash_of(const SafeTensors& file, uint64_t hash) {
   return hash;
 }
 
-uint64_t next_random(uint64_t& state) {
-  uint64_t z = (state += 0x9e3779b97f4a7c15ull);
+// Draw i of the stream that begins with `first` (SplitMix64).
+uint64_t random_bits(uint64_t first, size_t i) {
+  uint64_t z = first + (i + 1) * 0x9e3779b97f4a7c15ull;
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
   z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
   return z ^ (z >> 31);
+}
+
+// Calls work(begin, end) for parts of [0, count), on several threads when there is much to do.
+template <typename Work>
+void in_parallel(size_t count, const Work& work) {
+  constexpr size_t kWorthAThread = 1 << 20;
+  const size_t most = std::max(1u, std::thread::hardware_concurrency());
+  const size_t parts = std::clamp<size_t>(count / kWorthAThread, 1, most);
+  std::vector<std::jthread> threads;
+  for (size_t i = 1; i < parts; ++i) {
+    threads.emplace_back([&, i] { work(count * i / parts, count * (i + 1) / parts); });
+  }
+  work(0, count / parts);
 }
 
 uint16_t to_bf16(float v) {
@@ -106,15 +121,17 @@ WeightData random_weight(const hir::WeightDecl& decl, uint64_t seed) {
   for (const int64_t d : decl.shape) elements *= static_cast<size_t>(d);
   auto values = std::make_shared<std::vector<uint16_t>>(elements);
   const bool norm = decl.name.find("norm.weight") != std::string::npos;
-  uint64_t state = hash_bytes(decl.name, seed ^ 0xcbf29ce484222325ull);
-  for (size_t i = 0; i < elements; i += 4) {
-    uint64_t bits = next_random(state);
-    for (size_t j = i; j < std::min(i + 4, elements); ++j, bits >>= 16) {
-      // Uniform in ±0.0346: a standard deviation of 0.02.
-      const float u = (static_cast<float>(bits & 0xffffu) - 32767.5f) * (0.0346f / 32768.0f);
-      (*values)[j] = to_bf16(norm ? 1.0f : u);
+  const uint64_t first = hash_bytes(decl.name, seed ^ 0xcbf29ce484222325ull);
+  in_parallel((elements + 3) / 4, [&](size_t begin, size_t end) {
+    for (size_t quad = begin; quad < end; ++quad) {
+      uint64_t bits = random_bits(first, quad);
+      for (size_t j = 4 * quad; j < std::min(4 * quad + 4, elements); ++j, bits >>= 16) {
+        // Uniform in ±0.0346: a standard deviation of 0.02.
+        const float u = (static_cast<float>(bits & 0xffffu) - 32767.5f) * (0.0346f / 32768.0f);
+        (*values)[j] = to_bf16(norm ? 1.0f : u);
+      }
     }
-  }
+  });
   WeightData data;
   data.tensor = {decl.name, StoredType::bf16, decl.shape, std::as_bytes(std::span(*values))};
   data.owned = std::move(values);

@@ -27,6 +27,7 @@ class Lowering {
       std::visit([&](const auto& operation) { lower(node, operation); }, node.operation);
     }
     for (size_t i = 0; i < m_.outputs.size(); ++i) mark_output(i);
+    if (o_.draw_slots > 0) draw();
     return std::move(g_);
   }
 
@@ -37,7 +38,8 @@ class Lowering {
     };
     const int64_t sequences = std::min(m_.bounds.rows, o_.max_sequences);
     g_.name = "rows " + std::to_string(m_.bounds.rows) + ", past " + std::to_string(m_.bounds.past);
-    g_.counts = input("counts", {kCountOutputs + std::ssize(m_.outputs)});
+    const int64_t draws = o_.draw_slots > 0 ? 1 : 0;
+    g_.counts = input("counts", {kCountOutputs + std::ssize(m_.outputs) + draws});
     token_ids_ = input("token_ids", {m_.bounds.rows});
     positions_ = input("positions", {m_.bounds.rows});
     row_sequence_ = input("row_sequence", {m_.bounds.rows});
@@ -168,6 +170,22 @@ class Lowering {
     for (GraphNode& node : g_.nodes) {
       if (node.outputs[0] == id) node.count = kCountOutputs + static_cast<int32_t>(i);
     }
+  }
+
+  void draw() {
+    const auto output = std::ranges::find(m_.outputs, "logits", &hir::Output::name);
+    check(output != m_.outputs.end(), "nothing to draw from");
+    const ValueId logits = of_value_[static_cast<size_t>(output->value)];
+    const int64_t rows = g_.at(logits).shape.rows(), vocab = g_.at(logits).shape.cols();
+    const auto value = [&](const char* name, Shape shape, ValueKind kind) {
+      return g_.add({.name = name, .dtype = DType::i32, .shape = shape, .kind = kind});
+    };
+    const ValueId draws = value("draws", {rows, ops::kDrawWords}, ValueKind::input);
+    const ValueId context =
+        value("draw_context", {o_.draw_slots, (vocab + 31) / 32}, ValueKind::input);
+    const ValueId drawn = value("drawn", {rows, ops::kDrawnWords}, ValueKind::output);
+    g_.nodes.push_back({ops::Sample{}, {logits, draws, context}, {drawn},
+                        kCountOutputs + static_cast<int32_t>(m_.outputs.size())});
   }
 
   const hir::Module& m_;

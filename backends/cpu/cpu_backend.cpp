@@ -1,7 +1,10 @@
 #include <hwy/targets.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <stdexcept>
 #include <thread>
@@ -10,6 +13,7 @@
 #include "backends/cpu/host_memory.h"
 #include "backends/cpu/thread_pool.h"
 #include "backends/makers.h"
+#include "backends/random_element.h"
 #include "ops/linear/bf16_dot.h"
 #include "ops/linear/int8_dot.h"
 #include "ops/linear/panel.h"
@@ -186,6 +190,16 @@ class CpuBackend final : public Backend {
     copy_bytes(to, place(from, offset, bytes), bytes);
     counters_.bytes_down += bytes;
   }
+  void begin_read(const Buffer& from, int64_t offset, int64_t bytes) override {
+    const std::byte* at = place(from, offset, bytes);
+    begun_.emplace_back(at, at + bytes);
+    counters_.bytes_down += bytes;
+  }
+  void finish_read(void* to, int64_t bytes) override {
+    expect(!begun_.empty() && std::ssize(begun_.front()) == bytes, "no such read was begun");
+    copy_bytes(to, begun_.front().data(), bytes);
+    begun_.pop_front();
+  }
   void copy(Buffer& to, int64_t to_offset, const Buffer& from, int64_t from_offset,
             int64_t bytes) override {
     std::byte* destination = place(to, to_offset, bytes);
@@ -194,6 +208,8 @@ class CpuBackend final : public Backend {
     counters_.bytes_copied += bytes;
   }
 
+  void fill(Buffer& buffer, DType dtype, uint64_t seed, float spread) override;
+  double read_bandwidth(int64_t bytes) override;
   std::unique_ptr<Buffer> pack(Layout layout, DType dtype,
                                std::span<const WeightSource> sources) override;
   std::unique_ptr<Executable> compile(const Program& program) override {
@@ -209,6 +225,7 @@ class CpuBackend final : public Backend {
   Context context_;
   BackendInfo info_;
   BackendCounters counters_;
+  std::deque<std::vector<std::byte>> begun_;
 };
 
 // What stands for rows [first, end) of the stacked sources (of each one, when gated) has been read.
@@ -228,6 +245,46 @@ void tell_done(Layout layout, std::span<const WeightSource> sources, int64_t fir
     }
     if (layout == Layout::linear) before += s.rows;
   }
+}
+
+void CpuBackend::fill(Buffer& buffer, DType dtype, uint64_t seed, float spread) {
+  const int64_t elements = buffer.bytes() / size_of(dtype);
+  std::byte* to = place(buffer, 0, buffer.bytes());
+  constexpr int64_t kRun = 1 << 16;
+  context_.parallel_for((elements + kRun - 1) / kRun, [&](int64_t run, int) {
+    for (int64_t i = run * kRun; i < std::min(elements, (run + 1) * kRun); ++i) {
+      const float v = random_element(seed, static_cast<uint64_t>(i), spread);
+      if (dtype == DType::f32) {
+        reinterpret_cast<float*>(to)[i] = v;
+      } else {
+        reinterpret_cast<uint16_t*>(to)[i] = bf16_from_f32(v);
+      }
+    }
+  });
+}
+
+double CpuBackend::read_bandwidth(int64_t bytes) {
+  const HostMemory memory(bytes);
+  const auto* words = reinterpret_cast<const uint64_t*>(memory.data());
+  std::memset(memory.data(), 1, static_cast<size_t>(bytes));
+  constexpr int64_t kRun = 1 << 20;
+  std::vector<double> rates;
+  std::atomic<uint64_t> all{0};  // what is read is used
+  for (int pass = 0; pass < 5; ++pass) {
+    const auto start = std::chrono::steady_clock::now();
+    context_.parallel_for((bytes + kRun - 1) / kRun, [&](int64_t run, int) {
+      const int64_t end = std::min(bytes, (run + 1) * kRun) / 8;
+      uint64_t sums[8] = {};
+      for (int64_t i = run * kRun / 8; i + 8 <= end; i += 8) {
+        for (int64_t j = 0; j < 8; ++j) sums[j] ^= words[i + j];
+      }
+      for (const uint64_t s : sums) all += s;
+    });
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    rates.push_back(static_cast<double>(bytes) / took.count());
+  }
+  std::ranges::sort(rates);
+  return rates[rates.size() / 2];
 }
 
 std::unique_ptr<Buffer> CpuBackend::pack(Layout layout, DType dtype,

@@ -10,7 +10,8 @@
 // i8 weights: w ≈ scale[row] * integer within ±127. Each 64 elements of x in a row become integers
 // within ±127 of a scale of their own; sums over such a group are exact, those over groups f32.
 // The bits of y[r, i] depend on x[r] and weight[i] alone:
-// each sum runs over k in one order, whatever the batch, the threads or the vector width.
+// each sum runs over k in one order, whatever the batch, the threads or the vector width (on a GPU:
+// within one of its kernels, which the shapes choose; there `exact` means to no less than 16 bits).
 #pragma once
 #include "ops/kernel.h"
 

@@ -228,7 +228,7 @@ TEST(EngineOpen, WhatCannotLoadSaysWhatToDo) {
   EXPECT_NE(error(o).find("model folder"), std::string::npos);
   o = tiny();
   o.device = "cuda:0";
-  EXPECT_NE(error(o).find("LIMPET_CUDA"), std::string::npos) << error(o);
+  EXPECT_NE(error(o).find("LIMPET_METAL"), std::string::npos) << error(o);
   o = tiny();
   o.kv_pages = 0;
   o.kv_bytes = 10;

@@ -240,8 +240,8 @@ class OneLineErrors(unittest.TestCase):
 
     def test_a_device_that_is_not_built(self):
         r, _ = self.run_limpet(BIN / "limpet-worker", "--broker", "tcp://127.0.0.1:1", "--model",
-                               EMBEDDED_MODEL, "--device", "cuda:0")
-        self.assert_one_line(r, 1, "LIMPET_CUDA")
+                               EMBEDDED_MODEL, "--device", "metal:0")
+        self.assert_one_line(r, 1, "LIMPET_METAL")
 
     def broker(self, data, front):
         return [BIN / "limpet-broker", "--frontend", front, "--backend", f"tcp://127.0.0.1:{free_port()}",

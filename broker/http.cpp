@@ -24,14 +24,16 @@ HttpServer::HttpServer(const std::string& address, HttpAnswers answers)
     throw std::runtime_error("--http " + address + ": write ADDRESS:PORT, as 127.0.0.1:5557");
   }
   httplib::Server& server = impl_->server;
-  server.new_task_queue = [] { return new httplib::ThreadPool(2); };
+  // A connection that says nothing holds a thread for a second: many of them must not keep a probe
+  // waiting for long.
+  server.new_task_queue = [] { return new httplib::ThreadPool(32); };
   server.set_socket_options([](socket_t socket) {  // the default lets two servers share a port
     int yes = 1;
     setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
   });
   server.set_payload_max_length(1 << 16);
-  server.set_read_timeout(5);
-  server.set_keep_alive_timeout(2);
+  server.set_read_timeout(1);
+  server.set_keep_alive_timeout(1);
   server.Get("/metrics", [answers](const httplib::Request&, httplib::Response& r) {
     r.set_content(answers.metrics(), "text/plain; version=0.0.4; charset=utf-8");
   });

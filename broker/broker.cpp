@@ -34,7 +34,8 @@ Broker::Broker(const BrokerOptions& options)
       core_(options.core),
       transport_(options.endpoints),
       streams_(*store_,
-               [this](ClientId c, const std::string& f) { return transport_.send(c, f); }) {
+               [this](ClientId c, const std::string& f) { return transport_.send(c, f); }),
+      reloads_(options.reloads) {
   store_->snapshot([this](const JournalEntry& entry) { core_.apply(entry); });
   now_ = read_clocks();
   core_.recovered(now_);
@@ -62,6 +63,10 @@ milliseconds Broker::wait() const {
 
 void Broker::turn() {
   events_.clear();
+  if (reloads_ != nullptr && *reloads_ != reloads_seen_) {
+    reloads_seen_ = *reloads_;
+    transport_.reload_keys();
+  }
   transport_.poll(wait(), events_);
   now_ = read_clocks();
   last_turn_ms_ = mono_ms();
@@ -78,6 +83,9 @@ void Broker::turn() {
   commit();
   for (const Fact& fact : out_.facts) note(fact);
   for (const ErrorCode code : transport_.take_refused()) count_refusal("", code);
+  for (const auto& [reason, n] : transport_.take_refused_handshakes()) {
+    metrics_.handshakes_refused(reason, n);
+  }
   deliver();
   if (now_.mono - gauges_at_ >= kGaugesEvery) {
     gauges_at_ = now_.mono;

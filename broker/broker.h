@@ -18,16 +18,17 @@ struct BrokerOptions {
   ZmqTransport::Options endpoints;
   Store::Options store;
   CoreOptions core;
+  const std::atomic<int>* reloads = nullptr;  // whenever it has grown, the keys are read again
 };
 
 class Broker {
  public:
-  // Opens the store, recovers, binds. Throws StoreError or TransportError.
+  // Opens the store, recovers, binds. Throws StoreError, TransportError, keys::KeyError.
   explicit Broker(const BrokerOptions& options);
 
   // Serves until `stop` is set; looks at it several times a second. Throws StoreError when the
   // store fails: everything answered before is durable, nothing of the failed turn has left but
-  // refusals.
+  // refusals. Throws TransportError when keys can no longer be checked.
   void run(const std::atomic<bool>& stop);
 
   const Metrics& metrics() const { return metrics_; }
@@ -60,6 +61,8 @@ class Broker {
   std::vector<std::pair<WorkerId, std::vector<BrokerToWorker>>> to_workers_;
   Now now_;
   Time gauges_at_{};
+  const std::atomic<int>* reloads_;
+  int reloads_seen_ = 0;
   std::atomic<int64_t> last_turn_ms_{0};
 };
 

@@ -79,6 +79,7 @@ void Broker::turn() {
   events_.clear();
   if (reloads_ != nullptr && *reloads_ != reloads_seen_) {
     reloads_seen_ = *reloads_;
+    transport_.reload_keys();
     reload();
   }
   transport_.poll(wait(), events_);
@@ -97,6 +98,9 @@ void Broker::turn() {
   commit();
   for (const Fact& fact : out_.facts) note(fact);
   for (const ErrorCode code : transport_.take_refused()) count_refusal("", code);
+  for (const auto& [reason, n] : transport_.take_refused_handshakes()) {
+    metrics_.handshakes_refused(reason, n);
+  }
   deliver();
   if (now_.mono - gauges_at_ >= kGaugesEvery) {
     gauges_at_ = now_.mono;

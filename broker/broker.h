@@ -24,13 +24,13 @@ struct BrokerOptions {
 
 class Broker {
  public:
-  // Reads the configuration, opens the store, recovers, binds. Throws ConfigError, StoreError or
-  // TransportError.
+  // Reads the configuration, opens the store, recovers, binds. Throws ConfigError, StoreError,
+  // TransportError, keys::KeyError.
   explicit Broker(const BrokerOptions& options);
 
   // Serves until `stop` is set; looks at it several times a second. Throws StoreError when the
   // store fails: everything answered before is durable, nothing of the failed turn has left but
-  // refusals.
+  // refusals. Throws TransportError when keys can no longer be checked.
   void run(const std::atomic<bool>& stop);
 
   const Metrics& metrics() const { return metrics_; }

@@ -47,12 +47,17 @@ void add_ms(CLI::App& app, const char* flag, std::chrono::milliseconds& value, c
 
 void add_flags(CLI::App& app, Flags& f) {
   auto& o = f.options;
-  o.endpoints = {"tcp://127.0.0.1:5555", "tcp://127.0.0.1:5556"};
+  o.endpoints = {"tcp://127.0.0.1:5555", "tcp://127.0.0.1:5556", "", ""};
   o.store.folder = "limpet-data";
   o.reloads = &reloads;
   app.add_option("--frontend", o.endpoints.frontend, "Where clients connect")
       ->capture_default_str();
   app.add_option("--backend", o.endpoints.backend, "Where workers connect")->capture_default_str();
+  app.add_option("--server-key", o.endpoints.server_key,
+                 "File of the broker's secret key (limpet keygen); needed off loopback");
+  app.add_option("--keys", o.endpoints.keys,
+                 "File of who may connect: lines `client TENANT KEY`, `admin TENANT KEY`,"
+                 " `worker KEY`;\nread again on SIGHUP and when it changes");
   app.add_option("--http", f.http, "ADDRESS:PORT of /metrics, /livez, /readyz; empty: none")
       ->capture_default_str();
   app.add_option("--data", o.store.folder, "Folder of jobs, sessions and transcripts; one broker")
@@ -130,6 +135,10 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);  // --help
     std::fprintf(stderr, "limpet-broker: %s (see --help)\n", e.what());
+    return 2;
+  }
+  if (flags.options.endpoints.server_key.empty() != flags.options.endpoints.keys.empty()) {
+    std::fprintf(stderr, "limpet-broker: --server-key and --keys go together (see --help)\n");
     return 2;
   }
   if (flags.options.core.lease < 3 * flags.options.core.heartbeat) {

@@ -85,6 +85,9 @@ struct Metrics::Impl {
       "reason"};
   ByLabel<Counter> rejections{
       counters("limpet_broker_rejections_total", "Requests that were refused, by code."), "code"};
+  ByLabel<Counter> handshakes{counters("limpet_broker_handshakes_refused_total",
+                                       "Connections that were refused, by reason."),
+                              "reason"};
   Histogram& commit_seconds =
       histograms("limpet_broker_commit_seconds", "Time to make one turn of the loop durable.")
           .Add({}, kShort);
@@ -125,6 +128,10 @@ Metrics::Metrics() : impl_(std::make_unique<Impl>()) {
                           "worker_error", "ended_early"}) {
     m.redeliveries[why];
   }
+  for (const char* why : {"unknown_key", "mechanism", "wrong_server_key", "protocol", "malformed",
+                          "broken_off"}) {
+    m.handshakes[why];
+  }
   set({});
 }
 
@@ -149,6 +156,10 @@ void Metrics::count(const Fact& f) {
     case Fact::Kind::stale_message:
     case Fact::Kind::home_kept: break;
   }
+}
+
+void Metrics::handshakes_refused(const std::string& reason, int64_t n) {
+  impl_->handshakes[reason].Increment(static_cast<double>(n));
 }
 
 void Metrics::committed(double seconds, size_t entries) {

@@ -14,6 +14,7 @@ class Metrics {
   ~Metrics();
 
   void count(const Fact& fact);
+  void handshakes_refused(const std::string& reason, int64_t n);
   void committed(double seconds, size_t entries);
   void follow(const JobEvent& event, Time now);  // inter-token times
   void set(const Core::Gauges& gauges);

@@ -3,11 +3,14 @@
 #include <spdlog/spdlog.h>
 #include <zmq.h>
 
-#include <algorithm>
-#include <cstring>
-#include <unordered_map>
+#include <optional>
 #include <utility>
 
+#include "broker/authenticator.h"
+#include "broker/handshakes.h"
+#include "broker/peers.h"
+#include "keys/endpoint.h"
+#include "keys/keys.h"
 #include "schema/wire.h"
 
 namespace limpet::broker {
@@ -18,6 +21,7 @@ constexpr size_t kBytesAtOnce = 32u << 20;
 constexpr size_t kMostPeers = 1u << 16;
 constexpr int kLingerMs = 1000;
 constexpr int kHeartbeatMs = 5000, kHeartbeatTimeoutMs = 15000;
+constexpr int kHandshakeMs = 10000;
 // In frames, of each peer. A client's frames are of about a megabyte at most, a listing of four;
 // what it does not read waits as a place in its streams, not as frames. What we do not read in
 // time is held back by TCP, at the peer.
@@ -41,6 +45,8 @@ class Part {
   Part& operator=(const Part&) = delete;
   bool receive(void* socket) { return zmq_msg_recv(&message_, socket, ZMQ_DONTWAIT) >= 0; }
   bool more() const { return zmq_msg_more(&message_) != 0; }
+  // The key that the sender has proven to hold; null without keys.
+  const char* user() { return zmq_msg_gets(&message_, "User-Id"); }
   std::string_view bytes() {
     return {static_cast<const char*>(zmq_msg_data(&message_)), zmq_msg_size(&message_)};
   }
@@ -49,83 +55,17 @@ class Part {
   zmq_msg_t message_;
 };
 
-// Routing ids of one socket and the numbers that the broker knows them by.
-template <typename Id>
-class Peers {
- public:
-  Id id_of(std::string_view routing, uint64_t turn) {
-    auto it = ids_.find(std::string(routing));
-    if (it == ids_.end()) {
-      if (ids_.size() >= kMostPeers) forget_silent();
-      it = ids_.emplace(std::string(routing), Id(++last_)).first;
-      peers_.emplace(it->second, Peer{it->first, turn});
-    }
-    peers_.at(it->second).heard = turn;
-    return it->second;
-  }
-  const std::string* routing(Id id) const {
-    auto it = peers_.find(id);
-    return it == peers_.end() ? nullptr : &it->second.routing;
-  }
-  void forget(Id id) {
-    if (auto it = peers_.find(id); it != peers_.end()) {
-      ids_.erase(it->second.routing);
-      peers_.erase(it);
-    }
-  }
-
- private:
-  struct Peer {
-    std::string routing;
-    uint64_t heard = 0;
-  };
-  // The half that has been silent for longest. One that lives gets a new number when it speaks.
-  void forget_silent() {
-    std::vector<std::pair<uint64_t, Id>> by_age;
-    for (const auto& [id, peer] : peers_) by_age.emplace_back(peer.heard, id);
-    const auto middle = by_age.begin() + static_cast<ptrdiff_t>(by_age.size() / 2);
-    std::nth_element(by_age.begin(), middle, by_age.end());
-    for (auto it = by_age.begin(); it != middle; ++it) forget(it->second);
-  }
-
-  std::unordered_map<std::string, Id> ids_;
-  std::unordered_map<Id, Peer> peers_;
-  uint64_t last_ = 0;
-};
-
-bool is_loopback(std::string_view host) {
-  if (host == "[::1]") return true;
-  int dots = 0;
-  for (char c : host) {
-    if (c == '.') ++dots;
-    else if (c < '0' || c > '9') return false;
-  }
-  return dots == 3 && host.substr(0, 4) == "127.";
-}
-
 }  // namespace
-
-std::string refuse_endpoint(const std::string& endpoint) {
-  if (endpoint.starts_with("ipc://") || endpoint.starts_with("inproc://")) return "";
-  if (!endpoint.starts_with("tcp://")) {
-    return "endpoint " + endpoint + " is not understood: write tcp://127.0.0.1:PORT or ipc://PATH";
-  }
-  const std::string rest = endpoint.substr(6);
-  if (rest.starts_with("localhost:")) {
-    return "endpoint " + endpoint + " names no address: write 127.0.0.1 instead of localhost";
-  }
-  if (is_loopback(std::string_view(rest).substr(0, rest.rfind(':')))) return "";
-  return "endpoint " + endpoint +
-         " can be reached from other machines, and keys are required off loopback, which this"
-         " version does not have: use tcp://127.0.0.1:PORT, or an encrypted tunnel to it";
-}
 
 struct ZmqTransport::Impl {
   explicit Impl(const Options& options) {
     context = zmq_ctx_new();
     try {
+      ask_for_keys(options);
       frontend = open(options.frontend, Limits::kClientFrame, kClientHighWater);
       backend = open(options.backend, Limits::kWorkerFrame, kWorkerHighWater);
+      watches[0].emplace(context, frontend, "frontend");
+      watches[1].emplace(context, backend, "backend");
     } catch (...) {
       close();
       throw;
@@ -134,13 +74,31 @@ struct ZmqTransport::Impl {
   ~Impl() { close(); }
 
   void close() {
+    for (auto& watch : watches) watch.reset();
     if (frontend) zmq_close(frontend);
     if (backend) zmq_close(backend);
+    authenticator.reset();
     zmq_ctx_term(context);
   }
 
+  // Before any socket binds.
+  void ask_for_keys(const Options& options) {
+    if (options.server_key.empty() != options.keys.empty()) {
+      throw TransportError(options.keys.empty()
+                               ? "--server-key without --keys: nobody would be let in"
+                               : "--keys without --server-key: name the broker's own key");
+    }
+    if (options.keys.empty()) return;
+    server = keys::read_secret(options.server_key);
+    authenticator.emplace(context, Authenticator::Options{options.keys});
+    allowed_version = authenticator->version();
+    allowed = authenticator->list();
+  }
+
   void* open(const std::string& endpoint, size_t largest, HighWater high_water) {
-    if (const std::string why = refuse_endpoint(endpoint); !why.empty()) throw TransportError(why);
+    if (std::string why = keys::refuse_listening(endpoint, server.has_value()); !why.empty()) {
+      throw TransportError(why);
+    }
     void* socket = zmq_socket(context, ZMQ_ROUTER);
     if (socket == nullptr) throw TransportError("cannot make a socket");
     try {
@@ -152,6 +110,8 @@ struct ZmqTransport::Impl {
       set(socket, ZMQ_RCVHWM, high_water.receive);
       set(socket, ZMQ_HEARTBEAT_IVL, kHeartbeatMs);
       set(socket, ZMQ_HEARTBEAT_TIMEOUT, kHeartbeatTimeoutMs);
+      set(socket, ZMQ_HANDSHAKE_IVL, kHandshakeMs);
+      if (server) keys::serve(socket, *server);
       set(socket, ZMQ_IPV6, endpoint.starts_with("tcp://[") ? 1 : 0);
       const auto most = static_cast<int64_t>(largest);
       zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &most, sizeof(most));
@@ -191,10 +151,12 @@ struct ZmqTransport::Impl {
   bool receive(void* socket) {
     if (!routing.receive(socket)) return false;
     payload_bytes = {};
+    key = {};
     bool more = routing.more();
     for (int parts = 0; more; ++parts) {
       if (!payload.receive(socket)) break;
       more = payload.more();
+      if (const char* user = payload.user()) key = user;
       payload_bytes = parts == 0 && !more ? payload.bytes() : std::string_view{};
     }
     ++counters.frames_in;
@@ -222,8 +184,46 @@ struct ZmqTransport::Impl {
     refused.push_back(code);
   }
 
+  // What the sender may do; null: nothing. A routing id that its owner has chosen could be the one
+  // of somebody whose connection has just broken, and be sent what was meant for that one.
+  const Permission* permission() {
+    static const Permission kWithoutKeys;
+    if (!server) return &kWithoutKeys;
+    const bool chosen = routing.bytes().size() != 5 || routing.bytes()[0] != 0;
+    return chosen ? nullptr : allowed->find(key);
+  }
+
+  void refuse(void* socket, const std::string& why) {
+    const auto bytes = std::as_bytes(std::span(payload_bytes));
+    if (wire::sender_of(bytes) == wire::Sender::worker) {
+      refuse_worker(socket, ErrorCode::forbidden, why);
+    } else {
+      refuse_client(socket, ErrorCode::forbidden, why);
+    }
+  }
+
+  // Those whose key is not what it was are told of as gone; what they say next is refused, or
+  // counts as somebody else's.
+  void follow_list() {
+    if (!server || authenticator->version() == allowed_version) return;
+    allowed_version = authenticator->version();
+    const auto before = std::exchange(allowed, authenticator->list());
+    const auto changed = [&](const std::string& k) {
+      const Permission *was = before->find(k), *is = allowed->find(k);
+      return was == nullptr || is == nullptr || *was != *is;
+    };
+    for (const ClientId id : clients.forget_if(changed)) to_tell.push_back(ClientGone{id});
+    for (const WorkerId id : workers.forget_if(changed)) to_tell.push_back(WorkerUnreachable{id});
+  }
+
   bool take_client(std::vector<Event>& out) {
     if (!receive(frontend)) return false;
+    const Permission* may = permission();
+    if (may == nullptr || may->role == Role::worker) {
+      refuse(frontend, may == nullptr ? "this key is not allowed, or no longer"
+                                      : "a worker's key cannot ask for jobs");
+      return true;
+    }
     from_client.clear();
     const auto error = wire::decode(std::as_bytes(std::span(payload_bytes)), from_client);
     if (error.code != ErrorCode::none) {
@@ -236,13 +236,24 @@ struct ZmqTransport::Impl {
       }
       return true;
     }
-    const ClientId id = clients.id_of(routing.bytes(), turn);
-    for (auto& m : from_client) out.push_back(ClientEvent{id, std::move(m), 0, std::nullopt});
+    const ClientId id = clients.id_of(routing.bytes(), key, turn, [&](ClientId before) {
+      out.push_back(ClientGone{before});
+    });
+    for (auto& m : from_client) {
+      out.push_back(ClientEvent{id, std::move(m), 0, std::nullopt, may->tenant,
+                                may->role == Role::admin});
+    }
     return true;
   }
 
   bool take_worker(std::vector<Event>& out) {
     if (!receive(backend)) return false;
+    const Permission* may = permission();
+    if (may == nullptr || (server && may->role != Role::worker)) {
+      refuse(backend, may == nullptr ? "this key is not allowed, or no longer"
+                                     : "a client's key cannot work");
+      return true;
+    }
     from_worker.clear();
     const auto error = wire::decode(std::as_bytes(std::span(payload_bytes)), from_worker);
     if (error.code != ErrorCode::none) {
@@ -255,7 +266,9 @@ struct ZmqTransport::Impl {
       }
       return true;
     }
-    const WorkerId id = workers.id_of(routing.bytes(), turn);
+    const WorkerId id = workers.id_of(routing.bytes(), key, turn, [&](WorkerId before) {
+      out.push_back(WorkerUnreachable{before});
+    });
     for (auto& m : from_worker) out.push_back(WorkerEvent{id, std::move(m)});
     return true;
   }
@@ -263,13 +276,19 @@ struct ZmqTransport::Impl {
   void* context = nullptr;
   void* frontend = nullptr;
   void* backend = nullptr;
-  Peers<ClientId> clients;
-  Peers<WorkerId> workers;
+  std::optional<keys::KeyPair> server;  // none: keys are off
+  std::optional<Authenticator> authenticator;
+  std::shared_ptr<const AllowList> allowed;
+  uint64_t allowed_version = 0;
+  std::optional<Handshakes> watches[2];
+  Peers<ClientId> clients{kMostPeers};
+  Peers<WorkerId> workers{kMostPeers};
   std::vector<Event> to_tell;  // who could not be reached
   std::vector<ClientMessage> from_client;
   std::vector<WorkerMessage> from_worker;
   Part routing, payload;
   std::string_view payload_bytes;
+  std::string_view key;  // of who sent it, as the authenticator named it; empty without keys
   uint64_t turn = 0;
   Counters counters;
   std::vector<ErrorCode> refused;
@@ -281,6 +300,13 @@ ZmqTransport::~ZmqTransport() = default;
 void ZmqTransport::poll(std::chrono::milliseconds wait, std::vector<Event>& out) {
   Impl& t = *impl_;
   ++t.turn;
+  if (t.authenticator) {
+    if (const std::string why = t.authenticator->failure(); !why.empty()) {
+      throw TransportError("the thread that checks keys has ended (" + why +
+                           "), so nobody can be let in: start the broker again");
+    }
+    t.follow_list();
+  }
   for (Event& e : t.to_tell) out.push_back(std::move(e));
   if (!t.to_tell.empty()) wait = std::chrono::milliseconds(0);
   t.to_tell.clear();
@@ -323,6 +349,17 @@ void ZmqTransport::send(WorkerId worker, std::span<const BrokerToWorker> message
 std::string ZmqTransport::frontend() const { return Impl::bound(impl_->frontend); }
 std::string ZmqTransport::backend() const { return Impl::bound(impl_->backend); }
 const ZmqTransport::Counters& ZmqTransport::counters() const { return impl_->counters; }
+void ZmqTransport::reload_keys() {
+  if (impl_->authenticator) impl_->authenticator->reload();
+}
+std::map<std::string, int64_t> ZmqTransport::take_refused_handshakes() {
+  std::map<std::string, int64_t> refused;
+  for (auto& watch : impl_->watches) watch->count_refused(refused);
+  if (impl_->authenticator) {
+    for (const auto& [reason, n] : impl_->authenticator->take_refused()) refused[reason] += n;
+  }
+  return refused;
+}
 std::vector<ErrorCode> ZmqTransport::take_refused() { return std::exchange(impl_->refused, {}); }
 
 }  // namespace limpet::broker

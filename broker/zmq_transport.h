@@ -2,9 +2,12 @@
 //
 // ROUTER sockets with ROUTER_MANDATORY and DONTWAIT: what cannot be delivered is told, never
 // dropped in silence. Every frame is verified by schema/wire before anything of it is used; a bad
-// one costs its sender a Refused (a client) or a line in the log (a worker). One thread.
+// one costs its sender a Refused (a client) or a line in the log (a worker). With keys (CURVE), a
+// frame counts for what its sender's key allows at that moment, and a change of the allow-list ends
+// what a key that it no longer names was sent. One thread, and the authenticator's.
 #pragma once
 #include <chrono>
+#include <map>
 #include <memory>
 #include <span>
 #include <stdexcept>
@@ -27,24 +30,24 @@ enum class Delivery : uint8_t {
   gone,  // nobody is there; its id will not be heard of again
 };
 
-// Empty when only this machine can reach the endpoint (tcp to loopback, ipc, inproc); otherwise
-// one line that says why it is refused: peers are not authenticated.
-std::string refuse_endpoint(const std::string& endpoint);
-
 class ZmqTransport {
  public:
   struct Options {
     std::string frontend, backend;  // endpoints to bind; a tcp port may be * (any free one)
+    // Files: the broker's secret key, and the allow-list. Both or neither: then only endpoints that
+    // no other machine can reach are taken.
+    std::string server_key{}, keys{};
   };
   struct Counters {
     int64_t frames_in = 0, bytes_in = 0, frames_out = 0, bytes_out = 0, bad_frames = 0;
   };
 
-  explicit ZmqTransport(const Options& options);  // throws TransportError
+  explicit ZmqTransport(const Options& options);  // throws TransportError, keys::KeyError
   ~ZmqTransport();
 
   // Waits until something is there or the time is over, then takes what has come, up to a bound;
-  // appends it as events. A signal ends the wait.
+  // appends it as events. A signal ends the wait. Throws TransportError when keys can no longer be
+  // checked: nothing may go on then.
   void poll(std::chrono::milliseconds wait, std::vector<Event>& out);
 
   Delivery send(ClientId client, const std::string& frame);
@@ -55,6 +58,9 @@ class ZmqTransport {
   std::string frontend() const;
   std::string backend() const;
   const Counters& counters() const;
+  void reload_keys();  // reads the allow-list again; it does so by itself when the file changes
+  // Connections that were refused since the last call, by reason.
+  std::map<std::string, int64_t> take_refused_handshakes();
   // What it has answered with a refusal by itself since the last call.
   std::vector<ErrorCode> take_refused();
 

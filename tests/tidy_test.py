@@ -12,12 +12,14 @@ import sys
 MAY_INCLUDE = {
     "ops": {"ops"},
     "schema": {"schema"},
+    "keys": {"keys"},
     "backends": {"backends", "ops"},
     "engine": {"engine", "backends", "ops"},
     "probes": {"probes"},
-    "broker": {"broker", "schema", "probes"},
-    "worker": {"worker", "engine", "backends", "ops", "schema", "probes"},
-    "clients": {"clients", "schema"},
+    "broker": {"broker", "schema", "probes", "keys"},
+    "worker": {"worker", "engine", "backends", "ops", "schema", "probes",
+               "keys"},
+    "clients": {"clients", "schema", "keys"},
 }
 # The commands that work on a model without any process around it are made of the engine.
 CLIENT_OF_ENGINE = ("clients/verify/", "clients/tokenize/")

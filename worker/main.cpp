@@ -11,6 +11,7 @@
 #include <optional>
 #include <random>
 
+#include "keys/endpoint.h"
 #include "probes/http_server.h"
 #include "worker/worker.h"
 
@@ -34,6 +35,7 @@ struct Flags {
   int64_t kv_tokens = 0;
   int64_t grace_ms = 5000;
   bool no_shared_prefixes = false;
+  std::string key, server_public_key;
   std::string http = "127.0.0.1:9091";
   std::string log_level = "info";
 };
@@ -51,6 +53,9 @@ void add_flags(CLI::App& app, Flags& f) {
   o.name = own_name();
   o.engine.model_dir = "models/limpet-tiny";
   app.add_option("--broker", o.broker, "The broker's --backend")->capture_default_str();
+  app.add_option("--key", f.key, "File of its own key (limpet keygen); needed off loopback");
+  app.add_option("--server-public-key", f.server_public_key,
+                 "The broker's public key, or its file");
   app.add_option("--model", o.engine.model_dir,
                  "Folder with config.json, tokenizer.json and *.safetensors")
       ->capture_default_str();
@@ -100,6 +105,7 @@ void add_flags(CLI::App& app, Flags& f) {
 
 limpet::worker::WorkerOptions options_of(const Flags& f) {
   limpet::worker::WorkerOptions o = f.options;
+  o.identity = limpet::keys::identify(f.key, f.server_public_key);
   o.engine.precision =
       f.dtype == "f32" ? limpet::engine::Precision::f32 : limpet::engine::Precision::bf16;
   o.engine.kv_pages = (f.kv_tokens + 15) / 16;
@@ -112,6 +118,10 @@ limpet::worker::WorkerOptions options_of(const Flags& f) {
 
 int serve(const Flags& flags) {
   using limpet::worker::Worker;
+  const auto options = options_of(flags);  // before a large model is loaded, all that may be wrong
+  const std::string refused =
+      limpet::keys::refuse_connecting(options.broker, options.identity.on());
+  if (!refused.empty()) throw std::runtime_error(refused);
   std::unique_ptr<Worker> worker;  // outlives the server that asks it
   std::atomic<const Worker*> loaded{nullptr};
   std::optional<limpet::probes::HttpServer> http;
@@ -129,7 +139,7 @@ int serve(const Flags& flags) {
                                  },
                                  ask(&Worker::alive, true), ask(&Worker::ready, false)});
   }
-  worker = std::make_unique<Worker>(options_of(flags));
+  worker = std::make_unique<Worker>(options);
   loaded = worker.get();
   worker->run(stop);
   return 0;

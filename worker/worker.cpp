@@ -65,7 +65,7 @@ Worker::Worker(const WorkerOptions& options)
       text_(text_model(options, engine_->info())),
       states_(text_),
       core_(std::make_unique<Core>(core_options(options, engine_->info()), engine_->kv())),
-      transport_(options.broker) {
+      transport_(options.broker, options.identity) {
   const engine::EngineInfo& info = engine_->info();
   warm();
   now_ = unlinked_since_ = mono();

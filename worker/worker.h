@@ -19,6 +19,7 @@ namespace limpet::worker {
 
 struct WorkerOptions {
   std::string broker;            // endpoint of its backend
+  keys::Identity identity{};     // needed for a broker on another machine
   std::string name;              // a newer worker of a name replaces the older
   uint64_t incarnation = 0;      // drawn by whoever starts it
   engine::EngineOptions engine;  // max_rows and max_sequences follow from the three below

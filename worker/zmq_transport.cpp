@@ -3,6 +3,10 @@
 #include <spdlog/spdlog.h>
 #include <zmq.h>
 
+#include <optional>
+
+#include "keys/endpoint.h"
+#include "keys/handshake.h"
 #include "schema/wire.h"
 
 namespace limpet::worker {
@@ -23,10 +27,13 @@ void set(void* socket, int option, int value) {
 }  // namespace
 
 struct ZmqTransport::Impl {
-  explicit Impl(const std::string& endpoint) {
+  Impl(const std::string& to, const keys::Identity& identity) : endpoint(to) {
+    if (const std::string why = keys::refuse_connecting(endpoint, identity.on()); !why.empty()) {
+      throw TransportError(why);
+    }
     context = zmq_ctx_new();
     try {
-      open(endpoint);
+      open(identity);
     } catch (...) {
       close();
       throw;
@@ -37,11 +44,12 @@ struct ZmqTransport::Impl {
   Impl& operator=(const Impl&) = delete;
 
   void close() {
+    watch.reset();
     if (socket) zmq_close(socket);
     zmq_ctx_term(context);
   }
 
-  void open(const std::string& endpoint) {
+  void open(const keys::Identity& identity) {
     socket = zmq_socket(context, ZMQ_DEALER);
     if (socket == nullptr) throw TransportError("cannot make a socket");
     set(socket, ZMQ_IMMEDIATE, 1);  // queue for a broker that is there, not for one that may come
@@ -55,11 +63,24 @@ struct ZmqTransport::Impl {
     set(socket, ZMQ_IPV6, endpoint.starts_with("tcp://[") ? 1 : 0);
     const auto most = static_cast<int64_t>(Limits::kWorkerFrame);
     zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &most, sizeof(most));
+    keys::use(socket, identity);
+    watch.emplace(context, socket);
     if (zmq_connect(socket, endpoint.c_str()) != 0) {
       throw TransportError("--broker " + endpoint + " is not understood (" +
                            zmq_strerror(zmq_errno()) +
                            "): write the broker's --backend, as tcp://127.0.0.1:5556");
     }
+  }
+
+  // What became of our handshakes; tries again after one that was refused.
+  void look_at_handshakes() {
+    const auto seen = watch->look();
+    if (!seen.refused.empty() && seen.refused != told_refused) {
+      spdlog::error("event=handshake_refused broker={} why=\"{}\"", endpoint, seen.refused);
+      told_refused = seen.refused;
+    }
+    if (seen.made) told_refused.clear();
+    watch->try_again(endpoint);
   }
 
   // One frame's messages; false when there is none. What is not one part is a bad frame.
@@ -88,18 +109,23 @@ struct ZmqTransport::Impl {
     return true;
   }
 
+  const std::string endpoint;
+  std::optional<keys::Watch> watch;
+  std::string told_refused;
   void* context = nullptr;
   void* socket = nullptr;
   bool linked = false;
   Counters counters;
 };
 
-ZmqTransport::ZmqTransport(const std::string& endpoint) : impl_(std::make_unique<Impl>(endpoint)) {}
+ZmqTransport::ZmqTransport(const std::string& endpoint, const keys::Identity& identity)
+    : impl_(std::make_unique<Impl>(endpoint, identity)) {}
 ZmqTransport::~ZmqTransport() = default;
 
 ZmqTransport::Polled ZmqTransport::poll(std::chrono::milliseconds wait) {
   Impl& t = *impl_;
   Polled polled;
+  t.look_at_handshakes();
   const auto events = static_cast<short>(t.linked ? ZMQ_POLLIN : ZMQ_POLLIN | ZMQ_POLLOUT);
   zmq_pollitem_t item{t.socket, 0, events, 0};
   if (zmq_poll(&item, 1, wait.count()) <= 0) return polled;

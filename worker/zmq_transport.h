@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "keys/keys.h"
 #include "schema/messages.h"
 
 namespace limpet::worker {
@@ -28,7 +29,8 @@ class ZmqTransport {
     int64_t frames_in = 0, frames_out = 0, bad_frames = 0, links = 0, lost_links = 0;
   };
 
-  explicit ZmqTransport(const std::string& endpoint);  // throws TransportError
+  // Throws TransportError; so it does for a broker on another machine without keys.
+  explicit ZmqTransport(const std::string& endpoint, const keys::Identity& identity = {});
   ~ZmqTransport();  // frames that have been given to it get a second to leave
 
   struct Polled {

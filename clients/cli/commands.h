@@ -11,6 +11,7 @@ namespace limpet::client {
 
 struct BrokerOptions {
   std::string endpoint = "tcp://127.0.0.1:5555";
+  std::string key, server_public_key;  // both or neither; see client.h
   double connect_s = 5;   // no broker for this long at the start: an error
   double give_up_s = 60;  // nor a word of it for this long later on
 };
@@ -52,6 +53,11 @@ struct BatchOptions {
   int32_t max_tokens = 256;  // where a line says none
 };
 int batch(const BatchOptions& options);
+
+struct KeygenOptions {
+  std::string file;  // the secret's; the public key goes to FILE.pub and to standard output
+};
+int keygen(const KeygenOptions& options);
 
 struct UpOptions {
   std::string bin;  // folder of limpet-broker and limpet-worker

@@ -56,15 +56,26 @@ void print_table(const std::vector<Row>& rows) {
   }
 }
 
+const std::string& tenant_of(const auto& row) {
+  static const std::string kNone;
+  if constexpr (requires { row.tenant; }) return row.tenant;
+  else return kNone;
+}
+
+// With keys, whose each is comes last.
 template <typename T>
-void print(const std::vector<T>& rows, const Row& header, bool json) {
+void print(const std::vector<T>& rows, Row header, bool json) {
+  const bool tenants =
+      std::ranges::any_of(rows, [](const T& row) { return !tenant_of(row).empty(); });
+  if (tenants) header.push_back("TENANT");
   std::vector<Row> table = {header};
   for (const T& row : rows) {
     if (json) {
       std::printf("%s\n", to_json(row).c_str());
-    } else {
-      table.push_back(cells(row));
+      continue;
     }
+    table.push_back(cells(row));
+    if (tenants) table.back().push_back(tenant_of(row));
   }
   if (!json) print_table(table);
 }

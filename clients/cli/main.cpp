@@ -22,6 +22,7 @@ struct Arguments {
   ListOptions list;
   BatchOptions batch;
   UpOptions up;
+  KeygenOptions keygen;
   uint64_t seed = 0;
   double deadline_s = 0;
 };
@@ -29,6 +30,10 @@ struct Arguments {
 void add_broker(CLI::App* command, BrokerOptions& broker) {
   command->add_option("--broker", broker.endpoint, "where the broker listens (or LIMPET_BROKER)")
       ->capture_default_str();
+  command->add_option("--key", broker.key,
+                      "file of your own key, made by `limpet keygen` (or LIMPET_KEY)");
+  command->add_option("--server-public-key", broker.server_public_key,
+                      "the broker's public key, or its file (or LIMPET_SERVER_PUBLIC_KEY)");
   command
       ->add_option("--give-up", broker.give_up_s,
                    "seconds without a word from the broker before a stream is given up (0: never)")
@@ -117,6 +122,10 @@ void add_commands(CLI::App& app, Arguments& a) {
   batch->add_option("--max-tokens", a.batch.max_tokens, "where a request says none")
       ->capture_default_str();
 
+  auto* keygen = app.add_subcommand("keygen", "draw a key; its public half is told");
+  keygen->add_option("FILE", a.keygen.file, "of the secret; FILE.pub gets the public key")
+      ->required();
+
   app.add_subcommand("verify", "check a checkpoint against reference logits");
   app.add_subcommand("tokenize", "JSON lines of text to ids, or back");
 }
@@ -164,6 +173,7 @@ int run(const CLI::App& app, Arguments& a) {
     if (a.up.model.empty()) a.up.model = embedded_model(a.up.bin);
     return up(a.up);
   }
+  if (name == "keygen") return keygen(a.keygen);
   if (name == "submit") return submit(a.submit);
   if (name == "chat") return chat(a.submit);
   if (name == "attach") return attach(a.attach);
@@ -185,6 +195,8 @@ int main(int argc, char** argv) {
 
   Arguments a;
   if (const char* broker = std::getenv("LIMPET_BROKER")) a.broker.endpoint = broker;
+  if (const char* key = std::getenv("LIMPET_KEY")) a.broker.key = key;
+  if (const char* key = std::getenv("LIMPET_SERVER_PUBLIC_KEY")) a.broker.server_public_key = key;
   CLI::App app("limpet: durable jobs, sticky sessions, KV that stays where it was");
   app.require_subcommand(1);
   add_commands(app, a);

@@ -14,6 +14,8 @@ Millis seconds(double s) { return std::chrono::round<Millis>(std::chrono::durati
 std::unique_ptr<Client> open_client(const BrokerOptions& options) {
   Options o;
   o.endpoint = options.endpoint;
+  o.key_file = options.key;
+  o.server_public_key = options.server_public_key;
   o.give_up = seconds(options.give_up_s);
   std::unique_ptr<Client> client;
   try {
@@ -23,6 +25,10 @@ std::unique_ptr<Client> open_client(const BrokerOptions& options) {
     return nullptr;
   }
   if (client->wait_connected(seconds(options.connect_s))) return client;
+  if (const std::string why = client->refused(); !why.empty()) {
+    fail("the broker at " + options.endpoint + " does not let us in: " + why);
+    return nullptr;
+  }
   fail("no broker answers at " + options.endpoint +
        "; start one with `limpet up`, or name another with --broker");
   return nullptr;

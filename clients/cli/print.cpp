@@ -90,6 +90,12 @@ std::string coded(ErrorCode code, const std::string& message) {
   return out;
 }
 
+// Whose it is, where keys say so.
+Json of_tenant(const std::string& tenant, Json row) {
+  if (!tenant.empty()) row["tenant"] = tenant;
+  return row;
+}
+
 }  // namespace
 
 std::string to_json(const Event& e) {
@@ -97,22 +103,22 @@ std::string to_json(const Event& e) {
 }
 
 std::string to_json(const JobInfo& r) {
-  return line({{"job", r.job_id},
+  return line(of_tenant(r.tenant, {{"job", r.job_id},
                {"session", r.session},
                {"state", name(r.state)},
                {"worker", r.worker},
                {"attempt", r.attempt},
                {"output_tokens", r.output_tokens},
-               {"detail", r.detail}});
+               {"detail", r.detail}}));
 }
 
 std::string to_json(const SessionInfo& r) {
-  return line({{"session", r.session},
+  return line(of_tenant(r.tenant, {{"session", r.session},
                {"state", name(r.state)},
                {"home", r.home},
                {"epoch", r.epoch},
                {"tokens", r.tokens},
-               {"queued_jobs", r.queued_jobs}});
+               {"queued_jobs", r.queued_jobs}}));
 }
 
 std::string to_json(const WorkerInfo& r) {

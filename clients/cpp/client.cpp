@@ -41,6 +41,7 @@ Client::Client(const Options& options) : loop_(std::make_shared<Loop>(options)) 
 Client::~Client() = default;
 
 bool Client::wait_connected(Millis timeout) { return loop_->wait_connected(timeout); }
+std::string Client::refused() const { return loop_->refused(); }
 int Client::connections() const { return loop_->connections(); }
 
 Job Client::submit(JobSpec spec, OnEvent on_event) {

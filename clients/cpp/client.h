@@ -16,7 +16,8 @@
 // never passed on but ends the job's stream with Lost.
 //
 // Threads: one thread of its own does all input and output. Every method may be called from any
-// thread. Errors: a malformed endpoint throws std::invalid_argument; all else are events.
+// thread. Errors: a malformed endpoint, one on another machine
+// without keys, or a key that cannot be used throws std::invalid_argument; all else are events.
 #pragma once
 #include <chrono>
 #include <functional>
@@ -33,6 +34,9 @@ using Millis = std::chrono::milliseconds;
 
 struct Options {
   std::string endpoint = "tcp://127.0.0.1:5555";
+  // Keys, needed for a broker on another machine: a file of one's own (`limpet keygen`), and the
+  // broker's public key (a file, or the key itself). Both or neither.
+  std::string key_file{}, server_public_key{};
   Millis ask_again{3000};  // a job without news is asked for again; doubles up to a minute
   Millis give_up{0};       // asked, and no word for this long: open jobs end as Lost; 0: never
 };
@@ -89,6 +93,8 @@ class Client {
 
   // True as soon as the broker has answered the transport's greeting.
   bool wait_connected(Millis timeout);
+  // Why the broker did not let us in, while it does not; empty: it did, or is not there.
+  std::string refused() const;
   // How often a connection has been made: it grows when the broker or the network came back.
   int connections() const;
 

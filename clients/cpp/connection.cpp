@@ -1,10 +1,11 @@
 #include "clients/cpp/connection.h"
 
-#include <cstring>
 #include <deque>
 #include <stdexcept>
 #include <zmq.hpp>
 
+#include "keys/endpoint.h"
+#include "keys/handshake.h"
 #include "schema/wire.h"
 
 namespace limpet::client {
@@ -22,12 +23,15 @@ constexpr int kFramesAtOnce = 256;  // before commands are looked at again
 struct Connection::Sockets {
   zmq::context_t context{1};
   zmq::socket_t dealer{context, zmq::socket_type::dealer};
-  zmq::socket_t monitor{context, zmq::socket_type::pair};
+  keys::Watch watch{context.handle(), dealer.handle()};
   std::deque<std::string> waiting;
 };
 
-Connection::Connection(const std::string& endpoint, int wake_fd)
-    : sockets_(std::make_unique<Sockets>()), wake_fd_(wake_fd) {
+Connection::Connection(const std::string& endpoint, const keys::Identity& identity, int wake_fd)
+    : sockets_(std::make_unique<Sockets>()), endpoint_(endpoint), wake_fd_(wake_fd) {
+  if (const std::string why = keys::refuse_connecting(endpoint, identity.on()); !why.empty()) {
+    throw std::invalid_argument(why);
+  }
   zmq::socket_t& s = sockets_->dealer;
   s.set(zmq::sockopt::linger, kLingerMs);
   s.set(zmq::sockopt::immediate, true);
@@ -37,12 +41,7 @@ Connection::Connection(const std::string& endpoint, int wake_fd)
   s.set(zmq::sockopt::handshake_ivl, kHandshakeMs);
   s.set(zmq::sockopt::reconnect_ivl, kReconnectMs);
   s.set(zmq::sockopt::reconnect_ivl_max, kReconnectMaxMs);
-  const std::string watched = "inproc://monitor";
-  if (zmq_socket_monitor(s.handle(), watched.c_str(),
-                         ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED) != 0) {
-    throw zmq::error_t();
-  }
-  sockets_->monitor.connect(watched);
+  keys::use(s.handle(), identity);
   try {
     s.connect(endpoint);
   } catch (const zmq::error_t& e) {
@@ -51,13 +50,13 @@ Connection::Connection(const std::string& endpoint, int wake_fd)
   }
 }
 
-Connection::~Connection() { zmq_socket_monitor(sockets_->dealer.handle(), nullptr, 0); }
+Connection::~Connection() = default;
 
 Connection::Arrived Connection::poll(std::chrono::milliseconds timeout) {
   const short out = sockets_->waiting.empty() ? 0 : ZMQ_POLLOUT;
   zmq::pollitem_t items[] = {
       {sockets_->dealer.handle(), 0, static_cast<short>(ZMQ_POLLIN | out), 0},
-      {sockets_->monitor.handle(), 0, ZMQ_POLLIN, 0},
+      {sockets_->watch.socket(), 0, ZMQ_POLLIN, 0},
       {nullptr, wake_fd_, ZMQ_POLLIN, 0}};
   try {
     zmq::poll(items, 3, timeout);
@@ -71,18 +70,14 @@ Connection::Arrived Connection::poll(std::chrono::milliseconds timeout) {
   return arrived;
 }
 
-// A monitor's event: a frame with its number, a frame with the address.
 void Connection::watch(Arrived& arrived) {
-  zmq::message_t event, address;
-  while (sockets_->monitor.recv(event, zmq::recv_flags::dontwait)) {
-    if (!sockets_->monitor.recv(address)) return;
-    uint16_t number = 0;
-    if (event.size() < sizeof number) continue;
-    std::memcpy(&number, event.data(), sizeof number);
-    connected_ = number == ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
-    (connected_ ? arrived.made : arrived.broken) = true;
-    sockets_->waiting.clear();
-  }
+  auto seen = sockets_->watch.look();
+  arrived.made = seen.made;
+  arrived.broken = seen.gone;
+  arrived.refused = std::move(seen.refused);
+  connected_ = seen.connected;
+  if (seen.made || seen.gone) sockets_->waiting.clear();
+  sockets_->watch.try_again(endpoint_);
 }
 
 void Connection::receive(Arrived& arrived) {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "keys/keys.h"
 #include "schema/messages.h"
 
 namespace limpet::client {
@@ -12,8 +13,9 @@ namespace limpet::client {
 class Connection {
  public:
   // Begins to connect, and goes on doing so. Throws std::invalid_argument for an endpoint that
-  // is none. `wake_fd`, when readable, ends a poll.
-  Connection(const std::string& endpoint, int wake_fd);
+  // is none, or that is on another machine and `identity` is none. `wake_fd`, when readable, ends
+  // a poll.
+  Connection(const std::string& endpoint, const keys::Identity& identity, int wake_fd);
   ~Connection();
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
@@ -21,6 +23,7 @@ class Connection {
   struct Arrived {
     bool made = false;    // a (new) connection stands: what was sent before may be lost
     bool broken = false;  // it is gone
+    std::string refused;  // why the last try came to nothing, when the broker was there
     std::vector<BrokerToClient> messages;
     std::string bad_frame;  // why a frame could not be read
   };
@@ -40,6 +43,7 @@ class Connection {
   void flush();
 
   std::unique_ptr<Sockets> sockets_;
+  const std::string endpoint_;
   int wake_fd_;
   bool connected_ = false;
 };

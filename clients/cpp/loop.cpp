@@ -32,7 +32,10 @@ const std::string* job_of(const BrokerToClient& message) {
 }  // namespace
 
 Client::Loop::Loop(const Options& options)
-    : options_(options), wake_fd_(make_wake_fd()), connection_(options.endpoint, wake_fd_) {
+    : options_(options),
+      wake_fd_(make_wake_fd()),
+      connection_(options.endpoint, keys::identify(options.key_file, options.server_public_key),
+                  wake_fd_) {
   thread_ = std::thread([this] { run(); });
 }
 
@@ -51,6 +54,15 @@ Client::Loop::~Loop() {
 bool Client::Loop::wait_connected(Millis timeout) {
   std::unique_lock lock(mutex_);
   return changed_.wait_for(lock, timeout, [this] { return connected_; });
+}
+
+std::string Client::Loop::refused() const {
+  std::lock_guard lock(mutex_);
+  return connected_ ? "" : refused_;
+}
+
+std::string Client::Loop::unconnected() const {
+  return "no broker answers at " + options_.endpoint + (refused_.empty() ? "" : ": " + refused_);
 }
 
 int Client::Loop::connections() const {
@@ -105,7 +117,7 @@ Client::Listing Client::Loop::list(limpet::Listing what, uint32_t limit, Millis 
   if (!changed_.wait_for(lock, timeout, [&] { return request->answered; })) {
     request->abandoned = true;
     return {connected_ ? "the broker at " + options_.endpoint + " does not answer"
-                       : "no broker answers at " + options_.endpoint,
+                       : unconnected(),
             {}};
   }
   return std::move(request->answer);
@@ -166,9 +178,11 @@ void Client::Loop::open(std::shared_ptr<Job::State> job, std::shared_ptr<const J
 }
 
 void Client::Loop::on_connection(const Connection::Arrived& arrived, Time now) {
-  if (!arrived.made && !arrived.broken) return;
+  if (!arrived.made && !arrived.broken && arrived.refused.empty()) return;
   {
     std::lock_guard lock(mutex_);
+    if (!arrived.refused.empty()) refused_ = arrived.refused;
+    if (arrived.made) refused_.clear();
     connected_ = connection_.connected();
     connections_ += arrived.made ? 1 : 0;
   }
@@ -206,7 +220,10 @@ void Client::Loop::on_refused_frame(const Refused& refused, Time now) {
   }
   std::vector<std::string> hit;
   for (auto& [id, followed] : jobs_) {
-    if (!followed.stream.accepted() || refused.code == ErrorCode::version) hit.push_back(id);
+    if (!followed.stream.accepted() || refused.code == ErrorCode::version ||
+        refused.code == ErrorCode::forbidden) {
+      hit.push_back(id);
+    }
   }
   for (const std::string& id : hit) {
     Refused mine = refused;
@@ -271,7 +288,7 @@ void Client::Loop::look_at_patience(Time now) {
   }
   give_up_all(connection_.connected()
                   ? "no answer from " + options_.endpoint + "; is it the clients' port?"
-                  : "no broker answers at " + options_.endpoint);
+                  : unconnected());
 }
 
 void Client::Loop::give_up_all(const std::string& why) {

@@ -38,6 +38,7 @@ class Client::Loop {
   // Any thread.
   bool wait_connected(Millis timeout);
   int connections() const;
+  std::string refused() const;
   void follow(std::shared_ptr<Job::State> job, JobSpec spec);  // an id alone: attach
   void follow(std::shared_ptr<Job::State> job, int64_t from_index);
   void cancel(const std::shared_ptr<Job::State>& job);
@@ -79,6 +80,7 @@ class Client::Loop {
   void give_up_all(const std::string& why);
   void deliver(Job::State& job, std::vector<Event>& events);
   Millis until_next(Time now) const;
+  std::string unconnected() const;  // under the mutex, or on the thread that writes refused_
 
   const Options options_;
   int wake_fd_;
@@ -98,6 +100,7 @@ class Client::Loop {
   std::vector<std::function<void()>> commands_;
   int connections_ = 0;
   bool connected_ = false, stop_ = false;
+  std::string refused_;  // why the last try to connect came to nothing, if it was told
 
   std::thread thread_;
 };

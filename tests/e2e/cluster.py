@@ -91,7 +91,8 @@ class Cluster:
     """A broker and named workers on free ports, with their data in a folder of their own."""
 
     def __init__(self, bin_dir, workers=("one", "two"), model=EMBEDDED_MODEL, broker_args=(),
-                 worker_args=(), folder=None):
+                 worker_args=(), folder=None, client_args=(), frontend_host="127.0.0.1"):
+        self.client_args = [str(a) for a in client_args]  # of every `limpet` command
         self.bin = pathlib.Path(bin_dir).resolve()
         self.own_folder = folder is None
         self.folder = pathlib.Path(folder or tempfile.mkdtemp(prefix="limpet-e2e-"))
@@ -100,7 +101,7 @@ class Cluster:
         self.backend = f"tcp://127.0.0.1:{back}"
         self.http = f"127.0.0.1:{http}"
         self.broker = Process("broker", [
-            self.bin / "limpet-broker", "--frontend", self.endpoint, "--backend", self.backend,
+            self.bin / "limpet-broker", "--frontend", f"tcp://{frontend_host}:{front}", "--backend", self.backend,
             "--http", self.http, "--data", self.folder / "data", *broker_args],
             self.folder / "broker.log")
         self.workers, self.worker_http = {}, {}
@@ -145,7 +146,8 @@ class Cluster:
     # -- the `limpet` command ---------------------------------------------------------------------
 
     def limpet(self, *args, timeout=120, check=False):
-        r = subprocess.run([str(self.bin / "limpet"), *map(str, args), "--broker", self.endpoint],
+        r = subprocess.run([str(self.bin / "limpet"), *map(str, args), "--broker", self.endpoint,
+                            *self.client_args],
                            capture_output=True, text=True, timeout=timeout)
         if check and r.returncode != 0:
             raise RuntimeError(f"limpet {args}: exit {r.returncode}: {r.stderr.strip()}")
@@ -161,7 +163,8 @@ class Job:
     """One `limpet submit --json` process, read line by line."""
 
     def __init__(self, cluster, text, *args, session=None):
-        argv = [str(cluster.bin / "limpet"), "submit", "--json", "--broker", cluster.endpoint]
+        argv = [str(cluster.bin / "limpet"), "submit", "--json", "--broker", cluster.endpoint,
+                *cluster.client_args]
         if session:
             argv += ["--session", session]
         self.child = subprocess.Popen(argv + [str(a) for a in args] + ["--", text],

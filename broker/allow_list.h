@@ -1,0 +1,48 @@
+// Who may connect: public keys, each with its role and tenant. Pure: from a text to a table.
+//
+// A line is `client TENANT KEY`, `admin TENANT KEY` or `worker KEY`. Empty lines, and those that
+// begin with #, are skipped.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+
+namespace limpet::broker {
+
+enum class Role : uint8_t {
+  client,
+  worker,
+  admin  // a client that sees every tenant's jobs and sessions in listings
+};
+std::string_view name(Role role);
+
+struct Permission {
+  Role role = Role::client;
+  std::string tenant;  // 1 to 64 of A-Z a-z 0-9 . _ -; a worker has none
+  bool operator==(const Permission&) const = default;
+};
+
+struct ParsedAllowList;
+
+class AllowList {
+ public:
+  // Null: it may not connect. Lives as long as the list.
+  const Permission* find(std::string_view public_key) const;
+  size_t size() const { return keys_.size(); }
+
+ private:
+  friend ParsedAllowList parse_allow_list(std::string_view text);
+  struct Hash : std::hash<std::string_view> {
+    using is_transparent = void;
+  };
+  std::unordered_map<std::string, Permission, Hash, std::equal_to<>> keys_;
+};
+
+struct ParsedAllowList {
+  AllowList list;
+  std::string error;  // "line 3: …"; empty: the list is good
+};
+ParsedAllowList parse_allow_list(std::string_view text);
+
+}  // namespace limpet::broker

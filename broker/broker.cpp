@@ -233,6 +233,7 @@ void Broker::note(const Fact& f) {
     case Fact::Kind::worker_left: line(info, "worker_left", "worker", "note"); break;
     case Fact::Kind::stale_message: line(debug, "stale_message", "worker", "message"); break;
     case Fact::Kind::home_kept: line(info, "homes_kept", "worker", "sessions"); break;
+    case Fact::Kind::hand_over: line(info, "hand_over", "session", "outcome"); break;
     case Fact::Kind::first_token:
     case Fact::Kind::queue_left: break;
   }

@@ -54,6 +54,10 @@ void Core::State::on(Turn& t, const WorkerEvent& e) {
     need_transcript(t, *worker, *m);
   } else if (const auto* m = std::get_if<SessionDropped>(&e.message)) {
     session_dropped(t, *worker, *m);
+  } else if (const auto* m = std::get_if<SessionReceived>(&e.message)) {
+    session_received(t, *worker, *m);
+  } else if (const auto* m = std::get_if<HandOverFailed>(&e.message)) {
+    hand_over_failed(t, *worker, *m);
   }
 }
 
@@ -101,6 +105,9 @@ void Core::State::enroll(Turn& t, WorkerId connection, const Register& m) {
   worker.model = m.model;
   worker.model_fingerprint = m.model_fingerprint;
   worker.max_context = m.max_context;
+  worker.transfer = m.transfer;
+  worker.kv_layout = m.kv_layout;
+  worker.resident_kv = 0;
   worker.leaving = false;
   worker.room = bounded(m.room);
   worker.heard = t.now.mono;
@@ -179,6 +186,8 @@ void Core::State::heartbeat(Turn& t, Worker& worker, const Heartbeat& m) {
     if (!entry.listed) entry.gone = true;
   }
   end_lost_dispatches(t, worker);
+  worker.resident_kv = m.resident_kv_tokens;
+  remind(t, worker);
   workers.recount(worker);
   gained.push_back(worker.slot);
 }
@@ -232,6 +241,7 @@ void Core::State::leaving(Turn& t, Worker& worker) {
   worker.left = worker.incarnation;
   workers.rank(worker);
   fact(t, Fact::Kind::worker_left, worker.name);
+  depart(worker);
   requeue_waiting(t, worker);
 }
 

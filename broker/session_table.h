@@ -14,6 +14,9 @@ struct Job;
 class ReadyQueue;
 inline constexpr uint32_t kNoWorker = UINT32_MAX;
 
+// A session of a worker that leaves: to be moved to another, or on its way. Its jobs wait so long.
+enum class Move : uint8_t { no, waits, moving };
+
 struct Session {
   SessionNumber number{};
   std::string name;              // empty: ephemeral
@@ -27,6 +30,8 @@ struct Session {
   uint32_t jobs = 0;             // in the lane
   Job* first = nullptr;          // the lane, oldest first
   Job* last = nullptr;
+  Move move = Move::no;
+  bool migrated = false;           // its home was given its KV; no start there since
   ReadyQueue* waits_in = nullptr;  // the queue in which its first job waits for a place
 
   bool ephemeral() const { return name.empty(); }

@@ -26,7 +26,7 @@ using WallMs = int64_t;
 // A protocol version. A peer of a newer minor is understood (unknown fields are skipped); of
 // a newer major it is refused.
 inline constexpr uint16_t kProtocolMajor = 1;
-inline constexpr uint16_t kProtocolMinor = 1;
+inline constexpr uint16_t kProtocolMinor = 2;
 
 enum class JobState : uint8_t { queued, dispatched, running, finished, failed, cancelled, expired };
 constexpr bool is_terminal(JobState s) { return s >= JobState::finished; }
@@ -88,6 +88,8 @@ struct Limits {
   static constexpr size_t kStopBytes = 256;           // bytes of one stop string
   static constexpr size_t kItems = 1u << 16;          // messages in an envelope, rows in a step
   static constexpr size_t kLogprobs = 20;             // alternatives told for each token
+  static constexpr size_t kPage = 48u << 20;          // bytes of a page of KV
+  static constexpr size_t kPageTokens = 4096;         // token rows of a page of KV
 };
 
 }  // namespace limpet

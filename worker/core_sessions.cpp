@@ -23,6 +23,17 @@ Session& Sessions::open(const Dispatch& dispatch) {
   return session;
 }
 
+Session& Sessions::open_incoming(SessionNumber number, Epoch epoch) {
+  Session& session = sessions_[number];
+  session.number = number;
+  session.epoch = epoch;
+  session.trusted = false;
+  session.incoming = true;
+  session.sequence = kv_.create(0);
+  enter_idle(session);
+  return session;
+}
+
 void Sessions::close(SessionNumber number) {
   const auto it = sessions_.find(number);
   if (it == sessions_.end()) throw std::logic_error("sessions: closed twice");
@@ -45,10 +56,14 @@ void Sessions::set_idle(Session& session) {
     return;
   }
   kv_.truncate(*session.sequence, kv_.length(*session.sequence));  // what was reserved ahead
+  enter_idle(session);
+  while (idle_.size() > max_idle_) evict_idle();
+}
+
+void Sessions::enter_idle(Session& session) {
   session.idle_since = next_idle_++;
   idle_.emplace(session.idle_since, session.number);
   idle_pages_ += pages_of(session);
-  while (idle_.size() > max_idle_) evict_idle();
 }
 
 void Sessions::drop_kv(Session& session) {

@@ -139,6 +139,13 @@ Registered Core::State::answer(const Worker& worker, const Register& m) {
 void Core::State::adopt(Turn& t, Worker& worker, WorkerId connection, const Register& m) {
   Registered r = answer(worker, m);
   const int64_t kept = std::ssize(m.sessions) - std::ssize(r.release);
+  for (const HeldSession& h : m.sessions) {  // KV that it was given before this process began
+    Session* s = sessions.find(h.session);
+    const bool own = s && s->home == worker.slot && s->incarnation == m.incarnation;
+    if (own && s->epoch == h.epoch && s->reason == Reason::drained && h.tokens > 0) {
+      s->migrated = true;
+    }
+  }
   for (auto& [attempt, entry] : worker.in_flight) entry.unlist();
   for (const Registered::Resume& resume : r.resume) {
     InFlight& entry = worker.in_flight[{resume.job, resume.attempt}];

@@ -45,6 +45,8 @@ void Core::State::on(const Turn& turn, const FromGiver& event) {
     }
     return;
   }
+  const Session* session = sessions.find(number);
+  if (session == nullptr || !session->incoming) return;  // its room was needed a moment ago
   it->second.peer = event.peer;
   std::visit([&](const auto& m) { receive(turn, it->second, m); }, event.message);
 }
@@ -65,7 +67,7 @@ void Core::State::receive(const Turn& turn, Incoming& in, const TransferOpen& m)
     sessions.enter_idle(session);
   }
   in.next = full;
-  in.complete = false;
+  in.complete = in.asked = false;
   grant(turn, in, true);
 }
 
@@ -111,7 +113,11 @@ std::string Core::State::store_page(const Turn& turn, Incoming& in, const Transf
 }
 
 void Core::State::receive(const Turn& turn, Incoming& in, const TransferEnd& m) {
-  if (m.tokens != in.tokens) return grant(turn, in, true);
+  if (m.tokens != in.tokens) {
+    // Once: were each end of several copies answered, each answer would bring further ends.
+    if (!std::exchange(in.asked, true)) grant(turn, in, true);
+    return;
+  }
   turn.out.commands.push_back(ToGiver{in.peer, TransferDone{in.session, in.epoch, m.tokens}});
   if (in.complete) return;
   in.complete = true;

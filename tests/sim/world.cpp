@@ -81,7 +81,8 @@ void World::carry(std::function<void()> deliver) {
   const bool twice = faults && rng.chance(scene.duplicates);
   for (int copies = twice ? 2 : 1; copies > 0; --copies) {
     const bool late = faults && rng.chance(scene.late);
-    in(rng.between(1, 3) + (late ? rng.below(scene.late_ms) : 0),
+    // A connection keeps the order of what goes over it; without faults there is one throughout.
+    in((scene.calm ? 2 : rng.between(1, 3)) + (late ? rng.below(scene.late_ms) : 0),
        copies > 1 ? deliver : std::move(deliver));
   }
 }

@@ -76,6 +76,14 @@ void Core::State::submit(Turn& t, const ClientEvent& e, const Submit& m) {
   if (std::string wrong = wire::check(*m.spec); !wrong.empty()) {
     return refuse(t, e.client, id, ErrorCode::invalid, std::move(wrong));
   }
+  const Tenant& tenant = tenants.of("");
+  const int64_t own = tenant.policy.max_queued_jobs;
+  if (own > 0 && tenant.queued >= own) {
+    const int64_t rounds = 1 + tenant.queued / std::max<int64_t>(tenant.in_flight, 1);
+    return refuse(t, e.client, id, ErrorCode::busy,
+                  "this tenant has " + std::to_string(own) + " jobs waiting, its cap; retry later",
+                  options.retry_after.count() * std::min<int64_t>(rounds, 100));
+  }
   const JobTable::Counts& counts = jobs.counts();
   const int64_t bytes = static_cast<int64_t>(body_bytes(*m.spec));
   if (counts.queued >= static_cast<int64_t>(options.max_queued_jobs) ||

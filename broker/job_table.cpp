@@ -32,6 +32,8 @@ Job& JobTable::add(const JobAccepted& accepted, Session& session) {
 }
 
 void JobTable::count(const Job& job, int64_t n) {
+  Tenant& tenant = *job.session->tenant;
+  (job.in_flight() ? tenant.in_flight : tenant.queued) += n;
   switch (job.state) {
     case JobState::queued:
       counts_.queued += n;

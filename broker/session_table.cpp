@@ -20,6 +20,7 @@ Session& SessionTable::open(SessionNumber number, const std::string& name) {
 void SessionTable::close(SessionNumber number) {
   Session& session = at(number);
   if (session.first) throw std::logic_error("session closed with jobs in its lane");
+  rouse(session);
   if (!session.ephemeral()) names_.erase(session.name);
   sessions_.erase(raw(number));
 }
@@ -53,6 +54,28 @@ void SessionTable::remove(Session& session, Job& job) {
   (job.lane_after ? job.lane_after->lane_before : session.last) = job.lane_before;
   job.lane_before = job.lane_after = nullptr;
   --session.jobs;
+}
+
+void SessionTable::rest(Session& session) {
+  if (session.rests || session.home == kNoWorker) return;
+  Tenant& tenant = *session.tenant;
+  session.rests = true;
+  session.idle_before = tenant.last_idle;
+  session.idle_after = nullptr;
+  (tenant.last_idle ? tenant.last_idle->idle_after : tenant.longest_idle) = &session;
+  tenant.last_idle = &session;
+  tenant.idle_tokens += session.tokens;
+}
+
+void SessionTable::rouse(Session& session) {
+  if (!session.rests) return;
+  Tenant& tenant = *session.tenant;
+  session.rests = false;
+  (session.idle_before ? session.idle_before->idle_after : tenant.longest_idle) =
+      session.idle_after;
+  (session.idle_after ? session.idle_after->idle_before : tenant.last_idle) = session.idle_before;
+  session.idle_before = session.idle_after = nullptr;
+  tenant.idle_tokens -= session.tokens;
 }
 
 }  // namespace limpet::broker

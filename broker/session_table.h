@@ -7,11 +7,12 @@
 #include <unordered_map>
 
 #include "broker/event.h"
+#include "broker/tenant_table.h"
 
 namespace limpet::broker {
 
 struct Job;
-class ReadyQueue;
+class FairQueue;
 inline constexpr uint32_t kNoWorker = UINT32_MAX;
 
 // A session of a worker that leaves: to be moved to another, or on its way. Its jobs wait so long.
@@ -20,6 +21,7 @@ enum class Move : uint8_t { no, waits, moving };
 struct Session {
   SessionNumber number{};
   std::string name;              // empty: ephemeral
+  Tenant* tenant = nullptr;      // whose it is
   int64_t tokens = 0;            // durable transcript, a running job's prompt and output included
   Epoch epoch{};                 // of its home
   uint64_t incarnation = 0;      // of its home
@@ -32,7 +34,11 @@ struct Session {
   Job* last = nullptr;
   Move move = Move::no;
   bool migrated = false;           // its home was given its KV; no start there since
-  ReadyQueue* waits_in = nullptr;  // the queue in which its first job waits for a place
+  FairQueue* waits_in = nullptr;   // the queue in which its first job waits for a place
+  uint32_t waits_at = kNoWorker;   // the worker whose queue that is; none: anywhere
+  bool rests = false;              // its KV is idle at home; a list of its tenant's by how long
+  Session* idle_before = nullptr;
+  Session* idle_after = nullptr;
 
   bool ephemeral() const { return name.empty(); }
 };
@@ -56,6 +62,10 @@ class SessionTable {
   // A lane is a list through its jobs.
   static void append(Session& session, Job& job);
   static void remove(Session& session, Job& job);
+  // Its KV becomes idle at its home, and is so no more; both at any time. Its tokens must not
+  // change in between.
+  static void rest(Session& session);
+  static void rouse(Session& session);
 
  private:
   std::unordered_map<uint64_t, Session> sessions_;

@@ -24,8 +24,8 @@ auto put(Builder& fbb, const Register& m) {
   auto transfer = wire::put(fbb, m.transfer);
   const fbs::Room has = room(m.room);
   return fbs::CreateRegister(fbb, worker, m.incarnation, device, model, m.model_fingerprint,
-                             m.max_context, &has, sessions, jobs, m.room.idle_kv_tokens, transfer,
-                             m.kv_layout);
+                             m.max_context, &has, sessions, jobs, m.room.idle_kv_tokens,
+                             m.kv_page_tokens, transfer, m.kv_layout);
 }
 auto put(Builder& fbb, const Heartbeat& m) {
   const fbs::Room has = room(m.room);
@@ -125,6 +125,7 @@ bool get(Reader& r, const fbs::Register* in, Register& out) {
          get(r, in->room(), out.room) && get_held(r, in->sessions(), "sessions", out.sessions) &&
          get(r, in->jobs(), out.jobs) &&
          r.count(in->idle_kv_tokens(), "idle_kv_tokens", out.room.idle_kv_tokens) &&
+         r.count(in->kv_page_tokens(), "kv_page_tokens", out.kv_page_tokens) &&
          r.name(in->transfer(), "transfer", out.transfer);
 }
 bool get(Reader& r, const fbs::Heartbeat* in, Heartbeat& out) {

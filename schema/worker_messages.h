@@ -45,6 +45,7 @@ struct Register {
   Room room;
   std::vector<HeldSession> sessions;
   std::vector<HeldJob> jobs;
+  int64_t kv_page_tokens = 1;  // KV is taken in pages of so many tokens
   std::string transfer{};  // where other workers bring it KV; empty: it takes none
   uint64_t kv_layout = 0;  // workers of the same one understand each other's pages
 };

@@ -109,11 +109,11 @@ void Broker::prepare(Event& event) {
   if (const auto* submit = std::get_if<Submit>(&e->message)) {
     if (!submit->spec) return;
     e->body_hash = wire::body_hash(*submit->spec);
-    e->stored = store_->find_job(submit->spec->job_id);
+    e->stored = store_->find_job(e->tenant, submit->spec->job_id);
   } else if (const auto* attach = std::get_if<Attach>(&e->message)) {
-    e->stored = store_->find_job(attach->job_id);
+    e->stored = store_->find_job(e->tenant, attach->job_id);
   } else if (const auto* cancel = std::get_if<Cancel>(&e->message)) {
-    e->stored = store_->find_job(cancel->job_id);
+    e->stored = store_->find_job(e->tenant, cancel->job_id);
   }
 }
 
@@ -165,12 +165,12 @@ void Broker::deliver() {
   streams_.flush();
 }
 
-void Broker::add_ended(Listed& listed, size_t limit) {
+void Broker::add_ended(Listed& listed, size_t limit, const std::string* tenant) {
   ListingRoom room{limit};
   for (const JobInfo& info : listed.jobs) room.take(info);
   if (listed.truncated || room.items == 0) return;
   const size_t most = std::min(room.items, room.bytes / kListedItem);
-  for (JobInfo& info : store_->ended_jobs(static_cast<uint32_t>(most + 1))) {
+  for (JobInfo& info : store_->ended_jobs(static_cast<uint32_t>(most + 1), tenant)) {
     shorten(info.detail, kListedDetail);
     if (!room.take(info)) {
       listed.truncated = true;
@@ -185,14 +185,16 @@ void Broker::deliver(ToClient&& m) {
   auto* listed = std::get_if<Listed>(&m.message);
   if (listed != nullptr && listed->workers.empty() && listed->sessions.empty()) {
     uint32_t limit = 0;
+    const std::string* tenant = nullptr;  // null: of all
     for (const Event& event : events_) {
       const auto* e = std::get_if<ClientEvent>(&event);
       const auto* list = e && e->client == m.client ? std::get_if<List>(&e->message) : nullptr;
       if (list == nullptr) continue;
       if (list->what == Listing::jobs) limit = list->limit;
+      if (!e->admin) tenant = &e->tenant;
       break;  // its others of this turn are refused
     }
-    add_ended(*listed, std::min<size_t>(limit, Limits::kItems));
+    add_ended(*listed, std::min<size_t>(limit, Limits::kItems), tenant);
   }
   streams_.answer(m.client, std::move(m.message));
 }

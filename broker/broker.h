@@ -45,7 +45,7 @@ class Broker {
   void count_refusal(const std::string& job_id, ErrorCode code);
   void deliver();
   void deliver(ToClient&& m);
-  void add_ended(Listed& listed, size_t limit);
+  void add_ended(Listed& listed, size_t limit, const std::string* tenant);
   void deliver(ToWorker&& m);
   void note(const Fact& fact);
 

@@ -15,7 +15,7 @@ void Core::State::apply(const JournalEntry& entry) {
 }
 
 void Core::State::apply_one(const SessionOpened& e) {
-  sessions.open(e.session, e.name).tenant = &tenants.of("");
+  sessions.open(e.session, e.name, tenants.of(e.tenant));
   last_session = std::max(last_session, e.session);
 }
 
@@ -105,8 +105,7 @@ void Core::State::apply_one(const SessionClosed& e) {
 }
 
 void Core::State::apply_one(const SessionSnapshot& e) {
-  Session& session = sessions.open(e.session, e.name);
-  session.tenant = &tenants.of("");
+  Session& session = sessions.open(e.session, e.name, tenants.of(e.tenant));
   session.tokens = e.tokens;
   session.epoch = e.epoch;
   session.reason = e.reason;

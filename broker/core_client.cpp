@@ -49,9 +49,9 @@ bool Core::State::attach_known(Turn& t, const ClientEvent& e, const std::string&
   JobNumber number{};
   uint64_t hash = 0;
   JobState state{};
-  if (const Job* job = jobs.find(id)) {
+  if (const Job* job = jobs.find({e.tenant, id})) {
     number = job->number, hash = job->body_hash, state = job->state;
-  } else if (const JobTable::Ended* ended = jobs.find_ended(id)) {
+  } else if (const JobTable::Ended* ended = jobs.find_ended({e.tenant, id})) {
     number = ended->job, hash = ended->body_hash, state = ended->state;
   } else if (e.stored) {
     number = e.stored->job, hash = e.stored->body_hash, state = e.stored->state;
@@ -76,7 +76,7 @@ void Core::State::submit(Turn& t, const ClientEvent& e, const Submit& m) {
   if (std::string wrong = wire::check(*m.spec); !wrong.empty()) {
     return refuse(t, e.client, id, ErrorCode::invalid, std::move(wrong));
   }
-  const Tenant& tenant = tenants.of("");
+  const Tenant& tenant = tenants.of(e.tenant);
   const int64_t own = tenant.policy.max_queued_jobs;
   if (own > 0 && tenant.queued >= own) {
     const int64_t rounds = 1 + tenant.queued / std::max<int64_t>(tenant.in_flight, 1);
@@ -102,10 +102,10 @@ void Core::State::submit(Turn& t, const ClientEvent& e, const Submit& m) {
 
 void Core::State::accept(Turn& t, const ClientEvent& e, const Submit& m) {
   const JobSpec& spec = *m.spec;
-  Session* session = spec.session.empty() ? nullptr : sessions.find(std::string_view(spec.session));
+  Session* session = spec.session.empty() ? nullptr : sessions.find({e.tenant, spec.session});
   if (!session) {
     const SessionNumber number{raw(last_session) + 1};
-    commit(t, SessionOpened{number, spec.session});
+    commit(t, SessionOpened{number, spec.session, e.tenant});
     session = &sessions.at(number);
   }
   const JobNumber number{raw(last_job) + 1};
@@ -131,9 +131,9 @@ void Core::State::attach(Turn& t, const ClientEvent& e, const Attach& m) {
 
 void Core::State::cancel(Turn& t, const ClientEvent& e, const Cancel& m) {
   JobState state = JobState::cancelled;
-  if (Job* job = jobs.find(m.job_id)) {
+  if (Job* job = jobs.find({e.tenant, m.job_id})) {
     stop(t, *job, JobState::cancelled);
-  } else if (const JobTable::Ended* ended = jobs.find_ended(m.job_id)) {
+  } else if (const JobTable::Ended* ended = jobs.find_ended({e.tenant, m.job_id})) {
     state = ended->state;
   } else if (e.stored) {
     state = e.stored->state;
@@ -176,20 +176,23 @@ void Core::State::list(Turn& t, const ClientEvent& e, const List& m) {
   };
   if (m.what == Listing::jobs) {
     jobs.each([&](const Job& j) {
+      if (!e.admin && j.tenant() != e.tenant) return true;
       JobInfo info{j.id(), j.session->name,
                    j.worker == kNoWorker ? "" : workers.at(j.worker).name, j.state,
-                   static_cast<int32_t>(raw(j.attempt)), j.output_tokens, j.why};
+                   static_cast<int32_t>(raw(j.attempt)), j.output_tokens, j.why, j.tenant()};
       shorten(info.detail, kListedDetail);
       return add(all.jobs, std::move(info));
     });
   } else if (m.what == Listing::sessions) {
     sessions.each([&](const Session& s) {
+      if (!e.admin && s.tenant->name != e.tenant) return true;
       return add(all.sessions,
                  SessionInfo{s.name, s.home == kNoWorker ? "" : workers.at(s.home).name,
                              s.in_flight ? SessionState::running
                              : s.first   ? SessionState::queued
                                          : SessionState::idle,
-                             raw(s.epoch), s.tokens, s.jobs - (s.in_flight ? 1 : 0)});
+                             raw(s.epoch), s.tokens, s.jobs - (s.in_flight ? 1 : 0),
+                             s.tenant->name});
     });
   } else {
     workers.each([&](const Worker& w) {

@@ -244,6 +244,7 @@ Dispatch Core::State::dispatch_message(Turn& t, const Session& session, const Jo
     d.deadline_ms = std::max<int64_t>(left.count(), 1);
   }
   d.spec = job.spec;
+  d.tenant = session.tenant->name;
   d.has_transcript = session.reason != Reason::none && session.tokens > 0;
   return d;
 }

@@ -73,7 +73,8 @@ void Core::State::remind(Turn& t, Worker& worker) {
     send(t, worker, Leave{worker.incarnation});
   }
   for (const auto& [number, m] : hand_overs) {
-    if (m.receiver == worker.slot) send(t, worker, ExpectSession{number, m.epoch, m.giver_life});
+    if (!still_moving(number, m)) continue;
+    if (m.receiver == worker.slot) say_expect(t, number, m);
     if (m.giver == worker.slot) say_hand_over(t, number, m);
   }
   const auto it = departures.find(worker.slot);
@@ -171,13 +172,18 @@ void Core::State::begin_hand_over(Turn& t, Session& session, const Worker& giver
   session.move = Move::moving;
   hand_overs[session.number] = m;
   timers.add(m.until, Timers::Kind::hand_over, raw(session.number));
-  send(t, *to, ExpectSession{session.number, m.epoch, m.giver_life});
+  say_expect(t, session.number, m);
   say_hand_over(t, session.number, m);
 }
 
 void Core::State::say_hand_over(Turn& t, SessionNumber number, const Moving& m) {
   send(t, workers.at(m.giver),
        HandOver{number, m.epoch, workers.at(m.receiver).transfer, m.receiver_life});
+}
+
+void Core::State::say_expect(Turn& t, SessionNumber number, const Moving& m) {
+  send(t, workers.at(m.receiver),
+       ExpectSession{number, m.epoch, m.giver_life, sessions.at(number).tenant->name});
 }
 
 void Core::State::reserve(Worker& worker, int64_t kv_tokens, int32_t slots) {
@@ -270,12 +276,14 @@ void Core::State::hand_over(Turn& t, Session& session) {
     detach_attempt(t, job, true);
     fact(t, Fact::Kind::requeued, job.id(), why);
     commit(t, JobRequeued{job.number, why, false});
+    look_everywhere(*session.tenant);
   }
   fact(t, Fact::Kind::affinity_break, session.name, name(Reason::drained));
   release_home(t, session);
   commit(t, HomeSet{session.number, Epoch{raw(session.epoch) + 1}, receiver.name,
                     receiver.incarnation, Reason::drained, receiver.model_fingerprint});
   session.migrated = true;
+  SessionTable::rest(session);
   send(t, receiver, KeepSession{session.number, session.epoch});
   fact(t, Fact::Kind::hand_over, session.name, "moved");
   if (session.first) make_ready(t, session);

@@ -117,6 +117,7 @@ struct Core::State {
                        const std::vector<uint32_t>& tried);
   void begin_hand_over(Turn& t, Session& session, const Worker& giver, Departure& d);
   void say_hand_over(Turn& t, SessionNumber number, const Moving& m);
+  void say_expect(Turn& t, SessionNumber number, const Moving& m);
   void reserve(Worker& worker, int64_t kv_tokens, int32_t slots);
   void stay(Turn& t, Session& session);
   Moving end_hand_over(SessionNumber number);

@@ -38,6 +38,10 @@ struct ClientEvent {
   ClientMessage message;
   uint64_t body_hash = 0;           // of a Submit
   std::optional<StoredJob> stored;  // of a Submit, Attach or Cancel: what the store knows of the id
+  // Whose client it is, by its key; empty when keys are off. Ids and session names are a tenant's
+  // own: nothing of another one's is found.
+  std::string tenant{};
+  bool admin = false;  // sees every tenant's in listings
 };
 struct ClientGone {
   ClientId client{};
@@ -57,6 +61,7 @@ using Event = std::variant<ClientEvent, ClientGone, WorkerEvent, WorkerUnreachab
 struct SessionOpened {
   SessionNumber session{};
   std::string name;  // empty: ephemeral, ends with its job
+  std::string tenant{};  // owns it and its jobs
 };
 struct JobAccepted {
   JobNumber job{};
@@ -134,6 +139,7 @@ struct SessionSnapshot {
   uint64_t incarnation = 0;
   Reason reason = Reason::none;
   uint64_t model = 0;
+  std::string tenant{};
 };
 struct JobSnapshot {  // of a job that has not ended; in order of acceptance
   JobAccepted accepted;

@@ -4,6 +4,18 @@
 
 namespace limpet::broker {
 
+namespace {
+
+// A tenant's name has no NUL: see allow_list.h.
+std::string owned_key(const OwnedName& n) {
+  std::string key;
+  key.reserve(n.tenant.size() + 1 + n.name.size());
+  key.append(n.tenant).append(1, '\0').append(n.name);
+  return key;
+}
+
+}  // namespace
+
 size_t body_bytes(const JobSpec& spec) {
   size_t n = sizeof(JobSpec) + spec.job_id.size() + spec.session.size() + spec.text.size() +
              spec.tokens.size() * sizeof(Token) + spec.stop_tokens.size() * sizeof(Token);
@@ -13,7 +25,8 @@ size_t body_bytes(const JobSpec& spec) {
 }
 
 Job& JobTable::add(const JobAccepted& accepted, Session& session) {
-  if (ids_.contains(accepted.spec->job_id)) throw std::logic_error("job accepted twice: id");
+  if (ids_.contains({session.tenant->name, accepted.spec->job_id}))
+    throw std::logic_error("job accepted twice: id");
   auto [it, fresh] = jobs_.try_emplace(raw(accepted.job));
   if (!fresh) throw std::logic_error("job accepted twice: number");
   Job& job = it->second;
@@ -25,7 +38,7 @@ Job& JobTable::add(const JobAccepted& accepted, Session& session) {
   job.accepted_at = accepted.accepted_at;
   job.deadline_at = accepted.deadline_at;
   job.bytes = body_bytes(*job.spec);
-  ids_.emplace(job.spec->job_id, &job);
+  ids_.emplace(OwnedName{session.tenant->name, job.spec->job_id}, &job);
   SessionTable::append(session, job);
   count(job, 1);
   return job;
@@ -59,8 +72,10 @@ void JobTable::set_state(Job& job, JobState state) {
 void JobTable::end(Job& job, JobState state) {
   count(job, -1);
   SessionTable::remove(*job.session, job);
-  ids_.erase(job.id());
-  const auto [it, fresh] = ended_.try_emplace(job.id(), Ended{job.number, job.body_hash, state});
+  const OwnedName id{job.tenant(), job.id()};
+  ids_.erase(id);
+  const auto [it, fresh] =
+      ended_.try_emplace(owned_key(id), Ended{job.number, job.body_hash, state});
   if (!fresh) throw std::logic_error("job ended twice: " + job.id());
   ended_order_.push_back(it);
   if (ended_order_.size() > kRemembered) {
@@ -75,7 +90,7 @@ Job* JobTable::find(JobNumber number) {
   return it == jobs_.end() ? nullptr : &it->second;
 }
 
-Job* JobTable::find(std::string_view id) {
+Job* JobTable::find(const OwnedName& id) {
   const auto it = ids_.find(id);
   return it == ids_.end() ? nullptr : it->second;
 }
@@ -86,8 +101,8 @@ Job& JobTable::at(JobNumber number) {
   return *job;
 }
 
-const JobTable::Ended* JobTable::find_ended(const std::string& id) const {
-  const auto it = ended_.find(id);
+const JobTable::Ended* JobTable::find_ended(const OwnedName& id) const {
+  const auto it = ended_.find(owned_key(id));
   return it == ended_.end() ? nullptr : &it->second;
 }
 

@@ -65,6 +65,7 @@ struct Job {
   }
   bool in_flight() const { return state == JobState::dispatched || state == JobState::running; }
   const std::string& id() const { return spec->job_id; }
+  const std::string& tenant() const { return session->tenant->name; }
 };
 
 class JobTable {
@@ -81,14 +82,14 @@ class JobTable {
     JobState state = JobState::finished;
   };
 
-  // Throws std::logic_error when the number or the id is there already.
+  // Throws std::logic_error when the number or the tenant's id is there already.
   Job& add(const JobAccepted& accepted, Session& session);
   void set_state(Job& job, JobState state);  // not terminal
   void end(Job& job, JobState state);        // `job` is gone after this
   Job* find(JobNumber number);
-  Job* find(std::string_view id);
+  Job* find(const OwnedName& id);
   Job& at(JobNumber number);  // std::logic_error when it is not there
-  const Ended* find_ended(const std::string& id) const;
+  const Ended* find_ended(const OwnedName& id) const;
   const Counts& counts() const { return counts_; }
   size_t size() const { return jobs_.size(); }
 
@@ -104,8 +105,8 @@ class JobTable {
   void count(const Job& job, int64_t n);
 
   std::unordered_map<uint64_t, Job> jobs_;
-  std::unordered_map<std::string_view, Job*> ids_;  // views of the specs' ids
-  using EndedById = std::unordered_map<std::string, Ended>;
+  std::unordered_map<OwnedName, Job*, OwnedNameHash> ids_;  // views of the specs and sessions
+  using EndedById = std::unordered_map<std::string, Ended>;  // by tenant, NUL, id
   EndedById ended_;  // never grows beyond what it is made for: iterators stay
   std::deque<EndedById::iterator> ended_order_;
   Counts counts_;

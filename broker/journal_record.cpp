@@ -99,6 +99,7 @@ void RecordWriter::session(const SessionHead& s) {
   put_counted(bytes_, s.name);
   put_counted(bytes_, s.home);
   put(bytes_, s.model);
+  put_counted(bytes_, s.tenant);
   close(at);
 }
 
@@ -131,6 +132,7 @@ void RecordWriter::job(const JobHead& j) {
   put_counted(bytes_, j.id);
   put_counted(bytes_, j.why);
   put(bytes_, j.failures);
+  put_counted(bytes_, j.tenant);
   close(at);
 }
 
@@ -173,6 +175,7 @@ bool get_session(ByteReader& in, SessionHead& out) {
   out.name = in.counted();
   out.home = in.counted();
   out.model = in.at_end() ? 0 : in.get<uint64_t>();  // version 1 had none
+  if (!in.at_end()) out.tenant = in.counted();  // versions 1 and 2 had none
   return in.ok() && out.reason <= Reason::model_changed && out.tokens >= 0;
 }
 
@@ -200,6 +203,7 @@ bool get_job(ByteReader& in, JobHead& out) {
   out.id = in.counted();
   out.why = in.counted();
   out.failures = in.at_end() ? 0 : in.get<int32_t>();  // version 1 had none
+  if (!in.at_end()) out.tenant = in.counted();  // versions 1 and 2 had none
   return in.ok() && out.failures >= 0 && out.state < JobState::finished && out.span.base >= 0 &&
          out.started.residency <= Residency::reprefilled &&
          out.started.reason <= Reason::model_changed;

@@ -60,6 +60,11 @@ OutputRow OutputChunk::from(JobNumber job, int64_t from) const {
   return row;
 }
 
+size_t JournalState::OwnedIdHash::operator()(const OwnedIdView& n) const {
+  const std::hash<std::string_view> hash;
+  return hash(n.second) ^ (hash(n.first) * 0x9E3779B97F4A7C15ull);
+}
+
 JobHead* JournalState::find(JobNumber number) {
   auto it = jobs.find(number);
   return it == jobs.end() ? nullptr : &it->second;
@@ -87,15 +92,16 @@ JobHead& JournalState::touch(JobNumber number) {
 }
 
 void JournalState::accept(const JobAccepted& e) {
-  session(e.session);
+  const std::string& tenant = session(e.session).tenant;
   auto [it, fresh] = jobs.try_emplace(e.job);
-  if (!fresh || !by_id.try_emplace(e.spec->job_id, e.job).second) {
+  if (!fresh || !by_id.try_emplace({tenant, e.spec->job_id}, e.job).second) {
     bug("job " + std::to_string(raw(e.job)) + " accepted twice");
   }
   JobHead& head = it->second;
   head.job = e.job;
   head.session = e.session;
   head.id = e.spec->job_id;
+  head.tenant = tenant;
   head.spec = e.spec;
   head.body_hash = e.body_hash;
   head.seed = e.seed;
@@ -134,7 +140,7 @@ void JournalState::end(const JobEndedEntry& e) {
     if (counted && e.state == JobState::failed) s->second.last_job = head.span.previous;
     touched_sessions.push_back(head.session);
   }
-  by_id.erase(head.id);
+  by_id.erase({head.tenant, head.id});
   ended.push_back({std::move(head), e});
   jobs.erase(e.job);
 }
@@ -147,6 +153,7 @@ void JournalState::apply(const JournalEntry& entry) {
       if (!fresh) bug("session " + std::to_string(raw(e.session)) + " opened twice");
       it->second.session = e.session;
       it->second.name = e.name;
+      it->second.tenant = e.tenant;
       highest_session = std::max(highest_session, e.session);
       touched_sessions.push_back(e.session);
     } else if constexpr (std::is_same_v<E, JobAccepted>) {

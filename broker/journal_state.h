@@ -35,7 +35,7 @@ struct OutputChunk {
 
 struct SessionHead {
   SessionNumber session{};
-  std::string name;
+  std::string name, tenant;
   Epoch epoch{};
   std::string home;
   uint64_t incarnation = 0;
@@ -59,7 +59,7 @@ struct JobSpan {
 struct JobHead {
   JobNumber job{};
   SessionNumber session{};
-  std::string id;
+  std::string id, tenant;
   std::shared_ptr<const JobSpec> spec;
   uint64_t body_hash = 0, seed = 0;
   WallMs accepted_at = 0, deadline_at = 0;
@@ -84,12 +84,19 @@ struct JobHead {
 
 // All that is alive, and what the entries of the commit in progress have touched.
 struct JournalState {
-  struct IdHash : std::hash<std::string_view> {
-    using is_transparent = void;
-  };
   std::unordered_map<SessionNumber, SessionHead> sessions;
   std::unordered_map<JobNumber, JobHead> jobs;
-  std::unordered_map<std::string, JobNumber, IdHash, std::equal_to<>> by_id;
+  using OwnedId = std::pair<std::string, std::string>;  // tenant, id
+  using OwnedIdView = std::pair<std::string_view, std::string_view>;
+  struct OwnedIdHash {
+    using is_transparent = void;
+    size_t operator()(const OwnedIdView& n) const;
+  };
+  struct OwnedIdEqual {
+    using is_transparent = void;
+    bool operator()(const OwnedIdView& a, const OwnedIdView& b) const { return a == b; }
+  };
+  std::unordered_map<OwnedId, JobNumber, OwnedIdHash, OwnedIdEqual> by_id;
   JobNumber highest_job{};
   SessionNumber highest_session{};
 

@@ -13,10 +13,11 @@ inline constexpr size_t kListedItem = 128;        // of an entry, without its st
 inline constexpr size_t kListedDetail = 512;      // bytes told of why a job is as it is
 
 inline size_t listed_bytes(const JobInfo& j) {
-  return kListedItem + j.job_id.size() + j.session.size() + j.worker.size() + j.detail.size();
+  return kListedItem + j.job_id.size() + j.session.size() + j.worker.size() + j.detail.size() +
+         j.tenant.size();
 }
 inline size_t listed_bytes(const SessionInfo& s) {
-  return kListedItem + s.session.size() + s.home.size();
+  return kListedItem + s.session.size() + s.home.size() + s.tenant.size();
 }
 inline size_t listed_bytes(const WorkerInfo& w) {
   return kListedItem + w.worker.size() + w.device.size() + w.model.size() + w.state.size();

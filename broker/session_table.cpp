@@ -6,14 +6,17 @@
 
 namespace limpet::broker {
 
-Session& SessionTable::open(SessionNumber number, const std::string& name) {
-  if (!name.empty() && names_.contains(name)) throw std::logic_error("session opened twice: name");
+Session& SessionTable::open(SessionNumber number, const std::string& name,
+                            Tenant& tenant) {
+  if (!name.empty() && names_.contains({tenant.name, name}))
+    throw std::logic_error("session opened twice: name");
   auto [it, fresh] = sessions_.try_emplace(raw(number));
   if (!fresh) throw std::logic_error("session opened twice: number");
   Session& session = it->second;
   session.number = number;
   session.name = name;
-  if (!name.empty()) names_.emplace(session.name, &session);
+  session.tenant = &tenant;
+  if (!name.empty()) names_.emplace(OwnedName{tenant.name, session.name}, &session);
   return session;
 }
 
@@ -21,7 +24,7 @@ void SessionTable::close(SessionNumber number) {
   Session& session = at(number);
   if (session.first) throw std::logic_error("session closed with jobs in its lane");
   rouse(session);
-  if (!session.ephemeral()) names_.erase(session.name);
+  if (!session.ephemeral()) names_.erase({session.tenant->name, session.name});
   sessions_.erase(raw(number));
 }
 
@@ -30,7 +33,7 @@ Session* SessionTable::find(SessionNumber number) {
   return it == sessions_.end() ? nullptr : &it->second;
 }
 
-Session* SessionTable::find(std::string_view name) {
+Session* SessionTable::find(const OwnedName& name) {
   const auto it = names_.find(name);
   return it == names_.end() ? nullptr : it->second;
 }

@@ -2,6 +2,7 @@
 // Pure. Its durable part changes only through the core's apply(). O(1) per call; an idle session
 // costs about 200 bytes and its name.
 #pragma once
+#include <functional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -18,10 +19,22 @@ inline constexpr uint32_t kNoWorker = UINT32_MAX;
 // A session of a worker that leaves: to be moved to another, or on its way. Its jobs wait so long.
 enum class Move : uint8_t { no, waits, moving };
 
+// A name that a client chose, within its tenant.
+struct OwnedName {
+  std::string_view tenant, name;
+  bool operator==(const OwnedName&) const = default;
+};
+struct OwnedNameHash {
+  size_t operator()(const OwnedName& n) const {
+    const std::hash<std::string_view> hash;
+    return hash(n.name) ^ (hash(n.tenant) * 0x9E3779B97F4A7C15ull);
+  }
+};
+
 struct Session {
   SessionNumber number{};
   std::string name;              // empty: ephemeral
-  Tenant* tenant = nullptr;      // whose it is
+  Tenant* tenant = nullptr;      // owns it and its jobs
   int64_t tokens = 0;            // durable transcript, a running job's prompt and output included
   Epoch epoch{};                 // of its home
   uint64_t incarnation = 0;      // of its home
@@ -45,11 +58,11 @@ struct Session {
 
 class SessionTable {
  public:
-  // Throws std::logic_error when the number or the name is there already.
-  Session& open(SessionNumber number, const std::string& name);
+  // Throws std::logic_error when the number or the tenant's name is there already.
+  Session& open(SessionNumber number, const std::string& name, Tenant& tenant);
   void close(SessionNumber number);
   Session* find(SessionNumber number);
-  Session* find(std::string_view name);  // never finds an ephemeral one
+  Session* find(const OwnedName& name);  // never finds an ephemeral one
   Session& at(SessionNumber number);     // std::logic_error when it is not there
   size_t size() const { return sessions_.size(); }
 
@@ -69,7 +82,7 @@ class SessionTable {
 
  private:
   std::unordered_map<uint64_t, Session> sessions_;
-  std::unordered_map<std::string_view, Session*> names_;  // views of Session::name
+  std::unordered_map<OwnedName, Session*, OwnedNameHash> names_;  // views of the sessions' own
 };
 
 }  // namespace limpet::broker

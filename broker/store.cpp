@@ -26,7 +26,9 @@ void Store::commit(std::span<const JournalEntry> entries) { impl_->commit(entrie
 void Store::snapshot(const std::function<void(const JournalEntry&)>& sink) const {
   impl_->snapshot(sink);
 }
-std::optional<StoredJob> Store::find_job(std::string_view id) { return impl_->find_job(id); }
+std::optional<StoredJob> Store::find_job(std::string_view tenant, std::string_view id) {
+  return impl_->find_job(tenant, id);
+}
 std::optional<StoredProgress> Store::progress(JobNumber job) { return impl_->progress(job); }
 std::vector<Token> Store::transcript(SessionNumber session, int64_t n) {
   return impl_->transcript(session, n);
@@ -38,7 +40,9 @@ void Store::read_output(JobNumber job, int64_t from,
                         const std::function<bool(OutputRow&&)>& sink) {
   impl_->read_output(job, from, sink);
 }
-std::vector<JobInfo> Store::ended_jobs(uint32_t limit) { return impl_->ended_jobs(limit); }
+std::vector<JobInfo> Store::ended_jobs(uint32_t limit, const std::string* tenant) {
+  return impl_->ended_jobs(limit, tenant);
+}
 
 Store::Counters Store::counters() const {
   Counters c = impl_->counters;
@@ -194,6 +198,7 @@ void Store::Impl::fold_session(SessionHead& s) {
       .bind(s.tokens)
       .bind(static_cast<int64_t>(raw(s.last_job)))
       .bind(static_cast<int64_t>(s.model))
+      .bind(std::string_view(s.tenant))
       .run();
   s.table_sequence = sequence_;
   s.in_table = true;
@@ -258,6 +263,7 @@ void Store::Impl::put_job_row(const JobHead& j, const JobEndedEntry* end) {
       .bind(e.ended_at)
       .bind(e.session_tokens)
       .bind(static_cast<int64_t>(j.failures))
+      .bind(std::string_view(j.tenant))
       .run();
 }
 

@@ -59,7 +59,7 @@ class Store {
   void snapshot(const std::function<void(const JournalEntry&)>& sink) const;
 
   // As of the last commit. They throw StoreError when the file cannot be read.
-  std::optional<StoredJob> find_job(std::string_view job_id);
+  std::optional<StoredJob> find_job(std::string_view tenant, std::string_view job_id);
   std::optional<StoredProgress> progress(JobNumber job);
   // The session's first n tokens; fewer are never given: StoreError.
   std::vector<Token> transcript(SessionNumber session, int64_t n);
@@ -67,8 +67,8 @@ class Store {
   std::optional<std::vector<Token>> transcript_of(JobNumber job);
   // The job's output from `from` on as rows in order, until `sink` returns false or it ends.
   void read_output(JobNumber job, int64_t from, const std::function<bool(OutputRow&&)>& sink);
-  // Ended jobs, newest first.
-  std::vector<JobInfo> ended_jobs(uint32_t limit);
+  // Ended jobs, newest first: of this tenant, or of all (null).
+  std::vector<JobInfo> ended_jobs(uint32_t limit, const std::string* tenant);
 
   Counters counters() const;
 

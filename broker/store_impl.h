@@ -7,7 +7,7 @@
 namespace limpet::broker {
 
 inline constexpr int32_t kStoreApplication = 0x4c4d5054;  // "LMPT" in the file's header
-inline constexpr int64_t kStoreVersion = 2;
+inline constexpr int64_t kStoreVersion = 3;
 
 // A chunk's key: a job's spec, its prompt, then its output by first index.
 inline constexpr int kChunkBits = 22;
@@ -19,6 +19,12 @@ inline int64_t chunk_key(JobNumber job, Slot slot, int64_t first = 0) {
   }
   return static_cast<int64_t>(raw(job) << kChunkBits) + place;
 }
+
+// store_tables.cpp
+void create_tables(Database& db);
+// The same path; a store of an older version there is one of this version when it returns: copied
+// into a new file, which then takes the old one's place. Only under the folder's lock.
+std::string upgraded(const std::string& path);
 
 // An exclusive lock on a file of the data folder; released with the process at the latest.
 class FolderLock {
@@ -41,18 +47,16 @@ class Store::Impl {
 
   // store_recover.cpp
   void check_file();
-  void create_tables();
-  void upgrade();
   void recover();
   void snapshot(const std::function<void(const JournalEntry&)>& sink) const;
 
   // store_read.cpp
-  std::optional<StoredJob> find_job(std::string_view job_id);
+  std::optional<StoredJob> find_job(std::string_view tenant, std::string_view job_id);
   std::optional<StoredProgress> progress(JobNumber job);
   std::vector<Token> transcript(SessionNumber session, int64_t n);
   std::optional<std::vector<Token>> transcript_of(JobNumber job);
   void read_output(JobNumber job, int64_t from, const std::function<bool(OutputRow&&)>& sink);
-  std::vector<JobInfo> ended_jobs(uint32_t limit);
+  std::vector<JobInfo> ended_jobs(uint32_t limit, const std::string* tenant);
 
   Counters counters;
   JournalState state;
@@ -62,7 +66,8 @@ class Store::Impl {
     Statement begin, commit, rollback;
     Statement put_log, cut_log, put_session, delete_session, put_job, delete_job, put_chunk,
         delete_chunk;
-    Statement find_id, get_job, get_chunk, chunk_of, output_from, ended;
+    Statement find_id, get_job, get_chunk, chunk_of, output_from, ended, ended_of,
+        ended_of_none;
   };
 
   // store.cpp: parts of one commit

@@ -12,7 +12,7 @@ enum Column {
   kWhy, kPrevious, kBase, kPrompt, kOutput, kStarted, kStartedAttempt, kWorker, kResidency,
   kReason, kCached, kPrefilled, kFinishReason, kTailText, kErrorCode, kErrorMessage, kUsagePrompt,
   kUsageCached, kUsageOutput, kQueueSeconds, kFirstTokenSeconds, kTotalSeconds, kEndedAt,
-  kSessionTokens
+  kSessionTokens, kFailures, kTenant
 };
 
 StoredProgress progress_row(const Statement& row) {
@@ -61,13 +61,15 @@ void Store::Impl::damaged(const std::string& what) const {
                    "): restore it from a copy, or choose another folder with --data.");
 }
 
-std::optional<StoredJob> Store::Impl::find_job(std::string_view job_id) {
-  if (auto it = state.by_id.find(job_id); it != state.by_id.end()) {
+std::optional<StoredJob> Store::Impl::find_job(std::string_view tenant,
+                                               std::string_view job_id) {
+  const JournalState::OwnedIdView owned{tenant, job_id};
+  if (auto it = state.by_id.find(owned); it != state.by_id.end()) {
     const JobHead& head = state.job(it->second);
     return StoredJob{head.job, head.body_hash, head.state};
   }
   const Reading reading(sql_.find_id);
-  if (!sql_.find_id.bind(job_id).step()) return std::nullopt;
+  if (!sql_.find_id.bind(tenant).bind(job_id).step()) return std::nullopt;
   return StoredJob{JobNumber(sql_.find_id.integer(0)),
                    static_cast<uint64_t>(sql_.find_id.integer(1)),
                    JobState(sql_.find_id.integer(2))};
@@ -182,17 +184,20 @@ void Store::Impl::read_output(JobNumber job, int64_t from,
   if (head != nullptr && head->tail.end() > from) sink(head->tail.from(job, from));
 }
 
-std::vector<JobInfo> Store::Impl::ended_jobs(uint32_t limit) {
+std::vector<JobInfo> Store::Impl::ended_jobs(uint32_t limit, const std::string* tenant) {
   std::vector<JobInfo> out;
-  const Reading reading(sql_.ended);
-  sql_.ended.bind(static_cast<int64_t>(limit));
-  while (sql_.ended.step()) {
-    const StoredProgress p = progress_row(sql_.ended);
+  Statement& rows = !tenant ? sql_.ended : tenant->empty() ? sql_.ended_of_none : sql_.ended_of;
+  const Reading reading(rows);
+  rows.bind(static_cast<int64_t>(limit));
+  if (tenant && !tenant->empty()) rows.bind(std::string_view(*tenant));
+  while (rows.step()) {
+    const StoredProgress p = progress_row(rows);
     JobInfo info;
     info.job_id = p.job_id;
     info.state = p.state;
     info.attempt = static_cast<int32_t>(raw(p.attempt));
     info.output_tokens = p.output_tokens;
+    info.tenant = rows.text(kTenant);
     if (p.started) info.worker = p.started->worker;
     if (auto s = state.sessions.find(p.session); s != state.sessions.end()) {
       info.session = s->second.name;

@@ -14,30 +14,6 @@
 namespace limpet::broker {
 namespace {
 
-constexpr const char* kTables = R"sql(
-CREATE TABLE log(sequence INTEGER PRIMARY KEY, records BLOB NOT NULL) STRICT;
-CREATE TABLE session(
-  number INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, name TEXT NOT NULL,
-  epoch INTEGER NOT NULL, home TEXT NOT NULL, incarnation INTEGER NOT NULL,
-  reason INTEGER NOT NULL, tokens INTEGER NOT NULL, last_job INTEGER NOT NULL,
-  model INTEGER NOT NULL DEFAULT 0) STRICT;
-CREATE TABLE job(
-  number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, sequence INTEGER NOT NULL,
-  session INTEGER NOT NULL, body_hash INTEGER NOT NULL, seed INTEGER NOT NULL,
-  accepted_at INTEGER NOT NULL, deadline_at INTEGER NOT NULL, state INTEGER NOT NULL,
-  attempt INTEGER NOT NULL, why TEXT NOT NULL, previous INTEGER NOT NULL,
-  base_tokens INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
-  started INTEGER NOT NULL, started_attempt INTEGER NOT NULL, worker TEXT NOT NULL,
-  residency INTEGER NOT NULL, reason INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
-  prefilled_tokens INTEGER NOT NULL, finish_reason INTEGER NOT NULL, tail_text TEXT NOT NULL,
-  error_code INTEGER NOT NULL, error_message TEXT NOT NULL, usage_prompt INTEGER NOT NULL,
-  usage_cached INTEGER NOT NULL, usage_output INTEGER NOT NULL, queue_seconds REAL NOT NULL,
-  first_token_seconds REAL NOT NULL, total_seconds REAL NOT NULL, ended_at INTEGER NOT NULL,
-  session_tokens INTEGER NOT NULL, failures INTEGER NOT NULL DEFAULT 0) STRICT;
-CREATE INDEX live_job ON job(number) WHERE state < 3;
-CREATE TABLE chunk(key INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
-)sql";
-
 std::string in_folder(const std::string& folder, const char* name) {
   return (std::filesystem::path(folder) / name).string();
 }
@@ -70,22 +46,25 @@ FolderLock::FolderLock(const std::string& folder) {
 FolderLock::~FolderLock() { ::close(fd_); }
 
 Store::Impl::Impl(const Options& options)
-    : options_(options), lock_(options.folder), db_(in_folder(options.folder, "limpet.sqlite")) {
+    : options_(options),
+      lock_(options.folder),
+      db_(upgraded(in_folder(options.folder, "limpet.sqlite"))) {
   check_file();
   sql_.begin = Statement(db_, "BEGIN IMMEDIATE");
   sql_.commit = Statement(db_, "COMMIT");
   sql_.rollback = Statement(db_, "ROLLBACK");
   sql_.put_log = Statement(db_, "INSERT INTO log VALUES(?,?)");
   sql_.cut_log = Statement(db_, "DELETE FROM log WHERE sequence < ?");
-  sql_.put_session = Statement(db_, "REPLACE INTO session VALUES(?,?,?,?,?,?,?,?,?,?)");
+  sql_.put_session = Statement(db_, "REPLACE INTO session VALUES(?,?,?,?,?,?,?,?,?,?,?)");
   sql_.delete_session = Statement(db_, "DELETE FROM session WHERE number = ?");
   sql_.put_job = Statement(
       db_, "INSERT INTO job VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,"
-           "?,?,?)");
+           "?,?,?,?)");
   sql_.delete_job = Statement(db_, "DELETE FROM job WHERE number = ?");
   sql_.put_chunk = Statement(db_, "INSERT INTO chunk VALUES(?,?)");
   sql_.delete_chunk = Statement(db_, "DELETE FROM chunk WHERE key = ?");
-  sql_.find_id = Statement(db_, "SELECT number, body_hash, state FROM job WHERE id = ?");
+  sql_.find_id = Statement(
+      db_, "SELECT number, body_hash, state FROM job WHERE tenant = ? AND id = ?");
   sql_.get_job = Statement(db_, "SELECT * FROM job WHERE number = ?");
   sql_.get_chunk = Statement(db_, "SELECT data FROM chunk WHERE key = ?");
   sql_.chunk_of =
@@ -93,6 +72,10 @@ Store::Impl::Impl(const Options& options)
   sql_.output_from = Statement(
       db_, "SELECT key, data FROM chunk WHERE key BETWEEN ? AND ? ORDER BY key");
   sql_.ended = Statement(db_, "SELECT * FROM job WHERE state >= 3 ORDER BY number DESC LIMIT ?");
+  sql_.ended_of_none = Statement(db_, "SELECT * FROM job WHERE state >= 3 AND tenant = ''"
+                                      " ORDER BY number DESC LIMIT ?");
+  sql_.ended_of = Statement(db_, "SELECT * FROM job WHERE tenant = ?2 AND tenant <> ''"
+                                 " AND state >= 3 ORDER BY number DESC LIMIT ?1");
   recover();
 }
 
@@ -115,29 +98,8 @@ void Store::Impl::check_file() {
   db_.execute("PRAGMA cache_size = -32768");
   db_.count_log_pages();  // and no autocheckpoint: checkpointer_ does it
   db_.execute("PRAGMA journal_size_limit = 67108864");
-  if (fresh) {
-    create_tables();
-  } else if (version < kStoreVersion) {
-    upgrade();
-  }
+  if (fresh) create_tables(db_);
   checkpointer_.emplace(db_.path());
-}
-
-void Store::Impl::create_tables() {
-  db_.execute("BEGIN IMMEDIATE");
-  db_.execute(("PRAGMA application_id = " + std::to_string(kStoreApplication)).c_str());
-  db_.execute(("PRAGMA user_version = " + std::to_string(kStoreVersion)).c_str());
-  db_.execute(kTables);
-  db_.execute("COMMIT");
-}
-
-// Version 2 has a session's model and a job's failures. Log rows of version 1 are read as they are.
-void Store::Impl::upgrade() {
-  db_.execute("BEGIN IMMEDIATE");
-  db_.execute("ALTER TABLE session ADD COLUMN model INTEGER NOT NULL DEFAULT 0");
-  db_.execute("ALTER TABLE job ADD COLUMN failures INTEGER NOT NULL DEFAULT 0");
-  db_.execute(("PRAGMA user_version = " + std::to_string(kStoreVersion)).c_str());
-  db_.execute("COMMIT");
 }
 
 void Store::Impl::recover() {
@@ -169,6 +131,7 @@ void Store::Impl::load_sessions() {
     s.tokens = rows.integer(7);
     s.last_job = JobNumber(rows.integer(8));
     s.model = static_cast<uint64_t>(rows.integer(9));
+    s.tenant = rows.text(10);
     s.in_table = true;
     state.highest_session = std::max(state.highest_session, s.session);
     state.sessions.emplace(s.session, std::move(s));
@@ -179,7 +142,7 @@ void Store::Impl::load_live_jobs() {
   Statement rows(db_, "SELECT number, id, sequence, session, body_hash, seed, accepted_at,"
                       " deadline_at, state, attempt, why, previous, base_tokens, prompt_tokens,"
                       " output_tokens, started, started_attempt, worker, residency, reason,"
-                      " cached_tokens, prefilled_tokens, failures FROM job WHERE state < 3"
+                      " cached_tokens, prefilled_tokens, failures, tenant FROM job WHERE state < 3"
                       " ORDER BY number");
   while (rows.step()) {
     JobHead j;
@@ -200,6 +163,7 @@ void Store::Impl::load_live_jobs() {
                  Residency(rows.integer(18)), Reason(rows.integer(19)), rows.integer(20),
                  rows.integer(21), j.span.base, false, {}};
     j.failures = static_cast<int32_t>(rows.integer(22));
+    j.tenant = rows.text(23);
     j.tail.restart(j.span.output);
     j.in_table = true;
     auto spec = std::make_shared<JobSpec>();
@@ -211,7 +175,7 @@ void Store::Impl::load_live_jobs() {
     sql_.get_chunk.reset();
     if (error.code != ErrorCode::none) damaged("the body of job " + j.id + ": " + error.message);
     j.spec = std::move(spec);
-    state.by_id.emplace(j.id, j.job);
+    state.by_id.emplace(JournalState::OwnedId{j.tenant, j.id}, j.job);
     state.jobs.emplace(j.job, std::move(j));
   }
 }
@@ -267,7 +231,7 @@ void Store::Impl::replay_job(int64_t sequence, Record& record) {
   if (record.kind == RecordKind::job) {
     fine = get_job(record.body, *head);
     head->span.output = head->tail.end();
-    state.by_id.insert_or_assign(head->id, head->job);
+    state.by_id.insert_or_assign({head->tenant, head->id}, head->job);
   } else if (record.kind == RecordKind::spec) {
     record.body.get<JobNumber>();
     const std::string_view bytes = record.body.counted();
@@ -300,7 +264,7 @@ void Store::Impl::snapshot(const std::function<void(const JournalEntry&)>& sink)
       tokens = span.base + span.prompt + span.output;
     }
     sink(SessionSnapshot{number, s.name, tokens, s.epoch, s.home, s.incarnation, s.reason,
-                         s.model});
+                         s.model, s.tenant});
   }
   std::vector<const JobHead*> jobs;
   for (const auto& [number, head] : state.jobs) jobs.push_back(&head);

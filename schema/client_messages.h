@@ -87,6 +87,7 @@ struct JobInfo {
   int32_t attempt = 0;
   int64_t output_tokens = 0;
   std::string detail;  // finish reason, error, residency: what an operator would ask next
+  std::string tenant{};
 };
 struct SessionInfo {
   std::string session, home;
@@ -94,6 +95,7 @@ struct SessionInfo {
   uint64_t epoch = 0;
   int64_t tokens = 0;
   int64_t queued_jobs = 0;
+  std::string tenant{};
 };
 struct WorkerInfo {
   std::string worker, device, model, state;

@@ -49,7 +49,8 @@ struct StopHandOver {  // nothing came of it: a paused job goes on
 struct ExpectSession {  // a giver will bring it; again with each heartbeat until it is over
   SessionNumber session{};
   Epoch epoch{};
-  uint64_t giver = 0;  // its incarnation, by which the giver is known
+  uint64_t giver = 0;    // its incarnation, by which the giver is known
+  std::string tenant{};  // whose it is
 };
 struct KeepSession {  // what was received is yours, under this lease
   SessionNumber session{};

@@ -20,17 +20,17 @@ constexpr std::array<std::string_view, 8> kReasons = {"none",    "new_session", 
                                                       "rewound", "model_changed"};
 constexpr std::array<std::string_view, 4> kFinishReasons = {"stop", "length", "cancelled",
                                                             "expired"};
-constexpr std::array<std::string_view, 15> kErrorCodes = {
+constexpr std::array<std::string_view, 16> kErrorCodes = {
     "none",      "invalid", "busy",         "conflict", "not_found",          "too_long",
     "too_large", "version", "not_resident", "deadline", "attempts_exhausted", "worker_error",
-    "no_worker", "storage", "internal"};
+    "no_worker", "storage", "internal", "forbidden"};
 
 static_assert(raw(JobState::expired) + 1 == kJobStates.size());
 static_assert(raw(SessionState::running) + 1 == kSessionStates.size());
 static_assert(raw(Residency::reprefilled) + 1 == kResidencies.size());
 static_assert(raw(Reason::model_changed) + 1 == kReasons.size());
 static_assert(raw(FinishReason::expired) + 1 == kFinishReasons.size());
-static_assert(raw(ErrorCode::internal) + 1 == kErrorCodes.size());
+static_assert(raw(ErrorCode::forbidden) + 1 == kErrorCodes.size());
 
 }  // namespace
 

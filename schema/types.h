@@ -66,7 +66,8 @@ enum class ErrorCode : uint8_t {
   worker_error,        // the worker could not decode this job (its device, its memory)
   no_worker,           // no worker can serve this
   storage,             // the broker could not write its store
-  internal
+  internal,
+  forbidden            // the peer's key is of another role, or no longer allowed
 };
 
 std::string_view name(JobState);

@@ -127,12 +127,13 @@ auto put(Builder& fbb, const JobInfo& m) {
   auto worker = wire::put(fbb, m.worker);
   auto detail = wire::put(fbb, m.detail);
   return fbs::CreateJobInfo(fbb, job_id, session, worker, raw(m.state), m.attempt, m.output_tokens,
-                            detail);
+                            detail, wire::put(fbb, m.tenant));
 }
 auto put(Builder& fbb, const SessionInfo& m) {
   auto session = wire::put(fbb, m.session);
   auto home = wire::put(fbb, m.home);
-  return fbs::CreateSessionInfo(fbb, session, home, raw(m.state), m.epoch, m.tokens, m.queued_jobs);
+  return fbs::CreateSessionInfo(fbb, session, home, raw(m.state), m.epoch, m.tokens, m.queued_jobs,
+                                wire::put(fbb, m.tenant));
 }
 auto put(Builder& fbb, const WorkerInfo& m) {
   auto worker = wire::put(fbb, m.worker);
@@ -163,7 +164,7 @@ bool get(Reader& r, const fbs::Accepted* in, Accepted& out) {
 }
 bool get(Reader& r, const fbs::Refused* in, Refused& out) {
   return r.name(in->job_id(), "job_id", out.job_id) &&
-         r.enumerator(in->code(), ErrorCode::internal, "code", out.code) &&
+         r.enumerator(in->code(), ErrorCode::forbidden, "code", out.code) &&
          r.text(in->message(), kMessageText, "message", out.message) &&
          r.count(in->retry_after_ms(), "retry_after_ms", out.retry_after_ms);
 }
@@ -193,7 +194,7 @@ bool get(Reader& r, const fbs::Finished* in, Finished& out) {
 }
 bool get(Reader& r, const fbs::Failed* in, Failed& out) {
   return r.name(in->job_id(), "job_id", out.job_id) &&
-         r.enumerator(in->code(), ErrorCode::internal, "code", out.code) &&
+         r.enumerator(in->code(), ErrorCode::forbidden, "code", out.code) &&
          r.text(in->message(), kMessageText, "message", out.message);
 }
 bool get(Reader& r, const fbs::JobInfo* in, JobInfo& out) {
@@ -203,14 +204,16 @@ bool get(Reader& r, const fbs::JobInfo* in, JobInfo& out) {
          r.name(in->worker(), "worker", out.worker) &&
          r.enumerator(in->state(), JobState::expired, "state", out.state) &&
          r.count(in->output_tokens(), "output_tokens", out.output_tokens) &&
-         r.text(in->detail(), kMessageText, "detail", out.detail);
+         r.text(in->detail(), kMessageText, "detail", out.detail) &&
+         r.name(in->tenant(), "tenant", out.tenant);
 }
 bool get(Reader& r, const fbs::SessionInfo* in, SessionInfo& out) {
   out.epoch = in->epoch();
   return r.name(in->session(), "session", out.session) && r.name(in->home(), "home", out.home) &&
          r.enumerator(in->state(), SessionState::running, "state", out.state) &&
          r.count(in->tokens(), "tokens", out.tokens) &&
-         r.count(in->queued_jobs(), "queued_jobs", out.queued_jobs);
+         r.count(in->queued_jobs(), "queued_jobs", out.queued_jobs) &&
+         r.name(in->tenant(), "tenant", out.tenant);
 }
 bool get(Reader& r, const fbs::WorkerInfo* in, WorkerInfo& out) {
   return r.name(in->worker(), "worker", out.worker) && r.name(in->device(), "device", out.device) &&

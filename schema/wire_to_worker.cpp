@@ -31,7 +31,7 @@ auto put(Builder& fbb, const Dispatch& m) {
   return fbs::CreateDispatch(fbb, raw(m.job), raw(m.attempt), raw(m.session), raw(m.epoch),
                              m.ephemeral, raw(m.home_reason), m.base_tokens, m.prompt_tokens,
                              m.output_tokens, m.seed, m.deadline_ms, spec, m.has_transcript,
-                             transcript);
+                             transcript, wire::put(fbb, m.tenant));
 }
 auto put(Builder& fbb, const TranscriptReply& m) {
   return fbs::CreateTranscriptReply(fbb, raw(m.job), raw(m.attempt), wire::put(fbb, m.transcript));
@@ -58,7 +58,8 @@ auto put(Builder& fbb, const StopHandOver& m) {
   return fbs::CreateStopHandOver(fbb, raw(m.session), raw(m.epoch));
 }
 auto put(Builder& fbb, const ExpectSession& m) {
-  return fbs::CreateExpectSession(fbb, raw(m.session), raw(m.epoch), m.giver);
+  return fbs::CreateExpectSession(fbb, raw(m.session), raw(m.epoch), m.giver,
+                                  wire::put(fbb, m.tenant));
 }
 auto put(Builder& fbb, const KeepSession& m) {
   return fbs::CreateKeepSession(fbb, raw(m.session), raw(m.epoch));
@@ -87,7 +88,7 @@ bool get(Reader& r, const fbs::Registered* in, Registered& out) {
          get(r, in->resume(), "resume", out.resume) && get(r, in->drop(), "drop", out.drop);
 }
 bool get(Reader& r, const fbs::RegisterRefused* in, RegisterRefused& out) {
-  return r.enumerator(in->code(), ErrorCode::internal, "code", out.code) &&
+  return r.enumerator(in->code(), ErrorCode::forbidden, "code", out.code) &&
          r.text(in->message(), kErrorText, "message", out.message);
 }
 bool get(Reader&, const fbs::WhoAreYou*, WhoAreYou&) { return true; }
@@ -107,7 +108,8 @@ bool get(Reader& r, const fbs::Dispatch* in, Dispatch& out) {
          r.count(in->prompt_tokens(), "prompt_tokens", out.prompt_tokens, -1) &&
          r.count(in->output_tokens(), "output_tokens", out.output_tokens) &&
          r.count(in->deadline_ms(), "deadline_ms", out.deadline_ms) &&
-         r.tokens(in->transcript(), Limits::kTokens, "transcript", out.transcript);
+         r.tokens(in->transcript(), Limits::kTokens, "transcript", out.transcript) &&
+         r.name(in->tenant(), "tenant", out.tenant);
 }
 bool get(Reader& r, const fbs::TranscriptReply* in, TranscriptReply& out) {
   out.job = JobNumber{in->job()};
@@ -148,9 +150,9 @@ bool get(Reader&, const fbs::StopHandOver* in, StopHandOver& out) {
   out = {SessionNumber{in->session()}, Epoch{in->epoch()}};
   return true;
 }
-bool get(Reader&, const fbs::ExpectSession* in, ExpectSession& out) {
-  out = {SessionNumber{in->session()}, Epoch{in->epoch()}, in->giver()};
-  return true;
+bool get(Reader& r, const fbs::ExpectSession* in, ExpectSession& out) {
+  out = {SessionNumber{in->session()}, Epoch{in->epoch()}, in->giver(), {}};
+  return r.name(in->tenant(), "tenant", out.tenant);
 }
 bool get(Reader&, const fbs::KeepSession* in, KeepSession& out) {
   out = {SessionNumber{in->session()}, Epoch{in->epoch()}};

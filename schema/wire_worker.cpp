@@ -203,7 +203,7 @@ bool get(Reader& r, const fbs::JobEnded* in, JobEnded& out) {
   return r.enumerator(in->reason(), FinishReason::expired, "reason", out.reason) &&
          r.count(in->output_tokens(), "output_tokens", out.output_tokens) &&
          r.text(in->tail_text(), Limits::kText, "tail_text", out.tail_text) &&
-         r.enumerator(in->code(), ErrorCode::internal, "code", out.code) &&
+         r.enumerator(in->code(), ErrorCode::forbidden, "code", out.code) &&
          r.text(in->message(), kErrorText, "message", out.message);
 }
 bool get(Reader& r, const fbs::SessionDropped* in, SessionDropped& out) {

@@ -140,6 +140,7 @@ struct Dispatch {
   bool has_transcript = false;   // else the worker is believed to hold it
   // All base_tokens + prompt_tokens + output_tokens of them, when has_transcript.
   std::vector<Token> transcript;
+  std::string tenant{};          // KV of a common prefix is shared within it alone
 };
 struct TranscriptReply {  // answers NeedTranscript
   JobNumber job{};

@@ -25,7 +25,7 @@ void Core::State::from(const Turn& turn, const ExpectSession& m) {
     return say(turn, HandOverFailed{m.session, m.epoch, stopping ? "it leaves" : "not wanted here"});
   }
   if (session != nullptr) sessions.close(m.session);  // a copy of the past
-  sessions.open_incoming(m.session, m.epoch);
+  sessions.open_incoming(m);
   Incoming& in = incoming[m.session];
   in.session = m.session;
   in.epoch = m.epoch;

@@ -15,21 +15,27 @@ const Session* Sessions::find(SessionNumber number) const {
   return it == sessions_.end() ? nullptr : &it->second;
 }
 
+uint64_t Sessions::scope_of(const std::string& tenant) {
+  return scopes_.try_emplace(tenant, scopes_.size()).first->second;
+}
+
 Session& Sessions::open(const Dispatch& dispatch) {
   Session& session = sessions_[dispatch.session];
   session.number = dispatch.session;
   session.epoch = dispatch.epoch;
   session.ephemeral = dispatch.ephemeral;
+  session.scope = scope_of(dispatch.tenant);
   return session;
 }
 
-Session& Sessions::open_incoming(SessionNumber number, Epoch epoch) {
-  Session& session = sessions_[number];
-  session.number = number;
-  session.epoch = epoch;
+Session& Sessions::open_incoming(const ExpectSession& expected) {
+  Session& session = sessions_[expected.session];
+  session.number = expected.session;
+  session.epoch = expected.epoch;
+  session.scope = scope_of(expected.tenant);
   session.trusted = false;
   session.incoming = true;
-  session.sequence = kv_.create(0);
+  session.sequence = kv_.create(session.scope);
   enter_idle(session);
   return session;
 }

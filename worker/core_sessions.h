@@ -1,6 +1,7 @@
 // The worker's sessions: whose KV is here, under which lease, and which has been idle longest.
 #pragma once
 #include <map>
+#include <string>
 #include <vector>
 
 #include "worker/scheduler.h"
@@ -19,7 +20,7 @@ class Sessions : public SessionKv {
   Session* find(SessionNumber number);
   const Session* find(SessionNumber number) const;
   Session& open(const Dispatch& dispatch);  // it is not there yet
-  Session& open_incoming(SessionNumber number, Epoch epoch);  // likewise; without KV, idle
+  Session& open_incoming(const ExpectSession& expected);  // likewise; without KV, idle
   void close(SessionNumber number);         // with its KV
 
   void set_busy(Session& session, JobNumber job);
@@ -43,11 +44,14 @@ class Sessions : public SessionKv {
   const std::map<SessionNumber, Session>& all() const { return sessions_; }
 
  private:
+  uint64_t scope_of(const std::string& tenant);
+
   int64_t pages_of(const Session& session) const;
 
   engine::KvCache& kv_;
   size_t max_idle_;
   std::map<SessionNumber, Session> sessions_;
+  std::map<std::string, uint64_t> scopes_;  // by tenant; grows with those that were ever here
   std::map<uint64_t, SessionNumber> idle_;  // longest idle first
   uint64_t next_idle_ = 1;
   int64_t idle_pages_ = 0;

@@ -55,7 +55,7 @@ bool Scheduler::make_room(Job& job, int64_t tokens, const std::vector<Job*>& job
 bool Scheduler::admit(Job& job, bool oldest, const std::vector<Job*>& jobs, SessionKv& sessions,
                       Plan& out) {
   Session& session = sessions.of(job);
-  if (!session.sequence) session.sequence = kv_.create(0);
+  if (!session.sequence) session.sequence = kv_.create(session.scope);
   if (kv_.length(*session.sequence) == 0) kv_.adopt_prefix(*session.sequence, session.tokens);
   const int64_t tokens = missing(session);
   if (!oldest) {

@@ -17,6 +17,7 @@ namespace limpet::worker {
 struct Session {
   SessionNumber number{};
   Epoch epoch{};  // of the lease under which it is held
+  uint64_t scope = 0;  // its tenant's, for the KV cache: prefixes are shared within it alone
   std::vector<Token> tokens;
   std::optional<engine::SequenceId> sequence;  // none: no KV
   // Whether `tokens` is what the broker knows. Not when the lease is newer than the copy: another

@@ -74,12 +74,11 @@ class Scenario {
     return submit(spec(id, session));
   }
   Output& submit(const JobSpec& s) {
-    ClientEvent e{ClientId{1}, Submit{std::make_shared<JobSpec>(s)}, s.tokens.size(), {}};
-    e.stored = store_.find_ended(s.job_id);
-    return tell(e);
+    return client(Submit{std::make_shared<JobSpec>(s)}, s.job_id, s.tokens.size());
   }
-  Output& client(ClientMessage m, const std::string& id) {
-    return tell(ClientEvent{ClientId{1}, std::move(m), 0, store_.find_ended(id)});
+  Output& client(ClientMessage m, const std::string& id, uint64_t body_hash = 0) {
+    return tell(ClientEvent{ClientId{1}, std::move(m), body_hash, store_.find_ended(id, tenant_),
+                            tenant_, admin_});
   }
   Output& cancel(const std::string& id) { return client(Cancel{id}, id); }
 
@@ -253,6 +252,8 @@ class Scenario {
 
  public:
   bool deaf_ = false;  // dispatches are lost on their way
+  std::string tenant_;  // who the client is
+  bool admin_ = false;
 
  private:
   CoreOptions options_;

@@ -95,16 +95,19 @@ std::string all_of(ByteReader bytes) {
   return all;
 }
 
-// Records of the first version end before the fields that the second has added.
-TEST(JournalRecord, RecordsOfVersionOneAreRead) {
+// Records of an older version end before the fields that later ones have added.
+TEST(JournalRecord, RecordsOfOlderVersionsAreRead) {
   SessionHead session;
   session.session = SessionNumber{3};
   session.home = "w";
   session.model = 77;
+  session.tenant = "acme";
+  constexpr size_t kTenant = sizeof(uint32_t) + 4;  // what version 3 has added
   JobHead job;
   job.id = "j";
   job.why = "lost";
   job.failures = 2;
+  job.tenant = "acme";
   RecordWriter writer;
   writer.begin(JobNumber{1}, SessionNumber{1});
   writer.session(session);
@@ -114,25 +117,31 @@ TEST(JournalRecord, RecordsOfVersionOneAreRead) {
   in.get<SessionNumber>();
   auto first = next_record(in);
   ASSERT_TRUE(first);
-  SessionHead old_session, new_session;
+  SessionHead old_session, second_session, new_session;
   const std::string all = all_of(first->body);
-  ByteReader old(std::string_view(all).substr(0, all.size() - sizeof(uint64_t)));
+  ByteReader old(std::string_view(all).substr(0, all.size() - kTenant - sizeof(uint64_t)));
+  ByteReader second_version(std::string_view(all).substr(0, all.size() - kTenant));
+  EXPECT_TRUE(get_session(second_version, second_session));
+  EXPECT_EQ(second_session.model, 77u);
+  EXPECT_EQ(second_session.tenant, "");
   EXPECT_TRUE(get_session(old, old_session));
   EXPECT_TRUE(get_session(first->body, new_session));
   EXPECT_EQ(old_session.home, "w");
   EXPECT_EQ(old_session.model, 0u);
   EXPECT_EQ(new_session.model, 77u);
+  EXPECT_EQ(new_session.tenant, "acme");
   auto second = next_record(in);
   ASSERT_TRUE(second);
   const std::string job_bytes = all_of(second->body);
   JobHead old_job, new_job;
   ByteReader old_body(
-      std::string_view(job_bytes).substr(0, job_bytes.size() - sizeof(int32_t)));
+      std::string_view(job_bytes).substr(0, job_bytes.size() - kTenant - sizeof(int32_t)));
   EXPECT_TRUE(get_job(old_body, old_job));
   EXPECT_TRUE(get_job(second->body, new_job));
   EXPECT_EQ(old_job.why, "lost");
   EXPECT_EQ(old_job.failures, 0);
   EXPECT_EQ(new_job.failures, 2);
+  EXPECT_EQ(new_job.tenant, "acme");
 }
 
 }  // namespace

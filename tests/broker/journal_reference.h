@@ -11,7 +11,7 @@
 namespace limpet::broker {
 
 struct ReferenceJob {
-  std::string id;
+  std::string id, tenant;
   uint64_t session = 0, hash = 0;
   JobState state = JobState::queued;
   uint32_t attempt = 0;
@@ -31,7 +31,7 @@ struct ReferenceJob {
   }
 };
 struct ReferenceSession {
-  std::string name, home;
+  std::string name, tenant, home;
   uint64_t epoch = 0, model = 0;
   std::vector<Token> transcript;
   std::vector<uint64_t> lane;  // jobs that have not ended; only the first may start
@@ -39,7 +39,8 @@ struct ReferenceSession {
 
 class ReferenceWorld {
  public:
-  explicit ReferenceWorld(uint64_t seed) : rng_(seed) {}
+  // With tenants: three, who choose the same names and ids.
+  explicit ReferenceWorld(uint64_t seed, bool tenants = true) : tenants_(tenants), rng_(seed) {}
 
   std::map<uint64_t, ReferenceJob> jobs;
   std::map<uint64_t, ReferenceSession> sessions;
@@ -53,9 +54,14 @@ class ReferenceWorld {
   }
 
   uint64_t random(uint64_t below) { return rng_() % below; }
+  std::string tenant_of(uint64_t session) const {
+    return tenants_ ? std::string(1, static_cast<char>('a' + session % 3)) : std::string();
+  }
 
  private:
+  bool tenants_;
   std::mt19937_64 rng_;
+  std::map<std::string, uint64_t> last_id_;  // of each tenant
 
   std::vector<Token> tokens(uint64_t most) {
     std::vector<Token> out(random(most + 1));
@@ -65,9 +71,11 @@ class ReferenceWorld {
 
   void open_session(std::vector<JournalEntry>& out) {
     const uint64_t number = next_session++;
-    const std::string name = random(3) == 0 ? "" : "s" + std::to_string(number);
+    const std::string name =
+        random(3) == 0 ? "" : "s" + std::to_string(tenants_ ? number / 3 : number);
     sessions[number].name = name;
-    out.push_back(SessionOpened{SessionNumber(number), name});
+    sessions[number].tenant = tenant_of(number);
+    out.push_back(SessionOpened{SessionNumber(number), name, sessions[number].tenant});
   }
 
   void accept(std::vector<JournalEntry>& out) {
@@ -79,12 +87,15 @@ class ReferenceWorld {
     const uint64_t session = idle[random(idle.size())];
     const uint64_t number = next_job++;
     auto spec = std::make_shared<JobSpec>();
-    spec->job_id = "job-" + std::to_string(number * 7919 % 10007) + "-" + std::to_string(number);
+    const std::string& tenant = sessions[session].tenant;
+    const uint64_t id = ++last_id_[tenant];
+    spec->job_id = "job-" + std::to_string(id * 7919 % 10007) + "-" + std::to_string(id);
     spec->session = sessions[session].name;
     spec->kind = InputKind::text;
     spec->text = std::string(random(300), 'x');
     ReferenceJob& job = jobs[number];
     job.id = spec->job_id;
+    job.tenant = tenant;
     job.session = session;
     job.hash = number * 31;
     sessions[session].lane.push_back(number);
@@ -213,7 +224,8 @@ class ReferenceWorld {
 inline std::string describe(const ReferenceWorld& w) {
   std::ostringstream out;
   for (const auto& [number, s] : w.sessions) {
-    out << "session " << number << " " << s.name << " " << s.home << " " << s.epoch << " "
+    out << "session " << number << " " << s.tenant << "/" << s.name << " " << s.home << " "
+        << s.epoch << " "
         << s.model << " :";
     for (Token t : s.transcript) out << " " << t;
     out << "\n";
@@ -244,7 +256,8 @@ inline std::string describe(Store& store, const ReferenceWorld& w) {
     if (auto* j = std::get_if<JobSnapshot>(&e)) live[raw(j->accepted.job)] = *j;
   });
   for (const auto& [number, s] : sessions) {
-    out << "session " << number << " " << s.name << " " << s.home << " " << raw(s.epoch) << " "
+    out << "session " << number << " " << s.tenant << "/" << s.name << " " << s.home << " "
+        << raw(s.epoch) << " "
         << s.model << " :";
     for (Token t : store.transcript(s.session, s.tokens)) out << " " << t;
     out << "\n";
@@ -252,7 +265,7 @@ inline std::string describe(Store& store, const ReferenceWorld& w) {
   for (uint64_t number = 1; number < w.next_job; ++number) {
     const auto p = store.progress(JobNumber(number));
     if (!p) continue;
-    const auto found = store.find_job(p->job_id);
+    const auto found = store.find_job(w.jobs.at(number).tenant, p->job_id);
     if (!found || found->job != p->job || found->state != p->state) out << "not found by id: ";
     if (is_terminal(p->state) == live.contains(number)) out << "wrong snapshot: ";
     out << "job " << number << " " << p->job_id << " " << raw(p->session) << " "

@@ -43,6 +43,35 @@ class StoreTest : public testing::Test {
     sqlite3_close(db);
   }
 
+  // The tables of version 2 instead of today's.
+  void make_older() {
+    execute("DROP INDEX tenant_job");
+    execute("ALTER TABLE session DROP COLUMN tenant");
+    execute(R"(CREATE TABLE older(
+      number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, sequence INTEGER NOT NULL,
+      session INTEGER NOT NULL, body_hash INTEGER NOT NULL, seed INTEGER NOT NULL,
+      accepted_at INTEGER NOT NULL, deadline_at INTEGER NOT NULL, state INTEGER NOT NULL,
+      attempt INTEGER NOT NULL, why TEXT NOT NULL, previous INTEGER NOT NULL,
+      base_tokens INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+      started INTEGER NOT NULL, started_attempt INTEGER NOT NULL, worker TEXT NOT NULL,
+      residency INTEGER NOT NULL, reason INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
+      prefilled_tokens INTEGER NOT NULL, finish_reason INTEGER NOT NULL, tail_text TEXT NOT NULL,
+      error_code INTEGER NOT NULL, error_message TEXT NOT NULL, usage_prompt INTEGER NOT NULL,
+      usage_cached INTEGER NOT NULL, usage_output INTEGER NOT NULL, queue_seconds REAL NOT NULL,
+      first_token_seconds REAL NOT NULL, total_seconds REAL NOT NULL, ended_at INTEGER NOT NULL,
+      session_tokens INTEGER NOT NULL, failures INTEGER NOT NULL DEFAULT 0) STRICT)");
+    execute("INSERT INTO older SELECT number, id, sequence, session, body_hash, seed, accepted_at,"
+            " deadline_at, state, attempt, why, previous, base_tokens, prompt_tokens,"
+            " output_tokens, started, started_attempt, worker, residency, reason, cached_tokens,"
+            " prefilled_tokens, finish_reason, tail_text, error_code, error_message, usage_prompt,"
+            " usage_cached, usage_output, queue_seconds, first_token_seconds, total_seconds,"
+            " ended_at, session_tokens, failures FROM job");
+    execute("DROP TABLE job");
+    execute("ALTER TABLE older RENAME TO job");
+    execute("CREATE INDEX live_job ON job(number) WHERE state < 3");
+    execute("PRAGMA user_version = 2");
+  }
+
   ScratchFolder scratch_;
   const std::string& folder_ = scratch_.path();
 };
@@ -203,12 +232,33 @@ TEST_F(StoreTest, ForeignNewerAndDamagedFilesAreRefused) {
   EXPECT_THAT(open_error(), testing::HasSubstr("written by a newer limpet"));
 }
 
+TEST_F(StoreTest, EndedJobsAreListedForTheirTenantOrForAll) {
+  ReferenceWorld world(9);
+  auto store = Store::open(options());
+  for (int commit = 0; commit < 300; ++commit) store->commit(world.make_commit());
+  std::map<std::string, int> ended;
+  for (const auto& [number, job] : world.jobs) ended[job.tenant] += job.ended();
+  ASSERT_EQ(ended.size(), 3u);
+  size_t all = 0;
+  for (const auto& [tenant, n] : ended) {
+    const auto listed = store->ended_jobs(1000, &tenant);
+    EXPECT_EQ(std::ssize(listed), n);
+    for (const JobInfo& job : listed) EXPECT_EQ(job.tenant, tenant);
+    all += listed.size();
+  }
+  EXPECT_EQ(store->ended_jobs(1000, nullptr).size(), all);
+  const std::string nobody = "nobody", acme = "a";
+  EXPECT_TRUE(store->ended_jobs(1000, &nobody).empty());
+  EXPECT_EQ(store->ended_jobs(1, &acme).size(), 1u);
+}
+
 TEST_F(StoreTest, AStoreOfVersionOneIsUpgraded) {
-  ReferenceWorld world(5);
+  ReferenceWorld world(5, false);
   {
     auto store = Store::open(options());
     for (int commit = 0; commit < 50; ++commit) store->commit(world.make_commit());
   }
+  make_older();
   execute("ALTER TABLE session DROP COLUMN model");
   execute("ALTER TABLE job DROP COLUMN failures");
   execute("PRAGMA user_version = 1");
@@ -218,6 +268,25 @@ TEST_F(StoreTest, AStoreOfVersionOneIsUpgraded) {
     for (int commit = 0; commit < 50; ++commit) store->commit(world.make_commit());
   }
   EXPECT_EQ(open_error(), "");
+}
+
+TEST_F(StoreTest, AStoreOfVersionTwoIsUpgradedWithAllThatItHolds) {
+  ReferenceWorld world(6, false);
+  {
+    auto store = Store::open(options());
+    for (int commit = 0; commit < 300; ++commit) store->commit(world.make_commit());
+  }
+  make_older();
+  std::ofstream(file() + ".upgrade") << "what a broker left that died while it upgraded";
+  {
+    auto store = Store::open(options());
+    EXPECT_EQ(describe(*store, world), describe(world));
+    for (int commit = 0; commit < 50; ++commit) store->commit(world.make_commit());
+    EXPECT_EQ(describe(*store, world), describe(world));
+  }
+  auto store = Store::open(options());
+  EXPECT_EQ(describe(*store, world), describe(world));
+  EXPECT_FALSE(fs::exists(file() + ".upgrade"));
 }
 
 TEST_F(StoreTest, AFolderThatCannotBeIsToldClearly) {

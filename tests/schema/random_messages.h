@@ -33,8 +33,8 @@ LIMPET_FIELDS(Started, a, b, c, d, e, f, g)
 LIMPET_FIELDS(Tokens, a, b, c, d, e)
 LIMPET_FIELDS(Finished, a, b, c, d, e)
 LIMPET_FIELDS(Failed, a, b, c)
-LIMPET_FIELDS(JobInfo, a, b, c, d, e, f, g)
-LIMPET_FIELDS(SessionInfo, a, b, c, d, e, f)
+LIMPET_FIELDS(JobInfo, a, b, c, d, e, f, g, h)
+LIMPET_FIELDS(SessionInfo, a, b, c, d, e, f, g)
 LIMPET_FIELDS(WorkerInfo, a, b, c, d, e, f, g, h, i)
 LIMPET_FIELDS(Listed, a, b, c, d)
 LIMPET_FIELDS(HeldSession, a, b, c)
@@ -52,7 +52,7 @@ LIMPET_FIELDS(Leaving, a)
 LIMPET_FIELDS(Registered::Resume, a, b, c)
 LIMPET_FIELDS(Registered, a, b, c, d, e, f)
 LIMPET_FIELDS(RegisterRefused, a, b)
-LIMPET_FIELDS(Dispatch, a, b, c, d, e, f, g, h, i, j, k, l, m_, n)
+LIMPET_FIELDS(Dispatch, a, b, c, d, e, f, g, h, i, j, k, l, m_, n, o)
 LIMPET_FIELDS(TranscriptReply, a, b, c)
 LIMPET_FIELDS(CancelJob, a, b)
 LIMPET_FIELDS(ResumeJob, a, b, c)
@@ -64,7 +64,7 @@ LIMPET_FIELDS(Leave, a)
 LIMPET_FIELDS(MayLeave, a)
 LIMPET_FIELDS(HandOver, a, b, c, d)
 LIMPET_FIELDS(StopHandOver, a, b)
-LIMPET_FIELDS(ExpectSession, a, b, c)
+LIMPET_FIELDS(ExpectSession, a, b, c, d)
 LIMPET_FIELDS(KeepSession, a, b)
 LIMPET_FIELDS(TransferOpen, a, b, c, d, e)
 LIMPET_FIELDS(TransferEnd, a, b, c, d)
@@ -83,7 +83,7 @@ inline SessionState last(SessionState) { return SessionState::running; }
 inline Residency last(Residency) { return Residency::reprefilled; }
 inline Reason last(Reason) { return Reason::model_changed; }
 inline FinishReason last(FinishReason) { return FinishReason::expired; }
-inline ErrorCode last(ErrorCode) { return ErrorCode::internal; }
+inline ErrorCode last(ErrorCode) { return ErrorCode::forbidden; }
 inline InputKind last(InputKind) { return InputKind::tokens; }
 inline Listing last(Listing) { return Listing::workers; }
 inline DrainStatus::State last(DrainStatus::State) { return DrainStatus::State::gone; }

@@ -23,7 +23,7 @@ TEST(Types, EveryEnumeratorHasItsOwnName) {
   expect_names(Residency::reprefilled);
   expect_names(Reason::model_changed);
   expect_names(FinishReason::expired);
-  expect_names(ErrorCode::internal);
+  expect_names(ErrorCode::forbidden);
   EXPECT_EQ(name(ErrorCode::attempts_exhausted), "attempts_exhausted");
   EXPECT_EQ(name(Reason::start_deadline), "start_deadline");
 }

@@ -32,19 +32,23 @@ ReferenceStore::Session& ReferenceStore::open(SessionNumber number, const char* 
 
 void ReferenceStore::take(const broker::SessionOpened& e) {
   demand(e.session > last_session_, tag(e.session) + "its number was used before");
-  demand(e.name.empty() || !names_.contains(e.name), "a session's name is opened twice: " + e.name);
+  demand(e.name.empty() || !names_.contains({e.tenant, e.name}),
+         "a session's name is opened twice: " + e.name);
   last_session_ = e.session;
   sessions_[e.session].name = e.name;
-  if (!e.name.empty()) names_[e.name] = e.session;
+  sessions_[e.session].tenant = e.tenant;
+  if (!e.name.empty()) names_[{e.tenant, e.name}] = e.session;
 }
 
 void ReferenceStore::take(const broker::JobAccepted& e) {
   demand(e.job > last_job_, tag(e.job) + "its number was used before");
-  demand(!ids_.contains(e.spec->job_id), "a job's id is accepted twice: " + e.spec->job_id);
+  Session& session = open(e.session, "a job");
+  const Owned id{session.tenant, e.spec->job_id};
+  demand(!ids_.contains(id), "a job's id is accepted twice: " + e.spec->job_id);
   last_job_ = e.job;
-  ids_[e.spec->job_id] = e.job;
+  ids_[id] = e.job;
   jobs_[e.job].accepted = e;
-  open(e.session, "a job").lane.push_back(e.job);
+  session.lane.push_back(e.job);
 }
 
 void ReferenceStore::take(const broker::HomeSet& e) {
@@ -165,7 +169,7 @@ std::vector<JournalEntry> ReferenceStore::snapshot() const {
   for (const auto& [number, s] : sessions_) {
     if (s.closed) continue;
     all.push_back(broker::SessionSnapshot{number, s.name, std::ssize(s.transcript), s.epoch, s.home,
-                                          s.incarnation, s.reason, s.model});
+                                          s.incarnation, s.reason, s.model, s.tenant});
   }
   for (const auto& [number, job] : jobs_) {
     if (job.end) continue;
@@ -177,14 +181,16 @@ std::vector<JournalEntry> ReferenceStore::snapshot() const {
   return all;
 }
 
-std::optional<broker::StoredJob> ReferenceStore::find_ended(const std::string& job_id) const {
-  const Job* job = find(job_id);
+std::optional<broker::StoredJob> ReferenceStore::find_ended(const std::string& job_id,
+                                                            const std::string& tenant) const {
+  const Job* job = find(job_id, tenant);
   if (!job || !job->end) return std::nullopt;
   return broker::StoredJob{job->accepted.job, job->accepted.body_hash, job->state};
 }
 
-const ReferenceStore::Job* ReferenceStore::find(const std::string& job_id) const {
-  const auto it = ids_.find(job_id);
+const ReferenceStore::Job* ReferenceStore::find(const std::string& job_id,
+                                                const std::string& tenant) const {
+  const auto it = ids_.find({tenant, job_id});
   return it == ids_.end() ? nullptr : find(it->second);
 }
 

@@ -37,7 +37,7 @@ class ReferenceStore {
     std::optional<broker::JobEndedEntry> end;
   };
   struct Session {
-    std::string name;
+    std::string name, tenant;
     std::vector<Token> transcript;  // a running job's prompt and output too
     Epoch epoch{};
     std::string home;
@@ -52,8 +52,9 @@ class ReferenceStore {
   // What recovery applies to a new core.
   std::vector<JournalEntry> snapshot() const;
 
-  std::optional<broker::StoredJob> find_ended(const std::string& job_id) const;
-  const Job* find(const std::string& job_id) const;
+  std::optional<broker::StoredJob> find_ended(const std::string& job_id,
+                                              const std::string& tenant = "") const;
+  const Job* find(const std::string& job_id, const std::string& tenant = "") const;
   const Job* find(JobNumber job) const;
   const Session* find(SessionNumber session) const;
   const std::map<JobNumber, Job>& jobs() const { return jobs_; }
@@ -78,9 +79,10 @@ class ReferenceStore {
   Session& open(SessionNumber number, const char* what);
 
   std::map<JobNumber, Job> jobs_;
-  std::map<std::string, JobNumber> ids_;
+  using Owned = std::pair<std::string, std::string>;  // tenant, and the name that it chose
+  std::map<Owned, JobNumber> ids_;
   std::map<SessionNumber, Session> sessions_;
-  std::map<std::string, SessionNumber> names_;
+  std::map<Owned, SessionNumber> names_;
   JobNumber last_job_{};
   SessionNumber last_session_{};
 };

@@ -360,5 +360,22 @@ TEST(Broker, StoppingTakesNoMoreAndFinishesWhatIsHere) {
   EXPECT_TRUE(rig.last<JobEnded>().ok);
 }
 
+TEST(WorkerCore, ACommonPrefixIsSharedWithinATenantAlone) {
+  Rig rig;
+  const std::vector<Token> prompt = {1, 2, 3, 4, 5, 6, 7, 8, 9};
+  const auto cached = [&](uint64_t number, const std::string& tenant) {
+    Dispatch d = rig.dispatch(number, number, prompt);
+    d.tenant = tenant;
+    rig.tell(d);
+    rig.settle();
+    return rig.last<JobStarted>().cached_tokens;
+  };
+  EXPECT_EQ(cached(1, "acme"), 0);
+  EXPECT_EQ(cached(2, "zeta"), 0) << "another tenant's KV";
+  EXPECT_EQ(cached(3, ""), 0) << "another tenant's KV";
+  EXPECT_EQ(cached(4, "acme"), 8);
+  EXPECT_EQ(cached(5, "zeta"), 8);
+}
+
 }  // namespace
 }  // namespace limpet::worker

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "broker/listing.h"
+#include "broker/worker_page.h"
 #include "schema/wire.h"
 
 namespace limpet::broker {
@@ -82,7 +83,15 @@ void Broker::turn() {
   if (now_.mono - gauges_at_ >= kGaugesEvery) {
     gauges_at_ = now_.mono;
     metrics_.set(core_.gauges());
+    std::string page = broker::worker_page(core_.worker_costs());
+    const std::lock_guard lock(page_mutex_);
+    page_ = std::move(page);
   }
+}
+
+std::string Broker::worker_page() const {
+  const std::lock_guard lock(page_mutex_);
+  return page_;
 }
 
 void Broker::count_refusal(const std::string& job_id, ErrorCode code) {

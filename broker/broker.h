@@ -3,6 +3,7 @@
 #pragma once
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <unordered_set>
 
@@ -31,6 +32,7 @@ class Broker {
   void run(const std::atomic<bool>& stop);
 
   const Metrics& metrics() const { return metrics_; }
+  std::string worker_page() const;  // any thread: as it was a moment ago
   const ZmqTransport& transport() const { return transport_; }
   Store::Counters stored() const { return store_->counters(); }
   bool alive() const;  // any thread: the loop has turned in the last seconds
@@ -60,6 +62,8 @@ class Broker {
   std::vector<std::pair<WorkerId, std::vector<BrokerToWorker>>> to_workers_;
   Now now_;
   Time gauges_at_{};
+  mutable std::mutex page_mutex_;
+  std::string page_ = "[]\n";  // guarded by page_mutex_
   std::atomic<int64_t> last_turn_ms_{0};
 };
 

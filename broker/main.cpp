@@ -46,7 +46,7 @@ void add_flags(CLI::App& app, Flags& f) {
   app.add_option("--frontend", o.endpoints.frontend, "Where clients connect")
       ->capture_default_str();
   app.add_option("--backend", o.endpoints.backend, "Where workers connect")->capture_default_str();
-  app.add_option("--http", f.http, "ADDRESS:PORT of /metrics, /livez, /readyz; empty: none")
+  app.add_option("--http", f.http, "ADDRESS:PORT of /metrics, /livez, /readyz, /workers; empty: none")
       ->capture_default_str();
   app.add_option("--data", o.store.folder, "Folder of jobs, sessions and transcripts; one broker")
       ->capture_default_str();
@@ -81,7 +81,8 @@ int serve(const Flags& flags) {
     http.emplace(flags.http,
                  limpet::probes::HttpAnswers{[&] { return broker.metrics().text(); },
                                              [&] { return broker.alive(); },
-                                             [&] { return ready && broker.alive(); }});
+                                             [&] { return ready && broker.alive(); },
+                                             {{"/workers", [&] { return broker.worker_page(); }}}});
     spdlog::info("event=http address={}", flags.http);
   }
   ready = true;

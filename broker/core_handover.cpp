@@ -23,6 +23,9 @@ bool has_work(const Worker& worker) {
 
 void Core::State::drain(Turn& t, const ClientEvent& e, const Drain& m) {
   using State = DrainStatus::State;
+  if (!e.admin && !e.tenant.empty()) {  // with keys, whose tenants are not the operator
+    return refuse(t, e.client, "", ErrorCode::forbidden, "only an admin's key may drain a worker");
+  }
   DrainStatus status{m.worker, State::unknown, 0, 0, m.incarnation};
   if (Worker* w = workers.find(std::string_view(m.worker))) {
     const bool other = m.incarnation != 0 && m.incarnation != w->incarnation;

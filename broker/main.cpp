@@ -46,7 +46,8 @@ void add_flags(CLI::App& app, Flags& f) {
   app.add_option("--frontend", o.endpoints.frontend, "Where clients connect")
       ->capture_default_str();
   app.add_option("--backend", o.endpoints.backend, "Where workers connect")->capture_default_str();
-  app.add_option("--http", f.http, "ADDRESS:PORT of /metrics, /livez, /readyz, /workers; empty: none")
+  app.add_option("--http", f.http,
+                 "ADDRESS:PORT of /metrics, /livez, /readyz, /workers; empty: none")
       ->capture_default_str();
   app.add_option("--data", o.store.folder, "Folder of jobs, sessions and transcripts; one broker")
       ->capture_default_str();

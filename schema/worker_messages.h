@@ -102,7 +102,8 @@ struct Leaving {  // takes no more jobs and will go
   uint64_t incarnation = 0;
 };
 using WorkerMessage = std::variant<Register, Heartbeat, NeedTranscript, JobStarted, StepTokens,
-                                   JobEnded, SessionDropped, Leaving, SessionReceived, HandOverFailed>;
+                                   JobEnded, SessionDropped, Leaving, SessionReceived,
+                                   HandOverFailed>;
 
 // ---- Broker → worker -----------------------------------------------------------------------
 

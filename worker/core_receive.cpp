@@ -22,7 +22,8 @@ void Core::State::from(const Turn& turn, const ExpectSession& m) {
   if (session != nullptr && session->epoch >= m.epoch) return;
   const bool busy = session != nullptr && session->job;
   if (stopping || options.transfer.empty() || busy || released.covers(m.session, m.epoch)) {
-    return say(turn, HandOverFailed{m.session, m.epoch, stopping ? "it leaves" : "not wanted here"});
+    return say(turn,
+               HandOverFailed{m.session, m.epoch, stopping ? "it leaves" : "not wanted here"});
   }
   if (session != nullptr) sessions.close(m.session);  // a copy of the past
   sessions.open_incoming(m);

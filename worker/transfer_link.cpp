@@ -27,8 +27,8 @@ void set(void* socket, int option, int value) {
 // The one place where keys are set on either side's sockets. Without keys nobody but this machine
 // may reach, or be reached over, them.
 void secure(void*, const std::string& endpoint) {
-  const bool local = endpoint.starts_with("ipc://") || endpoint.starts_with("tcp://127.") ||
-                     endpoint.starts_with("tcp://[::1]") || endpoint.starts_with("tcp://localhost:");
+  const auto at = [&](const char* where) { return endpoint.starts_with(where); };
+  const bool local = at("ipc://") || at("tcp://127.") || at("tcp://[::1]:") || at("tcp://localhost:");
   if (local) return;
   throw TransportError("--transfer " + endpoint +
                        " can be reached from other machines, and keys are required off loopback;"

@@ -50,7 +50,7 @@ int drain(const DrainOptions& options) {
     }
     std::this_thread::sleep_for(kLook);
   }
-  if (terminal) std::fprintf(stderr, "\r%s has gone                       \n", options.worker.c_str());
+  if (terminal) std::fprintf(stderr, "\r%-60s\n", (options.worker + " has gone").c_str());
   return 0;
 }
 

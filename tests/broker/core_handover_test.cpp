@@ -173,6 +173,15 @@ TEST_F(HandOvers, ADrainIsAskedUntilTheWorkerSaysThatItLeaves) {
   EXPECT_EQ(s.told_client<DrainStatus>()->state, DrainStatus::State::unknown);
 }
 
+TEST_F(HandOvers, ATenantMayNotDrainAWorker) {
+  s.tell(ClientEvent{ClientId{1}, Drain{"w0", 0}, 0, {}, "acme", false});
+  ASSERT_TRUE(s.told_client<Refused>());
+  EXPECT_EQ(s.told_client<Refused>()->code, ErrorCode::forbidden);
+  EXPECT_FALSE(s.told_worker<Leave>(0));
+  s.tell(ClientEvent{ClientId{1}, Drain{"w0", 0}, 0, {}, "acme", true});
+  EXPECT_TRUE(s.told_worker<Leave>(0));
+}
+
 TEST_F(HandOvers, AResidentOnlyJobTakesWhatWasHandedOver) {
   leave();
   received(stored().epoch);

@@ -268,7 +268,9 @@ void Cluster::from_worker(int64_t w, WorkerMessage m) {
 // Workers know each other by name; a restarted one has the same.
 void Cluster::between_workers(const worker::Command& c, const std::string& from) {
   if (const auto* to = std::get_if<worker::ToGiver>(&c)) {
-    if (world_.tracing) world_.trace("        ", from, " -> ", to->peer, ": ", describe(to->message));
+    if (world_.tracing) {
+      world_.trace("        ", from, " -> ", to->peer, ": ", describe(to->message));
+    }
     world_.carry([this, from, to = *to] {
       if (WorkerProcess* w = named(to.peer)) w->arrives(worker::FromReceiver{from, to.message});
     });

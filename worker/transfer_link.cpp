@@ -28,7 +28,8 @@ void set(void* socket, int option, int value) {
 // may reach, or be reached over, them.
 void secure(void*, const std::string& endpoint) {
   const auto at = [&](const char* where) { return endpoint.starts_with(where); };
-  const bool local = at("ipc://") || at("tcp://127.") || at("tcp://[::1]:") || at("tcp://localhost:");
+  const bool local =
+      at("ipc://") || at("tcp://127.") || at("tcp://[::1]:") || at("tcp://localhost:");
   if (local) return;
   throw TransportError("--transfer " + endpoint +
                        " can be reached from other machines, and keys are required off loopback;"

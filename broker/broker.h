@@ -19,11 +19,14 @@ struct BrokerOptions {
   ZmqTransport::Options endpoints;
   Store::Options store;
   CoreOptions core;
+  std::string config{};  // file of what tenants may; empty: none
+  const std::atomic<int>* reloads = nullptr;  // whenever it has grown, files are read again
 };
 
 class Broker {
  public:
-  // Opens the store, recovers, binds. Throws StoreError or TransportError.
+  // Reads the configuration, opens the store, recovers, binds. Throws ConfigError, StoreError or
+  // TransportError.
   explicit Broker(const BrokerOptions& options);
 
   // Serves until `stop` is set; looks at it several times a second. Throws StoreError when the
@@ -39,6 +42,7 @@ class Broker {
 
  private:
   void turn();
+  void reload();
   std::chrono::milliseconds wait() const;
   void prepare(Event& event);
   bool refused_listing(const Event& event);
@@ -64,6 +68,9 @@ class Broker {
   Time gauges_at_{};
   mutable std::mutex page_mutex_;
   std::string page_ = "[]\n";  // guarded by page_mutex_
+  const std::string config_;
+  const std::atomic<int>* reloads_;
+  int reloads_seen_ = 0;
   std::atomic<int64_t> last_turn_ms_{0};
 };
 

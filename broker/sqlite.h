@@ -19,6 +19,12 @@ class StoreError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// There is no room on the disk: with some, it goes on from what is durable.
+class StoreFull : public StoreError {
+ public:
+  using StoreError::StoreError;
+};
+
 class Database;
 
 // A prepared statement. bind() counts from 1; text and blobs must live until the next reset().

@@ -6,6 +6,7 @@
 
 #include "broker/config_file.h"
 #include "broker/listing.h"
+#include "broker/worker_page.h"
 #include "schema/wire.h"
 
 namespace limpet::broker {
@@ -105,7 +106,15 @@ void Broker::turn() {
   if (now_.mono - gauges_at_ >= kGaugesEvery) {
     gauges_at_ = now_.mono;
     metrics_.set(core_.gauges());
+    std::string page = broker::worker_page(core_.worker_costs());
+    const std::lock_guard lock(page_mutex_);
+    page_ = std::move(page);
   }
+}
+
+std::string Broker::worker_page() const {
+  const std::lock_guard lock(page_mutex_);
+  return page_;
 }
 
 void Broker::count_refusal(const std::string& job_id, ErrorCode code) {
@@ -258,6 +267,7 @@ void Broker::note(const Fact& f) {
     case Fact::Kind::worker_left: line(info, "worker_left", "worker", "note"); break;
     case Fact::Kind::stale_message: line(debug, "stale_message", "worker", "message"); break;
     case Fact::Kind::home_kept: line(info, "homes_kept", "worker", "sessions"); break;
+    case Fact::Kind::hand_over: line(info, "hand_over", "session", "outcome"); break;
     case Fact::Kind::first_token:
     case Fact::Kind::queue_left: break;
   }

@@ -3,6 +3,7 @@
 #pragma once
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <unordered_set>
 
@@ -34,6 +35,7 @@ class Broker {
   void run(const std::atomic<bool>& stop);
 
   const Metrics& metrics() const { return metrics_; }
+  std::string worker_page() const;  // any thread: as it was a moment ago
   const ZmqTransport& transport() const { return transport_; }
   Store::Counters stored() const { return store_->counters(); }
   bool alive() const;  // any thread: the loop has turned in the last seconds
@@ -64,6 +66,8 @@ class Broker {
   std::vector<std::pair<WorkerId, std::vector<BrokerToWorker>>> to_workers_;
   Now now_;
   Time gauges_at_{};
+  mutable std::mutex page_mutex_;
+  std::string page_ = "[]\n";  // guarded by page_mutex_
   const std::string config_;
   const std::atomic<int>* reloads_;
   int reloads_seen_ = 0;

@@ -30,6 +30,7 @@ void Core::step(Now now, const Event& event, Output& out) {
     s.on(t, Wake{});
   }
   // ClientGone: a job belongs to no connection; who follows it is the streams' concern.
+  s.move_sessions(t);
   s.settle(t);
   s.forget_unused_workers();
 }
@@ -77,6 +78,17 @@ Core::Gauges Core::gauges() const {
     (s.last_now - w.heard > 2 * s.options.heartbeat ? g.workers_silent : g.workers_ready) += 1;
   });
   return g;
+}
+
+std::vector<Core::WorkerCost> Core::worker_costs() const {
+  std::vector<WorkerCost> all;
+  state_->workers.each([&](const Worker& w) {
+    if (w.state != WorkerState::ready) return;
+    const int64_t jobs =
+        std::ranges::count_if(w.in_flight, [](const auto& e) { return !e.second.orphan; });
+    all.push_back({w.name, w.device, w.model, w.leaving, w.homes_now(), jobs, w.resident_kv});
+  });
+  return all;
 }
 
 }  // namespace limpet::broker

@@ -18,6 +18,7 @@ struct CoreOptions {
   std::chrono::milliseconds start_deadline{5000}; // home must start a job within this
   std::chrono::milliseconds attempt_deadline{60000};  // longest silence of a running attempt
   std::chrono::milliseconds home_grace{3000};  // after a restart: wait for homes to announce
+  std::chrono::milliseconds hand_over_deadline{10000};  // for one session
   int32_t max_attempts = 3;
   size_t max_queued_jobs = 20000;            // beyond: busy
   size_t max_queued_bytes = 256u << 20;      // of job bodies
@@ -55,6 +56,14 @@ class Core {
     int64_t queued_bytes = 0;
   };
   Gauges gauges() const;
+
+  // What it would cost to lose each worker that is there.
+  struct WorkerCost {
+    std::string worker, device, model;
+    bool leaving = false;
+    int64_t sessions = 0, running_jobs = 0, resident_kv_tokens = 0;
+  };
+  std::vector<WorkerCost> worker_costs() const;
 
  private:
   struct State;

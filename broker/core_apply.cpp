@@ -48,6 +48,7 @@ void Core::State::apply_one(const HomeSet& e) {
   session.epoch = e.epoch;
   session.reason = e.reason;
   session.model = e.model;
+  session.migrated = false;
 }
 
 void Core::State::apply_one(const JobDispatched& e) {

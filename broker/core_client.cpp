@@ -33,6 +33,8 @@ void Core::State::on(Turn& t, const ClientEvent& e) {
     cancel(t, e, *m);
   } else if (const auto* m = std::get_if<List>(&e.message)) {
     list(t, e, *m);
+  } else if (const auto* m = std::get_if<Drain>(&e.message)) {
+    drain(t, e, *m);
   }
 }
 

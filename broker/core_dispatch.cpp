@@ -40,6 +40,13 @@ void Core::State::unready(Session& session) {
 
 void Core::State::make_ready(Turn& t, Session& session) {
   Job& job = *session.first;
+  if (session.move != Move::no) {
+    const auto d = departures.find(session.home);
+    if (session.move == Move::waits && d != departures.end()) {
+      d->second.waits.push_front(session.number);  // a job waits for it: it goes next
+    }
+    return;
+  }
   const bool home = home_usable(session) && session.home != job.avoid;
   enqueue(session, home ? session.home : kNoWorker);
   // At home it waits so long; whom to avoid, too, is thought over then.
@@ -211,7 +218,8 @@ bool Core::State::admissible(Turn& t, Session& session, Job& job) {
          "rewind_to is beyond the session's " + std::to_string(session.tokens) + " tokens");
     return false;
   }
-  if (job.spec->require_resident && session.reason != Reason::none && session.tokens > 0) {
+  if (job.spec->require_resident && session.reason != Reason::none && !session.migrated &&
+      session.tokens > 0) {
     fail(t, job, ErrorCode::not_resident, "its home does not hold the session's KV yet");
     return false;
   }

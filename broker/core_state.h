@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "broker/core.h"
+#include "broker/core_handover.h"
 #include "broker/fair_queue.h"
 #include "broker/job_table.h"
 #include "broker/session_table.h"
@@ -106,6 +107,25 @@ struct Core::State {
   void dispatch(Turn& t, Session& session, Worker& worker);
   Dispatch dispatch_message(Turn& t, const Session& session, const Job& job);
 
+  // ---- core_handover.cpp: a worker leaves, its sessions go to others.
+  void drain(Turn& t, const ClientEvent& e, const Drain& m);
+  void depart(Worker& worker);
+  void remind(Turn& t, Worker& worker);
+  void move_sessions(Turn& t);
+  bool still_moving(SessionNumber number, const Moving& m);
+  Worker* receiver_for(const Session& session, const Worker& giver,
+                       const std::vector<uint32_t>& tried);
+  void begin_hand_over(Turn& t, Session& session, const Worker& giver, Departure& d);
+  void say_hand_over(Turn& t, SessionNumber number, const Moving& m);
+  void say_expect(Turn& t, SessionNumber number, const Moving& m);
+  void reserve(Worker& worker, int64_t kv_tokens, int32_t slots);
+  void stay(Turn& t, Session& session);
+  Moving end_hand_over(SessionNumber number);
+  void give_up(Turn& t, SessionNumber number, std::string_view why);
+  void hand_over_failed(Turn& t, Worker& worker, const HandOverFailed& m);
+  void hand_over_due(Turn& t, SessionNumber number);
+  void session_received(Turn& t, Worker& worker, const SessionReceived& m);
+  void hand_over(Turn& t, Session& session);
   // ---- core_tenant.cpp: what tenants have had, and their caps.
   bool within_caps(const Session& session);
   void begin_share(Turn& t, Session& session, const Worker& worker);
@@ -152,6 +172,8 @@ struct Core::State {
   SessionTable sessions;
   JobTable jobs;
   WorkerTable workers;
+  std::map<uint32_t, Departure> departures;    // by slot
+  std::map<SessionNumber, Moving> hand_overs;  // on their way
   FairQueue anywhere;  // sessions whose next job may go to any worker
   Timers timers;
   JobNumber last_job{};

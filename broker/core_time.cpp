@@ -50,6 +50,8 @@ void Core::State::on(Turn& t, const Wake&) {
       if (!worker || worker->timer_at != due->at) continue;
       worker->timer_at = Time::max();
       worker_due(t, *worker);
+    } else if (due->kind == Timers::Kind::hand_over) {
+      hand_over_due(t, SessionNumber{due->id});
     } else {
       Job* job = jobs.find(JobNumber{due->id});
       if (!job || job->timer_at != due->at) continue;

@@ -54,6 +54,10 @@ void Core::State::on(Turn& t, const WorkerEvent& e) {
     need_transcript(t, *worker, *m);
   } else if (const auto* m = std::get_if<SessionDropped>(&e.message)) {
     session_dropped(t, *worker, *m);
+  } else if (const auto* m = std::get_if<SessionReceived>(&e.message)) {
+    session_received(t, *worker, *m);
+  } else if (const auto* m = std::get_if<HandOverFailed>(&e.message)) {
+    hand_over_failed(t, *worker, *m);
   }
 }
 
@@ -101,6 +105,9 @@ void Core::State::enroll(Turn& t, WorkerId connection, const Register& m) {
   worker.model = m.model;
   worker.model_fingerprint = m.model_fingerprint;
   worker.max_context = m.max_context;
+  worker.transfer = m.transfer;
+  worker.kv_layout = m.kv_layout;
+  worker.resident_kv = 0;
   worker.kv_page_tokens = std::clamp<int64_t>(m.kv_page_tokens, 1, 1 << 16);
   worker.leaving = false;
   worker.room = bounded(m.room);
@@ -133,6 +140,13 @@ Registered Core::State::answer(const Worker& worker, const Register& m) {
 void Core::State::adopt(Turn& t, Worker& worker, WorkerId connection, const Register& m) {
   Registered r = answer(worker, m);
   const int64_t kept = std::ssize(m.sessions) - std::ssize(r.release);
+  for (const HeldSession& h : m.sessions) {  // KV that it was given before this process began
+    Session* s = sessions.find(h.session);
+    const bool own = s && s->home == worker.slot && s->incarnation == m.incarnation;
+    if (own && s->epoch == h.epoch && s->reason == Reason::drained && h.tokens > 0) {
+      s->migrated = true;
+    }
+  }
   for (auto& [attempt, entry] : worker.in_flight) entry.unlist();
   for (const Registered::Resume& resume : r.resume) {
     InFlight& entry = worker.in_flight[{resume.job, resume.attempt}];
@@ -180,6 +194,8 @@ void Core::State::heartbeat(Turn& t, Worker& worker, const Heartbeat& m) {
     if (!entry.listed) entry.gone = true;
   }
   end_lost_dispatches(t, worker);
+  worker.resident_kv = m.resident_kv_tokens;
+  remind(t, worker);
   workers.recount(worker);
   gained.push_back(worker.slot);
 }
@@ -233,6 +249,7 @@ void Core::State::leaving(Turn& t, Worker& worker) {
   worker.left = worker.incarnation;
   workers.rank(worker);
   fact(t, Fact::Kind::worker_left, worker.name);
+  depart(worker);
   requeue_waiting(t, worker);
 }
 

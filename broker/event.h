@@ -197,7 +197,8 @@ using Send = std::variant<ToClient, ToWorker, StreamOpened, StreamClosed, JobEve
 struct Fact {
   enum class Kind : uint8_t {
     job_accepted, job_ended, dispatched, requeued, affinity_break, rejected, worker_registered,
-    worker_lost, worker_left, stale_message, home_kept, first_token, queue_left
+    worker_lost, worker_left, stale_message, home_kept, first_token, queue_left,
+    hand_over  // detail: its outcome
   } kind;
   std::string subject;   // job id, session or worker name, for the log line
   std::string detail;    // outcome, reason or code: a metric's label

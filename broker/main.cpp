@@ -58,7 +58,8 @@ void add_flags(CLI::App& app, Flags& f) {
   app.add_option("--keys", o.endpoints.keys,
                  "File of who may connect: lines `client TENANT KEY`, `admin TENANT KEY`,"
                  " `worker KEY`;\nread again on SIGHUP and when it changes");
-  app.add_option("--http", f.http, "ADDRESS:PORT of /metrics, /livez, /readyz; empty: none")
+  app.add_option("--http", f.http,
+                 "ADDRESS:PORT of /metrics, /livez, /readyz, /workers; empty: none")
       ->capture_default_str();
   app.add_option("--data", o.store.folder, "Folder of jobs, sessions and transcripts; one broker")
       ->capture_default_str();
@@ -96,7 +97,8 @@ void serve(const Flags& flags) {
     http.emplace(flags.http,
                  limpet::probes::HttpAnswers{[&] { return broker.metrics().text(); },
                                              [&] { return broker.alive(); },
-                                             [&] { return ready && broker.alive(); }});
+                                             [&] { return ready && broker.alive(); },
+                                             {{"/workers", [&] { return broker.worker_page(); }}}});
     spdlog::info("event=http address={}", flags.http);
   }
   ready = true;

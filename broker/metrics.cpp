@@ -78,6 +78,10 @@ struct Metrics::Impl {
   ByLabel<Counter> affinity_breaks{
       counters("limpet_broker_affinity_breaks_total", "Sessions that left their home, by reason."),
       "reason"};
+  ByLabel<Counter> hand_overs{
+      counters("limpet_broker_hand_overs_total",
+               "Sessions of workers that left, by what became of moving their KV."),
+      "outcome"};
   ByLabel<Gauge> sessions{gauges("limpet_broker_sessions", "Open sessions, by state."), "state"};
   ByLabel<Gauge> workers{gauges("limpet_broker_workers", "Registered workers, by state."), "state"};
   ByLabel<Counter> redeliveries{
@@ -125,12 +129,15 @@ Metrics::Metrics() : impl_(std::make_unique<Impl>()) {
     m.affinity_breaks[std::string(name(why))];
   }
   for (const char* why : {"worker_lost", "start_deadline", "attempt_deadline", "dispatch_lost",
-                          "worker_error", "ended_early"}) {
+                          "worker_error", "ended_early", "drained"}) {
     m.redeliveries[why];
   }
   for (const char* why : {"unknown_key", "mechanism", "wrong_server_key", "protocol", "malformed",
                           "broken_off"}) {
     m.handshakes[why];
+  }
+  for (const char* outcome : {"moved", "no_room", "giver", "receiver", "timeout", "overtaken"}) {
+    m.hand_overs[outcome];
   }
   set({});
 }
@@ -143,6 +150,7 @@ void Metrics::count(const Fact& f) {
     case Fact::Kind::job_ended: m.jobs_total[f.detail].Increment(); break;
     case Fact::Kind::dispatched: m.dispatches[std::string(name(f.residency))].Increment(); break;
     case Fact::Kind::requeued: m.redeliveries[label(f.detail)].Increment(); break;
+    case Fact::Kind::hand_over: m.hand_overs[label(f.detail)].Increment(); break;
     case Fact::Kind::affinity_break: m.affinity_breaks[label(f.detail)].Increment(); break;
     case Fact::Kind::rejected: m.rejections[f.detail].Increment(); break;
     case Fact::Kind::queue_left: m.queue_seconds.Observe(f.seconds); break;

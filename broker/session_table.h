@@ -16,6 +16,9 @@ struct Job;
 class FairQueue;
 inline constexpr uint32_t kNoWorker = UINT32_MAX;
 
+// A session of a worker that leaves: to be moved to another, or on its way. Its jobs wait so long.
+enum class Move : uint8_t { no, waits, moving };
+
 // A name that a client chose, within its tenant.
 struct OwnedName {
   std::string_view tenant, name;
@@ -42,6 +45,8 @@ struct Session {
   uint32_t jobs = 0;             // in the lane
   Job* first = nullptr;          // the lane, oldest first
   Job* last = nullptr;
+  Move move = Move::no;
+  bool migrated = false;           // its home was given its KV; no start there since
   FairQueue* waits_in = nullptr;   // the queue in which its first job waits for a place
   uint32_t waits_at = kNoWorker;   // the worker whose queue that is; none: anywhere
   bool rests = false;              // its KV is idle at home; a list of its tenant's by how long

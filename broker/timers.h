@@ -13,11 +13,11 @@ namespace limpet::broker {
 
 class Timers {
  public:
-  enum class Kind : uint8_t { job, worker, grace };
+  enum class Kind : uint8_t { job, worker, grace, hand_over };
   struct Entry {
     Time at;
     Kind kind;
-    uint64_t id;  // a job's number, a worker's slot
+    uint64_t id;  // a job's or a session's number, a worker's slot
   };
 
   void add(Time at, Kind kind, uint64_t id) {

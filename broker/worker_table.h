@@ -66,10 +66,14 @@ struct Worker {
   WorkerState state = WorkerState::absent;
   bool leaving = false;
   uint64_t incarnation = 0;
+  uint64_t drain_asked = 0;        // the incarnation that is to leave; 0: none
   uint64_t left = 0;               // the last incarnation that said that it goes; 0: none
   std::vector<uint64_t> replaced;  // the last incarnations that a newer one has replaced
   WorkerId connection{};
   int64_t max_context = 0;
+  std::string transfer;     // where it receives KV of others; empty: nowhere
+  uint64_t kv_layout = 0;   // of its pages
+  int64_t resident_kv = 0;  // tokens of its sessions
   int64_t kv_page_tokens = 1;
   Room room;               // as last announced
   uint64_t heartbeat = 0;  // its number
@@ -80,6 +84,8 @@ struct Worker {
   int64_t freed = 0;     // allowed for in `room`, and over since by the worker's own word
   int64_t promised = 0;  // KV tokens of those that `room` does not allow for
   int64_t freed_kv = 0;  // KV tokens that it allows for, and that are idle since
+  int64_t reserved_kv = 0;      // KV tokens of sessions on their way to it
+  int32_t reserved_slots = 0;   // places of their jobs
   bool held = false;     // the first of `ready` waits for KV: nothing is placed before it
   FairQueue ready;       // sessions that wait for this worker, their home
   int64_t homes = 0;     // sessions with their home in this slot, of any incarnation
@@ -96,10 +102,11 @@ struct Worker {
     return it == homes_of.end() ? 0 : it->second;
   }
   int64_t credit() const {
-    return state == WorkerState::ready && !leaving ? room.slots + freed - unlisted : 0;
+    return state == WorkerState::ready && !leaving ? room.slots + freed - unlisted - reserved_slots
+                                                   : 0;
   }
   int64_t kv_credit() const {
-    return room.free_kv_tokens + room.idle_kv_tokens + freed_kv - promised;
+    return room.free_kv_tokens + room.idle_kv_tokens + freed_kv - promised - reserved_kv;
   }
   // Whether its credit covers one more job that may come to need so many KV tokens. A worker that
   // has nothing takes any: it knows best whether the job fits at all.

@@ -131,6 +131,8 @@ class DeviceEngine final : public Engine {
   StepResult step(std::span<const StepRow> rows, ReadBack what) override;
   std::string install(SequenceId id, std::span<const Token> tokens, const HostKv& kv) override;
   HostKv sync_to_host(SequenceId id) override;
+  void read_page(int32_t page, std::span<std::byte> to) override;
+  void write_page(int32_t page, std::span<const std::byte> from) override;
   bool has(std::string_view handle) const override { return parse_handle(handle).has_value(); }
   std::vector<float> read(std::string_view handle, SequenceId id) override;
   void warm(int64_t max_batch, int64_t max_past) override;
@@ -227,6 +229,11 @@ class DeviceEngine final : public Engine {
                                    checkpoint.fingerprint() ^ config_.text_hash);
     if (config_.rope.bf16_frequencies) info_.fingerprint = ~info_.fingerprint;
     if (options_.int8_weights) info_.fingerprint = hash_bytes("int8", info_.fingerprint);
+    // Devices of one kind compute the same bits; others only nearly so.
+    const int64_t shape[] = {layout_.layers, layout_.kv_heads, layout_.head_dim,
+                             layout_.page_tokens, static_cast<int64_t>(device.kind)};
+    const std::string_view bytes(reinterpret_cast<const char*>(shape), sizeof(shape));
+    info_.kv_layout = std::max<uint64_t>(hash_bytes(bytes, info_.fingerprint), 1);
   }
 
   std::string submit(std::span<const DrawRow> rows) override { return drawn_.submit(rows); }
@@ -407,6 +414,23 @@ HostKv DeviceEngine::sync_to_host(SequenceId id) {
     row += rows;
   }
   return kv;
+}
+
+void DeviceEngine::read_page(int32_t page, std::span<std::byte> to) {
+  if (std::ssize(to) != layout_.page_bytes()) throw std::logic_error("not the bytes of one page");
+  make_copies();
+  const Traffic traffic(*backend_, counters_.kv_bytes_up, counters_.kv_bytes_down);
+  backend_->read(handles_.at("kv_pool"), page * layout_.page_bytes(), to.data(), std::ssize(to));
+}
+
+void DeviceEngine::write_page(int32_t page, std::span<const std::byte> from) {
+  if (std::ssize(from) != layout_.page_bytes()) {
+    throw std::logic_error("not the bytes of one page");
+  }
+  make_copies();
+  const Traffic traffic(*backend_, counters_.kv_bytes_up, counters_.kv_bytes_down);
+  backend_->write(handles_.at("kv_pool"), page * layout_.page_bytes(), from.data(),
+                  std::ssize(from));
 }
 
 std::vector<float> DeviceEngine::read(std::string_view handle, SequenceId id) {

@@ -70,6 +70,7 @@ struct EngineInfo {
   std::vector<Token> eos;         // from generation_config.json, else config.json
   uint64_t fingerprint = 0;       // of config and weights (by name, shape, samples) and precision
   int64_t page_bytes = 0;         // one page of KV, all layers
+  uint64_t kv_layout = 0;         // of a page's bytes and of the model that gave them; not 0
   int64_t weight_bytes = 0;       // on the device, packed
   int64_t prediction_layers = 0;  // multi-token prediction layers loaded
   bool resident_kv = false;       // supports_resident_kv of the device's kind
@@ -165,6 +166,11 @@ class Engine {
   virtual std::string install(SequenceId id, std::span<const Token> tokens, const HostKv& kv) = 0;
   // The sequence's KV, exactly length(id) rows.
   virtual HostKv sync_to_host(SequenceId id) = 0;
+
+  // One page of the pool as it stands on the device, all layers: info().page_bytes of it. What one
+  // engine has read another of the same info().kv_layout may write, and no bit differs.
+  virtual void read_page(int32_t page, std::span<std::byte> to) = 0;
+  virtual void write_page(int32_t page, std::span<const std::byte> from) = 0;
 
   // The persistent handles, by name: past_k_0, past_v_0, past_k_1, … They are laid out in pages,
   // so reading one is reading a sequence's rows of it: [length, kv_dim].

@@ -50,6 +50,11 @@ HttpServer::HttpServer(const std::string& address, HttpAnswers answers)
   };
   probe("/livez", answers.alive);
   probe("/readyz", answers.ready);
+  for (const auto& [path, page] : answers.json) {
+    server.Get(path, [page](const httplib::Request&, httplib::Response& r) {
+      r.set_content(page(), "application/json");
+    });
+  }
   std::string host = address.substr(0, colon);
   if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
   if (!server.bind_to_port(host, port)) {

@@ -3,6 +3,7 @@
 // those do not keep a probe from its answer.
 #pragma once
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -12,6 +13,7 @@ struct HttpAnswers {  // called from the server's threads, several at a time
   std::function<std::string()> metrics;
   std::function<bool()> alive;  // the loop turns
   std::function<bool()> ready;  // it can do its work
+  std::map<std::string, std::function<std::string()>> json{};  // further pages, by path
 };
 
 class HttpServer {

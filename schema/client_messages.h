@@ -32,7 +32,11 @@ struct List {
   Listing what = Listing::jobs;
   uint32_t limit = 1000;
 };
-using ClientMessage = std::variant<Submit, Attach, Detach, Cancel, List>;
+struct Drain {  // the worker is to hand over what it has, and to go; harmless when said again
+  std::string worker;
+  uint64_t incarnation = 0;  // 0: the one that is there now
+};
+using ClientMessage = std::variant<Submit, Attach, Detach, Cancel, List, Drain>;
 
 // ---- Broker → client -----------------------------------------------------------------------
 
@@ -103,6 +107,15 @@ struct Listed {
   std::vector<WorkerInfo> workers;
   bool truncated = false;
 };
-using BrokerToClient = std::variant<Accepted, Refused, Started, Tokens, Finished, Failed, Listed>;
+struct DrainStatus {  // answers Drain
+  enum class State : uint8_t { unknown, asked, leaving, gone };
+  std::string worker;
+  State state = State::unknown;
+  int64_t sessions = 0;  // whose home it still is
+  int64_t running = 0;   // jobs that it still has
+  uint64_t incarnation = 0;  // that was asked; name it to ask how far it is
+};
+using BrokerToClient =
+    std::variant<Accepted, Refused, Started, Tokens, Finished, Failed, Listed, DrainStatus>;
 
 }  // namespace limpet

@@ -89,6 +89,8 @@ struct Limits {
   static constexpr size_t kStopBytes = 256;           // bytes of one stop string
   static constexpr size_t kItems = 1u << 16;          // messages in an envelope, rows in a step
   static constexpr size_t kLogprobs = 20;             // alternatives told for each token
+  static constexpr size_t kPage = 48u << 20;          // bytes of a page of KV
+  static constexpr size_t kPageTokens = 4096;         // token rows of a page of KV
 };
 
 }  // namespace limpet

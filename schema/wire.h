@@ -28,6 +28,8 @@ std::string encode(std::span<const ClientMessage> messages);
 std::string encode(std::span<const BrokerToClient> messages);
 std::string encode(std::span<const WorkerMessage> messages);
 std::string encode(std::span<const BrokerToWorker> messages);
+std::string encode(std::span<const GiverMessage> messages);
+std::string encode(std::span<const ReceiverMessage> messages);
 
 // As encode, in as many frames as the limits ask for (almost always one), in order.
 std::vector<std::string> encode_frames(std::span<const ClientMessage> messages);
@@ -40,6 +42,8 @@ DecodeError decode(std::span<const std::byte> frame, std::vector<ClientMessage>&
 DecodeError decode(std::span<const std::byte> frame, std::vector<BrokerToClient>& out);
 DecodeError decode(std::span<const std::byte> frame, std::vector<WorkerMessage>& out);
 DecodeError decode(std::span<const std::byte> frame, std::vector<BrokerToWorker>& out);
+DecodeError decode(std::span<const std::byte> frame, std::vector<GiverMessage>& out);
+DecodeError decode(std::span<const std::byte> frame, std::vector<ReceiverMessage>& out);
 
 // Who makes frames like this one, by its file identifier; nothing else of it is looked at.
 enum class Sender : uint8_t { unknown, client, worker, broker };

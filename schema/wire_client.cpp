@@ -21,6 +21,10 @@ auto put(Builder& fbb, const List& m) {
   return fbs::CreateList(fbb, static_cast<fbs::Listing>(m.what), m.limit);
 }
 
+auto put(Builder& fbb, const Drain& m) {
+  return fbs::CreateDrain(fbb, wire::put(fbb, m.worker), m.incarnation);
+}
+
 bool get(Reader& r, const fbs::Submit* in, Submit& out) {
   auto spec = std::make_shared<JobSpec>();
   if (!wire::get(r, in->spec(), *spec)) return false;
@@ -41,6 +45,10 @@ bool get(Reader& r, const fbs::Cancel* in, Cancel& out) {
 bool get(Reader& r, const fbs::List* in, List& out) {
   out.limit = in->limit();
   return r.enumerator(static_cast<uint8_t>(in->what()), Listing::workers, "what", out.what);
+}
+bool get(Reader& r, const fbs::Drain* in, Drain& out) {
+  out.incarnation = in->incarnation();
+  return r.name(in->worker(), "worker", out.worker);
 }
 
 struct ClientLink {
@@ -73,6 +81,8 @@ struct ClientLink {
         return take<Cancel, fbs::Cancel>(r, in, out);
       case Union::List:
         return take<List, fbs::List>(r, in, out);
+      case Union::Drain:
+        return take<Drain, fbs::Drain>(r, in, out);
       case Union::NONE:
         break;
     }
@@ -231,6 +241,17 @@ bool get(Reader& r, const fbs::Listed* in, Listed& out) {
          get_rows(r, in->sessions(), "sessions", out.sessions) &&
          get_rows(r, in->workers(), "workers", out.workers);
 }
+auto put(Builder& fbb, const DrainStatus& m) {
+  return fbs::CreateDrainStatus(fbb, wire::put(fbb, m.worker), static_cast<uint8_t>(m.state),
+                                m.sessions, m.running, m.incarnation);
+}
+bool get(Reader& r, const fbs::DrainStatus* in, DrainStatus& out) {
+  out.incarnation = in->incarnation();
+  return r.name(in->worker(), "worker", out.worker) &&
+         r.enumerator(in->state(), DrainStatus::State::gone, "state", out.state) &&
+         r.count(in->sessions(), "sessions", out.sessions) &&
+         r.count(in->running(), "running", out.running);
+}
 
 struct ToClientLink {
   using Message = BrokerToClient;
@@ -266,6 +287,8 @@ struct ToClientLink {
         return take<Failed, fbs::Failed>(r, in, out);
       case Union::Listed:
         return take<Listed, fbs::Listed>(r, in, out);
+      case Union::DrainStatus:
+        return take<DrainStatus, fbs::DrainStatus>(r, in, out);
       case Union::NONE:
         break;
     }
@@ -299,7 +322,7 @@ Sender sender_of(std::span<const std::byte> frame) {
   if (frame.size() < kAt + kSize) return Sender::unknown;
   const std::string_view id(reinterpret_cast<const char*>(frame.data()) + kAt, kSize);
   if (id == "LPCB") return Sender::client;
-  if (id == "LPWB") return Sender::worker;
+  if (id == "LPWB" || id == "LPGR" || id == "LPRG") return Sender::worker;
   return id == "LPBC" || id == "LPBW" ? Sender::broker : Sender::unknown;
 }
 

@@ -48,6 +48,22 @@ auto put(Builder& fbb, const EndAck& m) {
 auto put(Builder& fbb, const ReleaseSession& m) {
   return fbs::CreateReleaseSession(fbb, raw(m.session), raw(m.epoch));
 }
+auto put(Builder& fbb, const Leave& m) { return fbs::CreateLeave(fbb, m.incarnation); }
+auto put(Builder& fbb, const MayLeave& m) { return fbs::CreateMayLeave(fbb, m.incarnation); }
+auto put(Builder& fbb, const HandOver& m) {
+  return fbs::CreateHandOver(fbb, raw(m.session), raw(m.epoch), wire::put(fbb, m.endpoint),
+                             m.receiver);
+}
+auto put(Builder& fbb, const StopHandOver& m) {
+  return fbs::CreateStopHandOver(fbb, raw(m.session), raw(m.epoch));
+}
+auto put(Builder& fbb, const ExpectSession& m) {
+  return fbs::CreateExpectSession(fbb, raw(m.session), raw(m.epoch), m.giver,
+                                  wire::put(fbb, m.tenant));
+}
+auto put(Builder& fbb, const KeepSession& m) {
+  return fbs::CreateKeepSession(fbb, raw(m.session), raw(m.epoch));
+}
 
 bool get(Reader& r, const Vec<const fbs::Resume*>* in, const char* field,
          std::vector<Registered::Resume>& out) {
@@ -116,6 +132,32 @@ bool get(Reader&, const fbs::ReleaseSession* in, ReleaseSession& out) {
   out = {SessionNumber{in->session()}, Epoch{in->epoch()}};
   return true;
 }
+bool get(Reader&, const fbs::Leave* in, Leave& out) {
+  out.incarnation = in->incarnation();
+  return true;
+}
+bool get(Reader&, const fbs::MayLeave* in, MayLeave& out) {
+  out.incarnation = in->incarnation();
+  return true;
+}
+bool get(Reader& r, const fbs::HandOver* in, HandOver& out) {
+  out.session = SessionNumber{in->session()};
+  out.epoch = Epoch{in->epoch()};
+  out.receiver = in->receiver();
+  return r.name(in->endpoint(), "endpoint", out.endpoint);
+}
+bool get(Reader&, const fbs::StopHandOver* in, StopHandOver& out) {
+  out = {SessionNumber{in->session()}, Epoch{in->epoch()}};
+  return true;
+}
+bool get(Reader& r, const fbs::ExpectSession* in, ExpectSession& out) {
+  out = {SessionNumber{in->session()}, Epoch{in->epoch()}, in->giver(), {}};
+  return r.name(in->tenant(), "tenant", out.tenant);
+}
+bool get(Reader&, const fbs::KeepSession* in, KeepSession& out) {
+  out = {SessionNumber{in->session()}, Epoch{in->epoch()}};
+  return true;
+}
 
 struct ToWorkerLink {
   using Message = BrokerToWorker;
@@ -155,6 +197,18 @@ struct ToWorkerLink {
         return take<EndAck, fbs::EndAck>(r, in, out);
       case Union::ReleaseSession:
         return take<ReleaseSession, fbs::ReleaseSession>(r, in, out);
+      case Union::Leave:
+        return take<Leave, fbs::Leave>(r, in, out);
+      case Union::MayLeave:
+        return take<MayLeave, fbs::MayLeave>(r, in, out);
+      case Union::HandOver:
+        return take<HandOver, fbs::HandOver>(r, in, out);
+      case Union::StopHandOver:
+        return take<StopHandOver, fbs::StopHandOver>(r, in, out);
+      case Union::ExpectSession:
+        return take<ExpectSession, fbs::ExpectSession>(r, in, out);
+      case Union::KeepSession:
+        return take<KeepSession, fbs::KeepSession>(r, in, out);
       case Union::NONE:
         break;
     }

@@ -21,15 +21,16 @@ auto put(Builder& fbb, const Register& m) {
   auto model = wire::put(fbb, m.model);
   auto sessions = put_held(fbb, m.sessions);
   auto jobs = put(fbb, m.jobs);
+  auto transfer = wire::put(fbb, m.transfer);
   const fbs::Room has = room(m.room);
   return fbs::CreateRegister(fbb, worker, m.incarnation, device, model, m.model_fingerprint,
                              m.max_context, &has, sessions, jobs, m.room.idle_kv_tokens,
-                             m.kv_page_tokens);
+                             m.kv_page_tokens, transfer, m.kv_layout);
 }
 auto put(Builder& fbb, const Heartbeat& m) {
   const fbs::Room has = room(m.room);
   return fbs::CreateHeartbeat(fbb, m.incarnation, m.sequence, &has, put(fbb, m.jobs),
-                              m.room.idle_kv_tokens);
+                              m.room.idle_kv_tokens, m.resident_kv_tokens);
 }
 auto put(Builder& fbb, const NeedTranscript& m) {
   return fbs::CreateNeedTranscript(fbb, raw(m.job), raw(m.attempt));
@@ -85,6 +86,12 @@ auto put(Builder& fbb, const SessionDropped& m) {
   return fbs::CreateSessionDropped(fbb, raw(m.session), raw(m.epoch), raw(m.reason));
 }
 auto put(Builder& fbb, const Leaving& m) { return fbs::CreateLeaving(fbb, m.incarnation); }
+auto put(Builder& fbb, const SessionReceived& m) {
+  return fbs::CreateSessionReceived(fbb, raw(m.session), raw(m.epoch), m.tokens);
+}
+auto put(Builder& fbb, const HandOverFailed& m) {
+  return fbs::CreateHandOverFailed(fbb, raw(m.session), raw(m.epoch), wire::put(fbb, m.why));
+}
 
 bool get(Reader& r, const fbs::Room* in, Room& out) {
   if (in == nullptr) return r.fail(ErrorCode::invalid, "room is missing");
@@ -111,19 +118,22 @@ bool get(Reader& r, const Vec<const fbs::HeldJob*>* in, std::vector<HeldJob>& ou
 bool get(Reader& r, const fbs::Register* in, Register& out) {
   out.incarnation = in->incarnation();
   out.model_fingerprint = in->model_fingerprint();
+  out.kv_layout = in->kv_layout();
   return r.name(in->worker(), "worker", out.worker) && r.name(in->device(), "device", out.device) &&
          r.name(in->model(), "model", out.model) &&
          r.count(in->max_context(), "max_context", out.max_context) &&
          get(r, in->room(), out.room) && get_held(r, in->sessions(), "sessions", out.sessions) &&
          get(r, in->jobs(), out.jobs) &&
          r.count(in->idle_kv_tokens(), "idle_kv_tokens", out.room.idle_kv_tokens) &&
-         r.count(in->kv_page_tokens(), "kv_page_tokens", out.kv_page_tokens);
+         r.count(in->kv_page_tokens(), "kv_page_tokens", out.kv_page_tokens) &&
+         r.name(in->transfer(), "transfer", out.transfer);
 }
 bool get(Reader& r, const fbs::Heartbeat* in, Heartbeat& out) {
   out.incarnation = in->incarnation();
   out.sequence = in->sequence();
   return get(r, in->room(), out.room) && get(r, in->jobs(), out.jobs) &&
-         r.count(in->idle_kv_tokens(), "idle_kv_tokens", out.room.idle_kv_tokens);
+         r.count(in->idle_kv_tokens(), "idle_kv_tokens", out.room.idle_kv_tokens) &&
+         r.count(in->resident_kv_tokens(), "resident_kv_tokens", out.resident_kv_tokens);
 }
 bool get(Reader&, const fbs::NeedTranscript* in, NeedTranscript& out) {
   out = {JobNumber{in->job()}, Attempt{in->attempt()}};
@@ -205,6 +215,16 @@ bool get(Reader&, const fbs::Leaving* in, Leaving& out) {
   out.incarnation = in->incarnation();
   return true;
 }
+bool get(Reader& r, const fbs::SessionReceived* in, SessionReceived& out) {
+  out.session = SessionNumber{in->session()};
+  out.epoch = Epoch{in->epoch()};
+  return r.count(in->tokens(), "tokens", out.tokens);
+}
+bool get(Reader& r, const fbs::HandOverFailed* in, HandOverFailed& out) {
+  out.session = SessionNumber{in->session()};
+  out.epoch = Epoch{in->epoch()};
+  return r.text(in->why(), kErrorText, "why", out.why);
+}
 
 struct WorkerLink {
   using Message = WorkerMessage;
@@ -242,6 +262,10 @@ struct WorkerLink {
         return take<SessionDropped, fbs::SessionDropped>(r, in, out);
       case Union::Leaving:
         return take<Leaving, fbs::Leaving>(r, in, out);
+      case Union::SessionReceived:
+        return take<SessionReceived, fbs::SessionReceived>(r, in, out);
+      case Union::HandOverFailed:
+        return take<HandOverFailed, fbs::HandOverFailed>(r, in, out);
       case Union::NONE:
         break;
     }

@@ -6,6 +6,7 @@
 #include <variant>
 #include <vector>
 
+#include "schema/handover_messages.h"
 #include "schema/job.h"
 
 namespace limpet {
@@ -45,12 +46,15 @@ struct Register {
   std::vector<HeldSession> sessions;
   std::vector<HeldJob> jobs;
   int64_t kv_page_tokens = 1;  // KV is taken in pages of so many tokens
+  std::string transfer{};  // where other workers bring it KV; empty: it takes none
+  uint64_t kv_layout = 0;  // workers of the same one understand each other's pages
 };
 struct Heartbeat {
   uint64_t incarnation = 0;
   uint64_t sequence = 0;      // grows: proves that the loop turns, and orders what it says
   Room room;
   std::vector<HeldJob> jobs;  // all that it has: what is missing here was lost on the way
+  int64_t resident_kv_tokens = 0;  // of its sessions: what would be computed again without it
 };
 struct NeedTranscript {
   JobNumber job{};
@@ -98,7 +102,8 @@ struct Leaving {  // takes no more jobs and will go
   uint64_t incarnation = 0;
 };
 using WorkerMessage = std::variant<Register, Heartbeat, NeedTranscript, JobStarted, StepTokens,
-                                   JobEnded, SessionDropped, Leaving>;
+                                   JobEnded, SessionDropped, Leaving, SessionReceived,
+                                   HandOverFailed>;
 
 // ---- Broker → worker -----------------------------------------------------------------------
 
@@ -162,6 +167,7 @@ struct ReleaseSession {  // another worker owns it, or it has ended: drop its KV
 };
 using BrokerToWorker =
     std::variant<Registered, RegisterRefused, WhoAreYou, Dispatch, TranscriptReply,
-                 CancelJob, ResumeJob, EndAck, ReleaseSession>;
+                 CancelJob, ResumeJob, EndAck, ReleaseSession, Leave, MayLeave, HandOver,
+                 StopHandOver, ExpectSession, KeepSession>;
 
 }  // namespace limpet

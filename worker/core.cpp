@@ -35,6 +35,7 @@ void Core::step(Time now, const Event& event, Output& out) {
     for (const Event& waiting : std::exchange(s.put_aside, {})) s.decide(turn, waiting);
   }
   s.say_evicted(turn);
+  if (!s.in_flight) s.give_all(turn);
 }
 
 Step Core::plan(Time now, Output& out) {
@@ -57,9 +58,21 @@ Step Core::plan(Time now, Output& out) {
   return step;
 }
 
-Time Core::next_deadline() const { return std::min(state_->next_register, state_->next_heartbeat); }
+Time Core::next_deadline() const {
+  const State& s = *state_;
+  Time next = std::min(s.next_register, s.next_heartbeat);
+  for (const auto& [number, o] : s.outgoing) next = std::min(next, o.due());
+  for (const auto& [number, in] : s.incoming) next = std::min(next, in.due());
+  return next;
+}
 
 bool Core::registered() const { return state_->link == Link::registered; }
+bool Core::asked_to_leave() const { return state_->leave_asked; }
+
+bool Core::may_leave() const {
+  const State& s = *state_;
+  return s.stopping && s.jobs.empty() && (s.leave_allowed || !s.ever_registered);
+}
 
 Core::Gauges Core::gauges() const {
   const State& s = *state_;
@@ -71,6 +84,7 @@ Core::Gauges Core::gauges() const {
   g.sessions = s.sessions.size();
   g.sessions_idle = s.sessions.idle();
   g.idle_pages = s.sessions.idle_pages();
+  g.resident_kv_tokens = s.resident_kv_tokens();
   g.evictions = s.sessions.evictions();
   g.preemptions = s.preemptions;
   g.prefilled_tokens = s.prefilled_tokens;
@@ -101,11 +115,26 @@ void Core::State::on(const Turn& turn, const Stop&) {
   if (stopping) return;
   stopping = true;
   if (link != Link::offline) turn.out.send.push_back(Leaving{options.incarnation});
+  while (!incoming.empty()) refuse(turn, incoming.begin()->first, "it leaves");
+}
+
+void Core::State::on(const Turn& turn, const GoNow&) {
+  for (Job* job : by_age()) fail(turn, *job, ErrorCode::busy, "the worker is leaving", true);
+}
+
+void Core::State::from(const Turn&, const Leave& m) {
+  leave_asked = leave_asked || m.incarnation == options.incarnation;
+}
+
+void Core::State::from(const Turn&, const MayLeave& m) {
+  leave_allowed = leave_allowed || (stopping && m.incarnation == options.incarnation);
 }
 
 void Core::State::on(const Turn& turn, const Tick&) {
   if (turn.now >= next_register) say_hello(turn);
   if (turn.now >= next_heartbeat) heartbeat(turn);
+  giving_due(turn);
+  receiving_due(turn);
 }
 
 void Core::State::say_hello(const Turn& turn) {
@@ -118,10 +147,13 @@ void Core::State::say_hello(const Turn& turn) {
                  .room = room(),
                  .sessions = {},
                  .jobs = held_jobs(),
-                 .kv_page_tokens = kv.page_tokens()};
+                 .kv_page_tokens = kv.page_tokens(),
+                 .transfer = options.transfer,
+                 .kv_layout = options.kv_layout};
   for (const auto& [number, session] : sessions.all()) {
-    hello.sessions.push_back(
-        {number, session.epoch, session.trusted ? std::ssize(session.tokens) : 0});
+    if (session.incoming) continue;
+    const bool known = session.trusted || session.migrated;
+    hello.sessions.push_back({number, session.epoch, known ? std::ssize(session.tokens) : 0});
   }
   turn.out.send.push_back(std::move(hello));
   link = Link::registering;
@@ -145,13 +177,17 @@ void Core::State::from(const Turn& turn, const RegisterRefused& m) {
 void Core::State::from(const Turn& turn, const Registered& m) {
   if (m.incarnation != options.incarnation) return;  // meant for who had the name before
   link = Link::registered;
+  ever_registered = true;
   refused.clear();
+  // Another broker process would know of none of them; the same one asks for them again.
+  while (!outgoing.empty()) stop_giving(turn, outgoing.begin()->first);
   next_register = Time::max();
   heartbeat_every = std::chrono::milliseconds(std::clamp<int64_t>(m.heartbeat_ms, 1, 60000));
   for (const HeldSession& held : m.release) release(turn, held.session, held.epoch);
   for (const auto& gone : m.drop) from(turn, EndAck{gone.job, gone.attempt});
   for (const auto& kept : m.resume) from(turn, ResumeJob{kept.job, kept.attempt, kept.from_index});
   heartbeat(turn);
+  if (stopping) say(turn, Leaving{options.incarnation});
 }
 
 int32_t Core::State::slots() const {
@@ -202,7 +238,8 @@ std::vector<HeldJob> Core::State::held_jobs() const {
 }
 
 void Core::State::heartbeat(const Turn& turn) {
-  say(turn, Heartbeat{options.incarnation, ++heartbeat_sequence, room(), held_jobs()});
+  say(turn, Heartbeat{options.incarnation, ++heartbeat_sequence, room(), held_jobs(),
+                      resident_kv_tokens()});
   next_heartbeat = turn.now + heartbeat_every;
   for (auto& [number, job] : jobs) {
     const bool waits = job.end || job.stage == Stage::needs_transcript;
@@ -214,10 +251,26 @@ void Core::State::heartbeat(const Turn& turn) {
       say(turn, NeedTranscript{number, job.attempt()});
     }
   }
+  for (const auto& [number, in] : incoming) {
+    if (in.complete) say(turn, SessionReceived{number, in.epoch, in.tokens});
+  }
+}
+
+int64_t Core::State::resident_kv_tokens() const {
+  int64_t sum = 0;
+  for (const auto& [number, session] : sessions.all()) {
+    if (session.sequence && !session.incoming) sum += kv.length(*session.sequence);
+  }
+  return sum;
 }
 
 void Core::State::say_evicted(const Turn& turn) {
   for (const Sessions::Evicted& gone : sessions.take_evicted()) {
+    const auto in = incoming.find(gone.session);
+    if (in != incoming.end() && in->second.epoch == gone.epoch) {
+      refuse(turn, gone.session, "its room was needed");
+      continue;
+    }
     say(turn, SessionDropped{gone.session, gone.epoch, Reason::evicted});
   }
 }

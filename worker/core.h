@@ -26,6 +26,12 @@ struct CoreOptions {
   int32_t prefill_chunk = 128;   // most prefill rows of one job in one step
   int32_t max_sessions = 16384;  // idle ones whose KV is kept; beyond, the longest idle goes
   std::chrono::milliseconds register_retry{500};
+  std::string transfer{};   // where other workers bring it KV; empty: it takes none
+  uint64_t kv_layout = 0;   // what a page's bytes mean; 0: it gives and takes none
+  int64_t page_bytes = 0;
+  int32_t transfer_window = 64;  // pages on their way to it, of one session
+  std::chrono::milliseconds transfer_ask_again{200};  // a receiver that says nothing
+  std::chrono::milliseconds transfer_patience{5000};  // without progress
 };
 
 class Core {
@@ -43,11 +49,15 @@ class Core {
 
   Time next_deadline() const;  // when a Tick is due
   bool registered() const;     // the broker has answered, and not asked again since
+  bool asked_to_leave() const;  // by the broker: as if it had been told to stop
+  // After Stop: nothing is here any more that could go elsewhere, and the broker knows it.
+  bool may_leave() const;
 
   struct Gauges {
     int64_t jobs = 0, jobs_waiting = 0, sessions = 0, sessions_idle = 0;
     int64_t evictions = 0, preemptions = 0, prefilled_tokens = 0, decoded_tokens = 0;
     int64_t idle_pages = 0;  // of KV that could be evicted
+    int64_t resident_kv_tokens = 0;  // of all sessions that are at home here
     std::string refused;     // why the broker would not register this worker; empty: it did not
     std::vector<std::pair<Reason, int64_t>> reprefilled_tokens;  // by reason, since start
     std::vector<std::pair<Reason, int64_t>> evicted_sessions;

@@ -97,6 +97,12 @@ Job& Core::State::take(const Dispatch& m) {
   } else if (m.epoch > session->epoch) {
     session->epoch = m.epoch;
     session->trusted = false;
+    session->ephemeral = m.ephemeral;
+    if (session->incoming) {  // what has come of it so far is of use
+      session->incoming = false;
+      session->migrated = true;
+      incoming.erase(m.session);
+    }
   }
   sessions.set_busy(*session, m.job);
   return job;
@@ -214,8 +220,9 @@ void Core::State::on(const Turn& turn, const AlreadyEnded& event) {
 
 // It has its pages: for the first time, or again.
 void Core::State::start(const Turn& turn, Job& job) {
-  const Session& session = sessions.of(job);
+  Session& session = sessions.of(job);
   const int64_t cached = kv.length(*session.sequence);
+  const bool migrated = std::exchange(session.migrated, false);
   if (job.started) {
     if (job.preempted) {
       reprefilled_tokens[Reason::evicted] += std::ssize(session.tokens) - 1 - cached;
@@ -239,6 +246,8 @@ void Core::State::start(const Turn& turn, Job& job) {
                                                                           : Reason::evicted;
     }
     reprefilled_tokens[m.reason] += std::max<int64_t>(job.known_tokens - cached, 0);
+  } else if (migrated) {
+    m.residency = Residency::migrated;
   }
   if (job.dispatch.prompt_tokens < 0) m.prompt = job.prompt;
   job.started = m;
@@ -350,6 +359,12 @@ void Core::State::from(const Turn& turn, const ReleaseSession& m) {
 
 void Core::State::release(const Turn& turn, SessionNumber number, Epoch epoch) {
   released.raise(number, epoch);
+  if (const auto o = outgoing.find(number); o != outgoing.end() && o->second.epoch <= epoch) {
+    stop_giving(turn, number);
+  }
+  if (const auto in = incoming.find(number); in != incoming.end() && in->second.epoch <= epoch) {
+    return drop_incoming(number);
+  }
   Session* session = sessions.find(number);
   if (session == nullptr || session->epoch > epoch) return;
   if (session->job) {

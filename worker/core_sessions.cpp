@@ -15,12 +15,28 @@ const Session* Sessions::find(SessionNumber number) const {
   return it == sessions_.end() ? nullptr : &it->second;
 }
 
+uint64_t Sessions::scope_of(const std::string& tenant) {
+  return scopes_.try_emplace(tenant, scopes_.size()).first->second;
+}
+
 Session& Sessions::open(const Dispatch& dispatch) {
   Session& session = sessions_[dispatch.session];
   session.number = dispatch.session;
   session.epoch = dispatch.epoch;
   session.ephemeral = dispatch.ephemeral;
-  session.scope = scopes_.try_emplace(dispatch.tenant, scopes_.size()).first->second;
+  session.scope = scope_of(dispatch.tenant);
+  return session;
+}
+
+Session& Sessions::open_incoming(const ExpectSession& expected) {
+  Session& session = sessions_[expected.session];
+  session.number = expected.session;
+  session.epoch = expected.epoch;
+  session.scope = scope_of(expected.tenant);
+  session.trusted = false;
+  session.incoming = true;
+  session.sequence = kv_.create(session.scope);
+  enter_idle(session);
   return session;
 }
 
@@ -46,10 +62,14 @@ void Sessions::set_idle(Session& session) {
     return;
   }
   kv_.truncate(*session.sequence, kv_.length(*session.sequence));  // what was reserved ahead
+  enter_idle(session);
+  while (idle_.size() > max_idle_) evict_idle();
+}
+
+void Sessions::enter_idle(Session& session) {
   session.idle_since = next_idle_++;
   idle_.emplace(session.idle_since, session.number);
   idle_pages_ += pages_of(session);
-  while (idle_.size() > max_idle_) evict_idle();
 }
 
 void Sessions::drop_kv(Session& session) {

@@ -20,11 +20,15 @@ class Sessions : public SessionKv {
   Session* find(SessionNumber number);
   const Session* find(SessionNumber number) const;
   Session& open(const Dispatch& dispatch);  // it is not there yet
+  Session& open_incoming(const ExpectSession& expected);  // likewise; without KV, idle
   void close(SessionNumber number);         // with its KV
 
   void set_busy(Session& session, JobNumber job);
   // Its job has left: the session stays for its next one, or goes when there is nothing to keep.
   void set_idle(Session& session);
+  // Around a change of the pages of a session that is idle.
+  void leave_idle(Session& session);
+  void enter_idle(Session& session);
   void drop_kv(Session& session);
   // What has been evicted since the last call; the broker must hear of it.
   std::vector<Evicted> take_evicted();
@@ -40,8 +44,9 @@ class Sessions : public SessionKv {
   const std::map<SessionNumber, Session>& all() const { return sessions_; }
 
  private:
+  uint64_t scope_of(const std::string& tenant);
+
   int64_t pages_of(const Session& session) const;
-  void leave_idle(Session& session);
 
   engine::KvCache& kv_;
   size_t max_idle_;

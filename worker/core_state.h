@@ -1,11 +1,13 @@
 // What the worker's core remembers. Its parts: core.cpp (the link to the broker, steps),
-// core_jobs.cpp (a job from its dispatch to its end).
+// core_jobs.cpp (a job from its dispatch to its end), core_give.cpp and core_receive.cpp (KV that
+// goes to and comes from other workers).
 #pragma once
 #include <deque>
 #include <map>
 #include <unordered_map>
 
 #include "worker/core.h"
+#include "worker/core_handover.h"
 #include "worker/core_sessions.h"
 
 namespace limpet::worker {
@@ -63,6 +65,7 @@ struct Core::State {
   void on(const Turn& turn, const Tick&);
   void on(const Turn& turn, const Connected&);
   void on(const Turn& turn, const Stop&);
+  void on(const Turn& turn, const GoNow&);
   void from(const Turn& turn, const Registered& m);
   void from(const Turn& turn, const RegisterRefused& m);
   void from(const Turn& turn, const WhoAreYou& m);
@@ -72,6 +75,8 @@ struct Core::State {
   void from(const Turn& turn, const ResumeJob& m);
   void from(const Turn& turn, const EndAck& m);
   void from(const Turn& turn, const ReleaseSession& m);
+  void from(const Turn& turn, const Leave& m);
+  void from(const Turn& turn, const MayLeave& m);
   void say(const Turn& turn, WorkerMessage message);  // once registered; else it is not said
   void say_hello(const Turn& turn);
   void heartbeat(const Turn& turn);
@@ -82,10 +87,38 @@ struct Core::State {
   int32_t slots() const;  // jobs that it would take
   Room room() const;      // O(pages that its jobs hold)
   KvRoom kv_room() const;
+  int64_t resident_kv_tokens() const;
   std::vector<HeldJob> held_jobs() const;
   StepRow step_row(const ScheduledRow& row);
   void row_done(const Turn& turn, const StepRow& row, const RowResult& result, StepTokens& tokens,
                 std::vector<Job*>& ending);
+
+  // ---- core_give.cpp ----
+  void on(const Turn& turn, const FromReceiver& event);
+  void from(const Turn& turn, const HandOver& m);
+  void from(const Turn& turn, const StopHandOver& m);
+  void heard(const Turn& turn, Outgoing& o, const TransferCredit& m);
+  void ask_receiver(const Turn& turn, SessionNumber number, Outgoing& o);
+  void give_all(const Turn& turn);
+  std::string give_pages(const Turn& turn, SessionNumber number, Outgoing& o);
+  void fail_giving(const Turn& turn, SessionNumber number, std::string why);
+  void stop_giving(const Turn& turn, SessionNumber number);
+  void giving_due(const Turn& turn);
+  bool at_rest(const Session& session) const;
+  void pause(const Session& session, bool yes);
+
+  // ---- core_receive.cpp ----
+  void on(const Turn& turn, const FromGiver& event);
+  void from(const Turn& turn, const ExpectSession& m);
+  void from(const Turn& turn, const KeepSession& m);
+  void receive(const Turn& turn, Incoming& in, const TransferOpen& m);
+  void receive(const Turn& turn, Incoming& in, const TransferPage& m);
+  void receive(const Turn& turn, Incoming& in, const TransferEnd& m);
+  std::string store_page(const Turn& turn, Incoming& in, const TransferPage& m);
+  void grant(const Turn& turn, Incoming& in, bool again);
+  void refuse(const Turn& turn, SessionNumber number, std::string why);
+  void drop_incoming(SessionNumber number);
+  void receiving_due(const Turn& turn);
 
   // ---- core_jobs.cpp ----
   bool stale(const Dispatch& m) const;
@@ -116,6 +149,8 @@ struct Core::State {
   Fence<JobNumber, Attempt> over;          // attempts that nobody wants to hear of again
   Fence<SessionNumber, JobNumber> newest;  // job taken along a session's lane
   Fence<SessionNumber, Epoch> released;    // leases that have been given back
+  std::map<SessionNumber, Outgoing> outgoing;
+  std::map<SessionNumber, Incoming> incoming;
 
   std::optional<Step> in_flight;
   std::vector<Event> put_aside;
@@ -127,6 +162,8 @@ struct Core::State {
   std::chrono::milliseconds heartbeat_every{250};
   uint64_t heartbeat_sequence = 0;
   bool stopping = false;
+  bool ever_registered = false;
+  bool leave_asked = false, leave_allowed = false;  // by the broker
 
   int64_t preemptions = 0, prefilled_tokens = 0, decoded_tokens = 0;
   std::map<Reason, int64_t> reprefilled_tokens;

@@ -53,9 +53,21 @@ struct StepDone {
 struct Tick {};       // time has passed
 struct Connected {};  // the transport has (again) a way to the broker: register
 struct Stop {};       // take no more jobs; those that are here go on
+struct GoNow {};      // and what is here still is given back: there is no more time
+// What other workers say about the KV of a session. `peer` names the connection that it came by,
+// for the answer; `endpoint` is where this worker has connected to.
+struct FromGiver {
+  std::string peer;
+  GiverMessage message;
+};
+struct FromReceiver {
+  std::string endpoint;
+  ReceiverMessage message;
+};
 // Between plan() and its StepDone the sequences belong to the engine: every other event is put
 // aside and decided right after StepDone.
-using Event = std::variant<FromBroker, Tokenized, AlreadyEnded, StepDone, Tick, Connected, Stop>;
+using Event = std::variant<FromBroker, Tokenized, AlreadyEnded, StepDone, Tick, Connected, Stop,
+                           GoNow, FromGiver, FromReceiver>;
 
 // ---- Commands: for the loop to carry out, in order --------------------------------------------
 
@@ -78,7 +90,28 @@ struct CloseText {  // nobody wants more of this attempt
   JobNumber job{};
   Attempt attempt{};
 };
-using Command = std::variant<Tokenize, OpenText, CloseText>;
+struct ToReceiver {
+  std::string endpoint;
+  GiverMessage message;
+};
+struct SendPage {  // with the bytes of this page of the pool
+  std::string endpoint;
+  TransferPage page;
+  int32_t pool_page = 0;
+};
+struct ToGiver {
+  std::string peer;
+  ReceiverMessage message;
+};
+struct StorePage {
+  int32_t pool_page = 0;
+  std::shared_ptr<const std::vector<std::byte>> bytes;
+};
+struct HangUp {  // nothing more is to go there
+  std::string endpoint;
+};
+using Command = std::variant<Tokenize, OpenText, CloseText, ToReceiver, SendPage, ToGiver,
+                             StorePage, HangUp>;
 
 // One row group of a step: `tokens` are appended to the sequence; a token is sampled after the
 // last of them when `sample` is set. Pages are reserved already.

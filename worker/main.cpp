@@ -95,7 +95,11 @@ void add_flags(CLI::App& app, Flags& f) {
       ->check(at_least_one);
   app.add_flag("--no-shared-prefixes", f.no_shared_prefixes,
                "Compute a prompt's beginning again even when another session has its KV");
-  app.add_option("--grace-ms", f.grace_ms, "When stopped, time to finish what runs")
+  app.add_option("--transfer", o.transfer,
+                 "Where other workers bring it the KV of sessions when they leave; empty: nowhere")
+      ->capture_default_str();
+  app.add_option("--grace-ms", f.grace_ms,
+                 "When stopped, time to hand over or finish what is here")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{0}, int64_t{86400000}));
   app.add_option("--log-level", f.log_level, "What to log on stderr")
@@ -137,7 +141,7 @@ int serve(const Flags& flags) {
                                    const Worker* w = loaded;
                                    return w == nullptr ? std::string() : w->metrics().text();
                                  },
-                                 ask(&Worker::alive, true), ask(&Worker::ready, false)});
+                                 ask(&Worker::alive, true), ask(&Worker::ready, false), {}});
   }
   worker = std::make_unique<Worker>(options);
   loaded = worker.get();

@@ -64,6 +64,11 @@ struct Metrics::Impl {
   Counter& moved_up = moved.Add({{"direction", "to_device"}});
   Counter& moved_down = moved.Add({{"direction", "to_host"}});
   Counter& moved_within = moved.Add({{"direction", "on_device"}});
+  Counter& moved_out = moved.Add({{"direction", "to_worker"}});
+  Counter& moved_in = moved.Add({{"direction", "from_worker"}});
+  Gauge& resident = gauges("limpet_worker_resident_kv_tokens",
+                           "Tokens of KV that would be computed again without this worker.")
+                        .Add({});
   Gauge& sessions = gauges("limpet_worker_sessions", "Sessions whose KV is here, by tier.")
                         .Add({{"tier", "device"}});
   Family<Counter>& evictions =
@@ -105,7 +110,7 @@ void Metrics::idled(double seconds) { impl_->idle_seconds.Increment(seconds); }
 void Metrics::compiled(double seconds) { impl_->compile_seconds.Observe(seconds); }
 
 void Metrics::set(const Core::Gauges& g, const engine::KvCache& kv,
-                  const engine::EngineCounters& c) {
+                  const engine::EngineCounters& c, const TransferLink::Counters& t) {
   Impl& m = *impl_;
   const auto number = [](int64_t n) { return static_cast<double>(n); };
   follow(m.prefilled, number(g.prefilled_tokens));
@@ -128,6 +133,9 @@ void Metrics::set(const Core::Gauges& g, const engine::KvCache& kv,
   follow(m.moved_up, number(c.kv_bytes_up));
   follow(m.moved_down, number(c.kv_bytes_down));
   follow(m.moved_within, number(c.kv_bytes_moved));
+  follow(m.moved_out, number(t.bytes_out));
+  follow(m.moved_in, number(t.bytes_in));
+  m.resident.Set(number(g.resident_kv_tokens));
   follow(m.cache_hit, number(c.compile_hits));
   follow(m.cache_miss, number(c.compiles));
   follow(m.cache_evicted, number(c.compile_evictions));

@@ -6,6 +6,7 @@
 
 #include "engine/engine.h"
 #include "worker/core.h"
+#include "worker/transfer_link.h"
 
 namespace limpet::worker {
 
@@ -19,7 +20,7 @@ class Metrics {
   void idled(double seconds);     // the device had nothing to do
   void compiled(double seconds);  // shapes compiled, at the start or within a step
   void set(const Core::Gauges& gauges, const engine::KvCache& kv,
-           const engine::EngineCounters& counters);
+           const engine::EngineCounters& counters, const TransferLink::Counters& transfers);
 
   std::string text() const;
 

@@ -8,7 +8,7 @@ namespace limpet::worker {
 namespace {
 
 bool is_ready(const Job* job) {
-  return job->stage == Stage::waiting || job->stage == Stage::admitted;
+  return !job->paused && (job->stage == Stage::waiting || job->stage == Stage::admitted);
 }
 
 }  // namespace

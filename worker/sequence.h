@@ -24,6 +24,9 @@ struct Session {
   // worker may have gone on from there, so the transcript is compared first.
   bool trusted = true;
   bool ephemeral = false;        // ends with its job
+  // Its home is another worker still, which brings it here: `epoch` is that one's lease.
+  bool incoming = false;
+  bool migrated = false;         // it came so, and no job has started on it since
   std::optional<JobNumber> job;  // the one at work; none: idle
   uint64_t idle_since = 0;       // order of becoming idle
 };
@@ -50,6 +53,7 @@ struct Job {
   std::vector<std::vector<TokenLogprob>> logprobs;  // of output[i], when asked for
   std::optional<JobStarted> started;                // as it was sent
   std::optional<JobEnded> end;
+  bool paused = false;                              // while the last of its KV leaves
   bool text_open = false;                           // OpenText has been given, CloseText not yet
   bool preempted = false;                           // its KV was dropped since it was last admitted
   std::chrono::steady_clock::time_point said_at{};  // its end, or what it needs

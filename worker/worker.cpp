@@ -16,6 +16,8 @@ constexpr milliseconds kLongestWait{200};
 constexpr milliseconds kGaugesEvery{250};
 constexpr milliseconds kTellUnlinked{2000};  // without a broker, before it is worth a line
 constexpr int64_t kAliveMs = 10000;
+constexpr int64_t kTransferWindow = 64 << 20;  // bytes on their way to it, of one session
+constexpr int64_t kMostTransferPages = 256;
 
 Time mono() { return std::chrono::steady_clock::now(); }
 
@@ -40,7 +42,8 @@ TextModel text_model(const WorkerOptions& o, const engine::EngineInfo& info) {
           engine::ChatTemplate::load(o.engine.model_dir), info.eos};
 }
 
-CoreOptions core_options(const WorkerOptions& o, const engine::EngineInfo& info) {
+CoreOptions core_options(const WorkerOptions& o, const engine::EngineInfo& info,
+                         const TransferLink& transfer) {
   CoreOptions c;
   c.name = o.name;
   c.incarnation = o.incarnation;
@@ -53,6 +56,11 @@ CoreOptions core_options(const WorkerOptions& o, const engine::EngineInfo& info)
   c.max_jobs = o.max_jobs;
   c.token_budget = o.token_budget;
   c.prefill_chunk = o.prefill_chunk;
+  c.transfer = transfer.endpoint();
+  c.kv_layout = info.kv_layout;
+  c.page_bytes = info.page_bytes;
+  c.transfer_window = static_cast<int32_t>(
+      std::clamp<int64_t>(kTransferWindow / info.page_bytes, 2, kMostTransferPages));
   return c;
 }
 
@@ -64,13 +72,15 @@ Worker::Worker(const WorkerOptions& options)
       lookahead_(*engine_),
       text_(text_model(options, engine_->info())),
       states_(text_),
-      core_(std::make_unique<Core>(core_options(options, engine_->info()), engine_->kv())),
+      transfer_(options.transfer),
+      core_(std::make_unique<Core>(core_options(options, engine_->info(), transfer_),
+                                   engine_->kv())),
       transport_(options.broker, options.identity) {
   const engine::EngineInfo& info = engine_->info();
   warm();
   now_ = unlinked_since_ = mono();
   last_turn_ms_ = mono_ms();
-  metrics_.set(core_->gauges(), engine_->kv(), engine_->counters());
+  metrics_.set(core_->gauges(), engine_->kv(), engine_->counters(), transfer_.counters());
   spdlog::info(
       "event=started name={} broker={} model={} architecture={} device={} dtype={}"
       " weight_bytes={} kv_tokens={} max_context={}",
@@ -90,7 +100,12 @@ void Worker::warm() {
 bool Worker::alive() const { return mono_ms() - last_turn_ms_ < kAliveMs; }
 
 void Worker::run(const std::atomic<int>& stop) {
-  while (stop == 0) turn();
+  while (stop == 0 && !core_->asked_to_leave()) turn();
+  leave(stop);
+}
+
+// What ends it is the broker's word that nothing is left to be handed over, or the grace.
+void Worker::leave(const std::atomic<int>& stop) {
   stopping_ = true;
   ready_ = false;
   const Time end = mono() + options_.grace;
@@ -98,8 +113,12 @@ void Worker::run(const std::atomic<int>& stop) {
   carry_out();
   flush();
   spdlog::info("event=leaving jobs={}", core_->gauges().jobs);
-  while (stop < 2 && mono() < end && core_->gauges().jobs > 0) turn();
-  spdlog::info("event=stopped unfinished_jobs={}", core_->gauges().jobs);
+  while (stop < 2 && mono() < end && !core_->may_leave()) turn();
+  const Core::Gauges left = core_->gauges();
+  give(GoNow{});
+  carry_out();
+  flush();
+  spdlog::info("event=stopped unfinished_jobs={} resident_sessions={}", left.jobs, left.sessions);
 }
 
 milliseconds Worker::wait() {
@@ -113,12 +132,14 @@ milliseconds Worker::wait() {
 void Worker::turn() {
   const Time before = mono();
   const bool was_busy = busy_;
-  const ZmqTransport::Polled polled = transport_.poll(wait());
+  const ZmqTransport::Polled polled = transport_.poll(wait(), transfer_.sockets());
   now_ = mono();
   last_turn_ms_ = mono_ms();
   if (!was_busy) metrics_.idled(Seconds(now_ - before).count());
   if (polled.new_link) give(Connected{});
   for (const BrokerToWorker& message : polled.messages) give(FromBroker{message});
+  transfer_.take(arrived_);
+  for (const Event& event : std::exchange(arrived_, {})) give(event);
   if (core_->next_deadline() <= now_) give(Tick{});
   carry_out();
   run_step();
@@ -131,15 +152,32 @@ void Worker::give(const Event& event) { core_->step(now_, event, out_); }
 // The answers of some commands give new ones; all are done before the next step is planned.
 void Worker::carry_out() {
   while (!out_.commands.empty()) {
-    for (const Command& command : std::exchange(out_.commands, {})) {
-      if (const auto* t = std::get_if<Tokenize>(&command)) {
-        give(tokenize(text_, *t, wall_seconds()));
-      } else if (const auto* o = std::get_if<OpenText>(&command)) {
-        if (const auto ended = states_.open(*o)) give(*ended);
-      } else {
-        states_.close(std::get<CloseText>(command));
-      }
-    }
+    for (const Command& command : std::exchange(out_.commands, {})) carry_out(command);
+  }
+}
+
+void Worker::carry_out(const Command& command) {
+  if (const auto* t = std::get_if<Tokenize>(&command)) {
+    give(tokenize(text_, *t, wall_seconds()));
+  } else if (const auto* o = std::get_if<OpenText>(&command)) {
+    if (const auto ended = states_.open(*o)) give(*ended);
+  } else if (const auto* c = std::get_if<CloseText>(&command)) {
+    states_.close(*c);
+  } else if (const auto* r = std::get_if<ToReceiver>(&command)) {
+    transfer_.send(*r);
+  } else if (const auto* s = std::get_if<SendPage>(&command)) {
+    SendPage page = *s;
+    auto bytes =
+        std::make_shared<std::vector<std::byte>>(static_cast<size_t>(engine_->info().page_bytes));
+    engine_->read_page(s->pool_page, *bytes);
+    page.page.bytes = std::move(bytes);
+    transfer_.send(page);
+  } else if (const auto* g = std::get_if<ToGiver>(&command)) {
+    transfer_.send(*g);
+  } else if (const auto* p = std::get_if<StorePage>(&command)) {
+    engine_->write_page(p->pool_page, *p->bytes);
+  } else {
+    transfer_.hang_up(std::get<HangUp>(command).endpoint);
   }
 }
 
@@ -264,7 +302,7 @@ void Worker::note() {
   if (!rests && now_ - gauges_at_ < kGaugesEvery) return;
   gauges_at_ = now_;
   const Core::Gauges gauges = core_->gauges();
-  metrics_.set(gauges, engine_->kv(), engine_->counters());
+  metrics_.set(gauges, engine_->kv(), engine_->counters(), transfer_.counters());
   if (core_->registered() != was_registered_) {
     was_registered_ = core_->registered();
     spdlog::info("event={}", was_registered_ ? "registered" : "registering");

@@ -13,6 +13,7 @@
 #include "worker/lookahead.h"
 #include "worker/metrics.h"
 #include "worker/text_state.h"
+#include "worker/transfer_link.h"
 #include "worker/zmq_transport.h"
 
 namespace limpet::worker {
@@ -26,7 +27,8 @@ struct WorkerOptions {
   int32_t max_jobs = 32;
   int32_t token_budget = 256;
   int32_t prefill_chunk = 128;
-  std::chrono::milliseconds grace{5000};  // to finish running jobs when it is stopped
+  std::chrono::milliseconds grace{5000};  // to hand over and finish what is here when it is stopped
+  std::string transfer = "tcp://127.0.0.1:*";  // where workers bring it KV; empty: it takes none
 };
 
 class Worker {
@@ -36,8 +38,8 @@ class Worker {
   explicit Worker(const WorkerOptions& options);
   ~Worker();
 
-  // Serves until `stop` is set; then finishes what runs, within the grace, or at once when `stop`
-  // has been counted up to 2.
+  // Serves until `stop` is set or the broker asks it to leave; then hands over or finishes what is
+  // here, within the grace, or goes at once when `stop` has been counted up to 2.
   void run(const std::atomic<int>& stop);
 
   const Metrics& metrics() const { return metrics_; }
@@ -47,9 +49,11 @@ class Worker {
 
  private:
   void turn();
+  void leave(const std::atomic<int>& stop);
   std::chrono::milliseconds wait();
   void give(const Event& event);
   void carry_out();
+  void carry_out(const Command& command);
   void run_step();
   StepDone compute(const Step& step);
   void sample(const Step& step, const engine::StepResult& result, StepDone& done);
@@ -64,8 +68,10 @@ class Worker {
   TextModel text_;
   TextStates states_;
   Metrics metrics_;
+  TransferLink transfer_;
   std::unique_ptr<Core> core_;
   ZmqTransport transport_;
+  std::vector<Event> arrived_;  // from other workers
   Output out_;
   Time now_{};
   bool busy_ = false;  // the last plan had rows

@@ -122,14 +122,16 @@ ZmqTransport::ZmqTransport(const std::string& endpoint, const keys::Identity& id
     : impl_(std::make_unique<Impl>(endpoint, identity)) {}
 ZmqTransport::~ZmqTransport() = default;
 
-ZmqTransport::Polled ZmqTransport::poll(std::chrono::milliseconds wait) {
+ZmqTransport::Polled ZmqTransport::poll(std::chrono::milliseconds wait,
+                                        std::span<void* const> others) {
   Impl& t = *impl_;
   Polled polled;
   t.look_at_handshakes();
   const auto events = static_cast<short>(t.linked ? ZMQ_POLLIN : ZMQ_POLLIN | ZMQ_POLLOUT);
-  zmq_pollitem_t item{t.socket, 0, events, 0};
-  if (zmq_poll(&item, 1, wait.count()) <= 0) return polled;
-  if (!t.linked && (item.revents & ZMQ_POLLOUT) != 0) {
+  std::vector<zmq_pollitem_t> items{{t.socket, 0, events, 0}};
+  for (void* other : others) items.push_back({other, 0, ZMQ_POLLIN, 0});
+  if (zmq_poll(items.data(), static_cast<int>(items.size()), wait.count()) <= 0) return polled;
+  if (!t.linked && (items[0].revents & ZMQ_POLLOUT) != 0) {
     t.linked = polled.new_link = true;
     ++t.counters.links;
   }

@@ -39,7 +39,8 @@ class ZmqTransport {
   };
   // Waits until something is there, a link is made, or the time is over; takes what has come, up
   // to a bound. A signal ends the wait.
-  Polled poll(std::chrono::milliseconds wait);
+  // Something at one of these other ZeroMQ sockets ends the wait too; it is not taken here.
+  Polled poll(std::chrono::milliseconds wait, std::span<void* const> others = {});
 
   // Whether they left. One frame, or as many as the limits ask for.
   bool send(std::span<const WorkerMessage> messages);

@@ -46,6 +46,14 @@ struct ListOptions {
 };
 int list(const ListOptions& options);
 
+struct DrainOptions {
+  BrokerOptions broker;
+  std::string worker;
+  bool wait = true;       // until it has gone
+  double timeout_s = 60;  // for that
+};
+int drain(const DrainOptions& options);
+
 struct BatchOptions {
   BrokerOptions broker;
   std::string in, out;

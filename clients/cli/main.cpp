@@ -20,6 +20,7 @@ struct Arguments {
   SubmitOptions submit;
   AttachOptions attach;
   ListOptions list;
+  DrainOptions drain;
   BatchOptions batch;
   UpOptions up;
   KeygenOptions keygen;
@@ -111,6 +112,14 @@ void add_commands(CLI::App& app, Arguments& a) {
     c->add_flag("--json", a.list.json, "one object per line");
   }
 
+  auto* drain = app.add_subcommand("drain", "a worker hands over its sessions, and goes");
+  add_broker(drain, a.broker);
+  drain->add_option("WORKER", a.drain.worker, "its name, as `limpet workers` tells it")->required();
+  drain->add_flag("!--no-wait", a.drain.wait, "do not wait until it has gone");
+  drain->add_option("--timeout", a.drain.timeout_s, "seconds to wait for that")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 86400.0));
+
   auto* batch = app.add_subcommand("batch", "OpenAI batch lines in and out; re-running resumes");
   add_broker(batch, a.broker);
   batch->add_option("IN", a.batch.in, "requests: {\"custom_id\": …, \"body\": …} lines")
@@ -157,7 +166,7 @@ constexpr double kYear = 365.0 * 24 * 3600;
 int run(const CLI::App& app, Arguments& a) {
   const auto* command = app.get_subcommands().front();
   const std::string name = command->get_name();
-  a.submit.broker = a.attach.broker = a.list.broker = a.batch.broker = a.broker;
+  a.submit.broker = a.attach.broker = a.list.broker = a.batch.broker = a.drain.broker = a.broker;
   if (a.seed != 0 || ((name == "submit" || name == "chat") && command->count("--seed") > 0)) {
     a.submit.spec.sampling.seed = a.seed;
   }
@@ -179,6 +188,7 @@ int run(const CLI::App& app, Arguments& a) {
   if (name == "attach") return attach(a.attach);
   if (name == "cancel") return cancel(a.attach);
   if (name == "batch") return batch(a.batch);
+  if (name == "drain") return drain(a.drain);
   a.list.what = name == "jobs"       ? limpet::Listing::jobs
                 : name == "sessions" ? limpet::Listing::sessions
                                      : limpet::Listing::workers;

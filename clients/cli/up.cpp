@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <set>
@@ -99,11 +100,28 @@ class Up {
     } catch (const std::exception& e) {
       failure_ = e.what();
     }
+    stop_workers();
     stop_all(processes_, kGrace);
     return failure_.empty() ? 0 : fail(failure_);
   }
 
  private:
+  // Before the broker, which tells them when nothing is left to be handed over.
+  void stop_workers() {
+    for (auto p = processes_.begin() + 1; p != processes_.end(); ++p) p->signal(SIGTERM);
+    const auto any = [&] {
+      bool running = false;
+      for (auto p = processes_.begin() + 1; p != processes_.end(); ++p) {
+        running = p->running() || running;
+      }
+      return running;
+    };
+    const auto end = std::chrono::steady_clock::now() + kGrace;
+    while (processes_.front().running() && any() && std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(kLook);
+    }
+  }
+
   // True when the broker that was started here listens: another one on the same ports would
   // answer as well, and take the workers.
   bool wait_bound() {

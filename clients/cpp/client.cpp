@@ -62,4 +62,8 @@ Client::Listing Client::list(limpet::Listing what, uint32_t limit, Millis timeou
   return loop_->list(what, limit, timeout);
 }
 
+Client::Draining Client::drain(const std::string& worker, uint64_t incarnation, Millis timeout) {
+  return loop_->drain(worker, incarnation, timeout);
+}
+
 }  // namespace limpet::client

@@ -110,6 +110,14 @@ class Client {
   };
   Listing list(limpet::Listing what, uint32_t limit, Millis timeout);
 
+  // Asks a worker to hand over its sessions and to go, and tells how far it is. Asked again with
+  // the incarnation that the first answer named, it never means the process that comes after it.
+  struct Draining {
+    std::string error;  // empty: fine
+    DrainStatus status;
+  };
+  Draining drain(const std::string& worker, uint64_t incarnation, Millis timeout);
+
  private:
   friend struct Job::State;
   class Loop;

@@ -107,8 +107,20 @@ void Client::Loop::forget(const std::shared_ptr<Job::State>& job) {
 }
 
 Client::Listing Client::Loop::list(limpet::Listing what, uint32_t limit, Millis timeout) {
+  const auto answer = request(List{what, limit}, timeout);
+  return {answer->error, std::move(answer->listed)};
+}
+
+Client::Draining Client::Loop::drain(const std::string& worker, uint64_t incarnation,
+                                     Millis timeout) {
+  const auto answer = request(Drain{worker, incarnation}, timeout);
+  return {answer->error, std::move(answer->drained)};
+}
+
+// Answered, or with an error.
+std::shared_ptr<Client::Loop::Request> Client::Loop::request(ClientMessage what, Millis timeout) {
   auto request = std::make_shared<Request>();
-  request->what = {what, limit};
+  request->what = std::move(what);
   post([this, request] {
     requests_.push_back(request);
     out_.emplace_back(request->what);
@@ -116,11 +128,12 @@ Client::Listing Client::Loop::list(limpet::Listing what, uint32_t limit, Millis 
   std::unique_lock lock(mutex_);
   if (!changed_.wait_for(lock, timeout, [&] { return request->answered; })) {
     request->abandoned = true;
-    return {connected_ ? "the broker at " + options_.endpoint + " does not answer"
-                       : unconnected(),
-            {}};
+    auto nothing = std::make_shared<Request>();
+    nothing->error = connected_ ? "the broker at " + options_.endpoint + " does not answer"
+                                : unconnected();
+    return nothing;
   }
-  return std::move(request->answer);
+  return request;
 }
 
 // ---- The thread -----------------------------------------------------------------------------
@@ -193,8 +206,10 @@ void Client::Loop::on_connection(const Connection::Arrived& arrived, Time now) {
 
 void Client::Loop::on_message(BrokerToClient&& message, Time now) {
   if (auto* listed = std::get_if<Listed>(&message)) {
-    on_listing({"", std::move(*listed)});
-    return;
+    return on_answer([&](Request& r) { r.listed = std::move(*listed); });
+  }
+  if (auto* drained = std::get_if<DrainStatus>(&message)) {
+    return on_answer([&](Request& r) { r.drained = std::move(*drained); });
   }
   const std::string* job_id = job_of(message);
   if (job_id->empty()) {
@@ -215,8 +230,7 @@ void Client::Loop::on_message(BrokerToClient&& message, Time now) {
 // The broker could not read a frame of ours, so it could not say which job it was about.
 void Client::Loop::on_refused_frame(const Refused& refused, Time now) {
   if (!requests_.empty()) {
-    on_listing({refused.message, {}});
-    return;
+    return on_answer([&](Request& r) { r.error = refused.message; });
   }
   std::vector<std::string> hit;
   for (auto& [id, followed] : jobs_) {
@@ -232,12 +246,12 @@ void Client::Loop::on_refused_frame(const Refused& refused, Time now) {
   }
 }
 
-void Client::Loop::on_listing(Listing answer) {
+void Client::Loop::on_answer(const std::function<void(Request&)>& fill) {
   if (requests_.empty()) return;
   const auto request = requests_.front();
   requests_.pop_front();
   std::lock_guard lock(mutex_);
-  request->answer = std::move(answer);
+  fill(*request);
   request->answered = true;
   changed_.notify_all();
 }

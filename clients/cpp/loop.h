@@ -44,6 +44,7 @@ class Client::Loop {
   void cancel(const std::shared_ptr<Job::State>& job);
   void forget(const std::shared_ptr<Job::State>& job);
   Listing list(limpet::Listing what, uint32_t limit, Millis timeout);
+  Draining drain(const std::string& worker, uint64_t incarnation, Millis timeout);
 
  private:
   struct Followed {
@@ -51,10 +52,12 @@ class Client::Loop {
     std::shared_ptr<Job::State> job;
     Time scheduled = Time::max();  // of its earliest entry in due_
   };
-  struct Request {  // for a listing; answers come in the order of the questions
-    List what;
+  struct Request {  // a List or a Drain; answers come in the order of the questions
+    ClientMessage what;
     bool answered = false, abandoned = false;
-    Listing answer;
+    std::string error;
+    Listed listed;
+    DrainStatus drained;
   };
   struct Due {
     Time at;
@@ -70,7 +73,8 @@ class Client::Loop {
   void on_connection(const Connection::Arrived& arrived, Time now);
   void on_message(BrokerToClient&& message, Time now);
   void on_refused_frame(const Refused& refused, Time now);
-  void on_listing(Listing answer);
+  void on_answer(const std::function<void(Request&)>& fill);
+  std::shared_ptr<Request> request(ClientMessage what, Millis timeout);
   void ask_all(Time now);
   void ask_due(Time now);
   void ask(Followed& followed, Time now);

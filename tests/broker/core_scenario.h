@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -103,7 +104,15 @@ class Scenario {
   WorkerId connection(int w) const { return WorkerId{connections_ + static_cast<uint64_t>(w)}; }
   uint64_t incarnation(int w) { return static_cast<uint64_t>(10 * w + at(w).life); }
 
-  Output& enroll(int w) {
+  Output& enroll(int w) { return say(w, hello(w)); }
+  // One that gives and takes KV.
+  Output& enroll_with_transfer(int w) {
+    Register r = hello(w);
+    r.transfer = "ipc://w" + std::to_string(w);
+    r.kv_layout = layout_of_.contains(w) ? layout_of_[w] : 7;
+    return say(w, r);
+  }
+  Register hello(int w) {
     Register r;
     r.worker = "w" + std::to_string(w);
     r.incarnation = incarnation(w);
@@ -113,7 +122,7 @@ class Scenario {
     r.room = room(w);
     r.sessions = at(w).sessions;
     r.jobs = listed(w);
-    return say(w, r);
+    return r;
   }
   Output& heartbeat(int w) {
     return say(w, Heartbeat{incarnation(w), ++at(w).beat, room(w), listed(w)});
@@ -245,12 +254,17 @@ class Scenario {
       forget(w, ack->job, ack->attempt);
     } else if (const auto* c = std::get_if<CancelJob>(&to->message)) {
       forget(w, c->job, c->attempt);
+    } else if (const auto* r = std::get_if<ReleaseSession>(&to->message)) {
+      std::erase_if(at(w).sessions, [&](const HeldSession& h) {
+        return h.session == r->session && h.epoch <= r->epoch;
+      });
     } else if (const auto* r = std::get_if<Registered>(&to->message)) {
       for (const auto& d : r->drop) forget(w, d.job, d.attempt);
     }
   }
 
  public:
+  std::map<int, uint64_t> layout_of_;  // of workers with another than the rest
   bool deaf_ = false;  // dispatches are lost on their way
   std::string tenant_;  // who the client is
   bool admin_ = false;

@@ -27,6 +27,8 @@ bool run(std::string_view input) {
   taken = link<BrokerToClient>(frame) || taken;
   taken = link<WorkerMessage>(frame) || taken;
   taken = link<BrokerToWorker>(frame) || taken;
+  taken = link<GiverMessage>(frame) || taken;
+  taken = link<ReceiverMessage>(frame) || taken;
   JobSpec spec;
   if (wire::decode_spec(frame, spec).code == ErrorCode::none) {
     wire::check(spec);
@@ -52,6 +54,8 @@ std::vector<std::string> seeds() {
   add<BrokerToClient>(fill, out);
   add<WorkerMessage>(fill, out);
   add<BrokerToWorker>(fill, out);
+  add<GiverMessage>(fill, out);
+  add<ReceiverMessage>(fill, out);
   JobSpec spec;
   fill(spec);
   out.push_back(wire::encode_spec(spec));

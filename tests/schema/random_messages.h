@@ -25,6 +25,8 @@ LIMPET_FIELDS(Attach, a, b)
 LIMPET_FIELDS(Detach, a)
 LIMPET_FIELDS(Cancel, a)
 LIMPET_FIELDS(List, a, b)
+LIMPET_FIELDS(Drain, a, b)
+LIMPET_FIELDS(DrainStatus, a, b, c, d, e)
 LIMPET_FIELDS(Accepted, a, b, c)
 LIMPET_FIELDS(Refused, a, b, c, d)
 LIMPET_FIELDS(Started, a, b, c, d, e, f, g)
@@ -38,8 +40,8 @@ LIMPET_FIELDS(Listed, a, b, c, d)
 LIMPET_FIELDS(HeldSession, a, b, c)
 LIMPET_FIELDS(HeldJob, a, b, c, d, e)
 LIMPET_FIELDS(Room, a, b, c, d)
-LIMPET_FIELDS(Register, a, b, c, d, e, f, g, h, i, j)
-LIMPET_FIELDS(Heartbeat, a, b, c, d)
+LIMPET_FIELDS(Register, a, b, c, d, e, f, g, h, i, j, k, l)
+LIMPET_FIELDS(Heartbeat, a, b, c, d, e)
 LIMPET_FIELDS(NeedTranscript, a, b)
 LIMPET_FIELDS(JobStarted, a, b, c, d, e, f, g)
 LIMPET_FIELDS(StepRow, a, b, c, d, e, f)
@@ -56,8 +58,25 @@ LIMPET_FIELDS(CancelJob, a, b)
 LIMPET_FIELDS(ResumeJob, a, b, c)
 LIMPET_FIELDS(EndAck, a, b)
 LIMPET_FIELDS(ReleaseSession, a, b)
+LIMPET_FIELDS(SessionReceived, a, b, c)
+LIMPET_FIELDS(HandOverFailed, a, b, c)
+LIMPET_FIELDS(Leave, a)
+LIMPET_FIELDS(MayLeave, a)
+LIMPET_FIELDS(HandOver, a, b, c, d)
+LIMPET_FIELDS(StopHandOver, a, b)
+LIMPET_FIELDS(ExpectSession, a, b, c, d)
+LIMPET_FIELDS(KeepSession, a, b)
+LIMPET_FIELDS(TransferOpen, a, b, c, d, e)
+LIMPET_FIELDS(TransferEnd, a, b, c, d)
+LIMPET_FIELDS(TransferCredit, a, b, c, d, e)
+LIMPET_FIELDS(TransferDone, a, b, c)
+LIMPET_FIELDS(TransferRefused, a, b, c)
 #undef LIMPET_FIELDS
 inline std::tuple<> fields(WhoAreYou&) { return {}; }
+inline auto fields(TransferPage& m) {  // `damaged` is what a reader finds out
+  auto& [a, b, c, d, e, f, damaged] = m;
+  return std::tie(a, b, c, d, e, f);
+}
 
 inline JobState last(JobState) { return JobState::expired; }
 inline SessionState last(SessionState) { return SessionState::running; }
@@ -67,6 +86,7 @@ inline FinishReason last(FinishReason) { return FinishReason::expired; }
 inline ErrorCode last(ErrorCode) { return ErrorCode::forbidden; }
 inline InputKind last(InputKind) { return InputKind::tokens; }
 inline Listing last(Listing) { return Listing::workers; }
+inline DrainStatus::State last(DrainStatus::State) { return DrainStatus::State::gone; }
 
 class Filler {
  public:
@@ -112,6 +132,11 @@ class Filler {
     (*this)(*spec);
     v = std::move(spec);
   }
+  void operator()(std::shared_ptr<const std::vector<std::byte>>& v) {
+    auto page = std::make_shared<std::vector<std::byte>>();
+    (*this)(*page);
+    v = std::move(page);
+  }
   template <typename T>
   requires requires(T& m) { fields(m); }
   void operator()(T& m) {
@@ -150,6 +175,7 @@ class Shower {
     out_ << ']';
   }
   void operator()(const std::shared_ptr<const JobSpec>& v) { (*this)(*v); }
+  void operator()(const std::shared_ptr<const std::vector<std::byte>>& v) { (*this)(*v); }
   template <typename T>
   requires requires(T& m) { fields(m); }
   void operator()(const T& m) {

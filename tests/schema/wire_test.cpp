@@ -17,7 +17,8 @@ std::span<const std::byte> bytes(const std::string& s) { return std::as_bytes(st
 
 template <typename M>
 class WireTest : public testing::Test {};
-using Directions = testing::Types<ClientMessage, BrokerToClient, WorkerMessage, BrokerToWorker>;
+using Directions = testing::Types<ClientMessage, BrokerToClient, WorkerMessage, BrokerToWorker,
+                                  GiverMessage, ReceiverMessage>;
 TYPED_TEST_SUITE(WireTest, Directions);
 
 TYPED_TEST(WireTest, EveryMessageSurvivesTheRoundTrip) {

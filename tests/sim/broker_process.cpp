@@ -101,6 +101,11 @@ void BrokerProcess::turn() {
     core_->step(world_.now, a.event, out);
     decided.push_back({begin, out.append.size(), a.origin});
   }
+  for (const broker::Fact& f : out.facts) {
+    if (f.kind == broker::Fact::Kind::hand_over) {
+      world_.verdict.hand_overs_failed += f.detail != "moved";
+    }
+  }
   const Crash crash_now = out.append.empty() ? Crash::none : crash_;
   if (world_.plant == Plant::send_before_commit) send(out, out.send.size());
   if (crash_now == Crash::before_commit) return crash();
@@ -122,6 +127,12 @@ void BrokerProcess::commit(const broker::Output& out, const std::vector<Decided>
       judge(entry, d.origin.get());
       const bool tokens = std::holds_alternative<broker::TokensAppended>(entry);
       if (tokens && world_.plant == Plant::tokens_not_durable && world_.rng.chance(20)) continue;
+      const auto* home = std::get_if<broker::HomeSet>(&entry);
+      const bool moved = home && d.origin &&
+                         std::holds_alternative<SessionReceived>(d.origin->message) &&
+                         home->reason == Reason::drained;
+      world_.verdict.hand_overs += moved;
+      if (moved && world_.plant == Plant::move_not_durable) continue;
       disk_.commit({&entry, 1});
     }
   }
@@ -151,6 +162,11 @@ void BrokerProcess::judge(const JournalEntry& entry, const Origin* origin) {
     judge_source(e->job, origin);
     ++world_.verdict.attempts;
     world_.verdict.resident_starts += e->residency == Residency::resident;
+    world_.verdict.migrated_starts += e->residency == Residency::migrated;
+    if (world_.scene.calm && e->residency == Residency::reprefilled &&
+        e->reason != Reason::new_session) {
+      violated(tag(e->job) + "prefilled again though its home left in peace and others had room");
+    }
     const ReferenceStore::Job* job = disk_.find(e->job);
     if (e->has_prompt && e->prompt != job->accepted.spec->tokens) {
       violated(tag(e->job) + "another prompt than was submitted");

@@ -15,6 +15,7 @@ std::string say(const Attach& m) { return "Attach " + m.job_id + " from " + n(m.
 std::string say(const Detach& m) { return "Detach " + m.job_id; }
 std::string say(const Cancel& m) { return "Cancel " + m.job_id; }
 std::string say(const List&) { return "List"; }
+std::string say(const Drain& m) { return "Drain " + m.worker; }
 
 std::string say(const Accepted& m) { return "Accepted " + m.job_id; }
 std::string say(const Refused& m) { return "Refused " + m.job_id + " " + m.message; }
@@ -25,6 +26,7 @@ std::string say(const Tokens& m) {
 std::string say(const Finished& m) { return "Finished " + m.job_id; }
 std::string say(const Failed& m) { return "Failed " + m.job_id + " " + m.message; }
 std::string say(const Listed&) { return "Listed"; }
+std::string say(const DrainStatus& m) { return "DrainStatus of " + m.worker; }
 
 std::string say(const Register& m) {
   std::string s = "Register slots " + n(m.room.slots);
@@ -61,6 +63,46 @@ std::string say(const SessionDropped& m) {
   return "SessionDropped s" + id(m.session) + "@" + id(m.epoch);
 }
 std::string say(const Leaving&) { return "Leaving"; }
+std::string say(const SessionReceived& m) {
+  return "SessionReceived s" + id(m.session) + "@" + id(m.epoch) + " of " + n(m.tokens);
+}
+std::string say(const HandOverFailed& m) {
+  return "HandOverFailed s" + id(m.session) + "@" + id(m.epoch) + " " + m.why;
+}
+std::string say(const Leave&) { return "Leave"; }
+std::string say(const MayLeave&) { return "MayLeave"; }
+std::string say(const HandOver& m) {
+  return "HandOver s" + id(m.session) + "@" + id(m.epoch) + " to " + m.endpoint;
+}
+std::string say(const StopHandOver& m) {
+  return "StopHandOver s" + id(m.session) + "@" + id(m.epoch);
+}
+std::string say(const ExpectSession& m) {
+  return "ExpectSession s" + id(m.session) + "@" + id(m.epoch);
+}
+std::string say(const KeepSession& m) {
+  return "KeepSession s" + id(m.session) + "@" + id(m.epoch);
+}
+std::string say(const TransferOpen& m) {
+  return "TransferOpen s" + id(m.session) + "@" + id(m.epoch);
+}
+std::string say(const TransferPage& m) {
+  return "TransferPage s" + id(m.session) + "@" + id(m.epoch) + " " + n(m.index) + " of " +
+         n(std::ssize(m.tokens)) + (m.damaged ? " damaged" : "");
+}
+std::string say(const TransferEnd& m) {
+  return "TransferEnd s" + id(m.session) + "@" + id(m.epoch) + " of " + n(m.tokens);
+}
+std::string say(const TransferCredit& m) {
+  return "TransferCredit s" + id(m.session) + "@" + id(m.epoch) + " next " + n(m.next_page) +
+         " below " + n(m.credit) + (m.again ? " again" : "");
+}
+std::string say(const TransferDone& m) {
+  return "TransferDone s" + id(m.session) + "@" + id(m.epoch) + " of " + n(m.tokens);
+}
+std::string say(const TransferRefused& m) {
+  return "TransferRefused s" + id(m.session) + "@" + id(m.epoch) + " " + m.why;
+}
 
 std::string say(const Registered& m) {
   std::string s = "Registered";
@@ -132,6 +174,12 @@ std::string describe(const WorkerMessage& v) {
   return std::visit([](const auto& m) { return say(m); }, v);
 }
 std::string describe(const BrokerToWorker& v) {
+  return std::visit([](const auto& m) { return say(m); }, v);
+}
+std::string describe(const GiverMessage& v) {
+  return std::visit([](const auto& m) { return say(m); }, v);
+}
+std::string describe(const ReceiverMessage& v) {
   return std::visit([](const auto& m) { return say(m); }, v);
 }
 std::string describe(const broker::JournalEntry& v) {

@@ -10,6 +10,8 @@ std::string describe(const ClientMessage& m);
 std::string describe(const BrokerToClient& m);
 std::string describe(const WorkerMessage& m);
 std::string describe(const BrokerToWorker& m);
+std::string describe(const GiverMessage& m);
+std::string describe(const ReceiverMessage& m);
 std::string describe(const broker::JournalEntry& e);
 
 }  // namespace limpet::sim

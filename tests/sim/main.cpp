@@ -80,6 +80,9 @@ int run(const Arguments& a) {
       n(s.jobs), n(s.finished), n(s.failed), n(s.stopped), n(s.attempts), n(s.resident_starts),
       n(s.tokens), n(s.moves));
   std::printf(
+      "%lld hand-overs, %lld came to nothing, %lld pages; %lld starts migrated\n",
+      n(s.hand_overs), n(s.hand_overs_failed), n(s.pages_moved), n(s.migrated_starts));
+  std::printf(
       "%lld broker crashes, %lld worker crashes, %lld messages, %lld lost, %lld simulated "
       "seconds\n",
       n(s.broker_crashes), n(s.worker_crashes), n(s.messages), n(s.messages_lost),

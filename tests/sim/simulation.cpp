@@ -28,7 +28,16 @@ class Cluster {
       workers_.push_back(std::make_unique<WorkerProcess>(
           world_, "w" + std::to_string(w),
           [this, w](WorkerMessage m) { from_worker(w, std::move(m)); }));
+      workers_.back()->peers = [this](const worker::Command& c, const std::string& from) {
+        between_workers(c, from);
+      };
     }
+    world_.on_decode = [this](JobNumber job, Attempt attempt) {
+      const ReferenceStore::Job* known = broker_.disk().find(job);
+      if (!known || known->attempt < attempt) {
+        throw Contradiction("a worker decodes an attempt that is not durable");
+      }
+    };
     for (const auto& worker : workers_) worker->start();
     for (int64_t c = 0; c < world_.scene.clients; ++c) {
       clients_.push_back(std::make_unique<ClientProcess>(
@@ -100,11 +109,18 @@ class Cluster {
   void to_client(broker::ClientId id, BrokerToClient m) {
     world_.carry([this, id, m = std::move(m)] {
       const int64_t c = static_cast<int64_t>(raw(id) % 100);
+      if (c >= std::ssize(clients_)) return;  // who has asked for a drain
       if (client_id(c, clients_[c]->connection()) == id) clients_[c]->arrives(m);
     });
   }
   void from_worker(int64_t w, WorkerMessage m);
   void to_worker(broker::WorkerId id, BrokerToWorker m);
+  void between_workers(const worker::Command& c, const std::string& from);
+  WorkerProcess* named(const std::string& name) {
+    for (const auto& w : workers_)
+      if (w->name() == name) return w.get();
+    return nullptr;
+  }
   WorkerMessage disguised(const WorkerMessage& m, broker::WorkerId& from) const;
   WorkerMessage of_current_lease(const WorkerMessage& m, broker::WorkerId& from) const;
   void as_home(const ReferenceStore::Session& session, broker::WorkerId& from) const {
@@ -162,7 +178,28 @@ void Cluster::draw_faults() {
   times(scene.worker_crashes, [=, &rng] { some_worker().crash(rng.between(10, 1500)); });
   times(scene.hangs, [=, &rng] { some_worker().hang(rng.between(50, 2500)); });
   times(scene.reconnects, [=] { some_worker().reconnect(); });
-  times(scene.leaves, [=] { some_worker().leave(); });
+  times(scene.leaves, [=, this, &rng] {
+    WorkerProcess& worker = some_worker();
+    if (rng.chance(500)) {
+      worker.leave();
+    } else {
+      const broker::ClientId admin{99};
+      broker_.arrives(broker::ClientEvent{admin, Drain{worker.name(), 0}, 0, {}});
+    }
+    if (scene.calm) return;
+    // While sessions are on their way, giver, receiver or broker may go.
+    if (rng.chance(400)) {
+      world_.in(rng.below(60), [=, &rng] { some_worker().crash(rng.between(10, 1500)); });
+    }
+    if (rng.chance(300)) {
+      world_.in(rng.below(60), [this, &rng] {
+        broker_.crash_in_next_turn(static_cast<BrokerProcess::Crash>(rng.between(1, 3)));
+      });
+    }
+    if (rng.chance(200)) {
+      world_.in(rng.below(60), [=, &rng] { some_worker().hang(rng.between(50, 1500)); });
+    }
+  });
   times(scene.wall_jumps, [this, &rng] { world_.now.wall += rng.between(-7'200'000, 7'200'000); });
   times(scene.client_crashes,
         [this, &rng] { clients_[static_cast<size_t>(rng.below(std::ssize(clients_)))]->crash(); });
@@ -228,6 +265,37 @@ void Cluster::from_worker(int64_t w, WorkerMessage m) {
   });
 }
 
+// Workers know each other by name; a restarted one has the same.
+void Cluster::between_workers(const worker::Command& c, const std::string& from) {
+  if (const auto* to = std::get_if<worker::ToGiver>(&c)) {
+    if (world_.tracing) {
+      world_.trace("        ", from, " -> ", to->peer, ": ", describe(to->message));
+    }
+    world_.carry([this, from, to = *to] {
+      if (WorkerProcess* w = named(to.peer)) w->arrives(worker::FromReceiver{from, to.message});
+    });
+    return;
+  }
+  const auto* open = std::get_if<worker::ToReceiver>(&c);
+  const auto* send = std::get_if<worker::SendPage>(&c);
+  const std::string receiver = open ? open->endpoint : send->endpoint;
+  GiverMessage m = open ? open->message : GiverMessage(send->page);
+  if (world_.tracing) world_.trace("        ", from, " -> ", receiver, ": ", describe(m));
+  if (auto* page = std::get_if<TransferPage>(&m)) {
+    ++world_.verdict.pages_moved;
+    if (world_.plant == Plant::pages_lost) return;
+    page->damaged = world_.faulty() && world_.rng.chance(world_.scene.damaged_pages);
+    if (world_.plant == Plant::page_altered || page->damaged) {
+      auto altered = std::make_shared<std::vector<std::byte>>(*page->bytes);
+      altered->front() ^= std::byte{1};
+      page->bytes = std::move(altered);
+    }
+  }
+  world_.carry([this, from, receiver, m = std::move(m)] {
+    if (WorkerProcess* w = named(receiver)) w->arrives(worker::FromGiver{from, m});
+  });
+}
+
 void Cluster::to_worker(broker::WorkerId id, BrokerToWorker m) {
   const int64_t w = static_cast<int64_t>(raw(id) % 100);
   const auto reaches = [this, w, id, life = broker_.life()] {
@@ -277,7 +345,8 @@ const std::vector<Plant>& all_plants() {
       Plant::attempt_unchecked,   Plant::epoch_unchecked,    Plant::send_before_commit,
       Plant::no_attempt_deadline, Plant::numbers_reused,     Plant::credit_inflated,
       Plant::kv_credit_inflated,  Plant::ended_forgotten,    Plant::tokens_not_durable,
-      Plant::wrong_transcript};
+      Plant::wrong_transcript,    Plant::page_altered,       Plant::pages_lost,
+      Plant::move_not_durable};
   return all;
 }
 
@@ -305,6 +374,12 @@ std::string_view name(Plant plant) {
       return "tokens-not-durable";
     case Plant::wrong_transcript:
       return "wrong-transcript";
+    case Plant::page_altered:
+      return "page-altered";
+    case Plant::pages_lost:
+      return "pages-lost";
+    case Plant::move_not_durable:
+      return "move-not-durable";
   }
   return "?";
 }

@@ -1,9 +1,16 @@
 #include "tests/sim/worker_process.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 namespace limpet::sim {
+namespace {
+
+constexpr int32_t kPageTokens = 4;
+constexpr size_t kPageBytes = kPageTokens * sizeof(Token);
+
+}  // namespace
 
 WorkerProcess::WorkerProcess(World& world, std::string name, Send send)
     : world_(world), name_(std::move(name)), send_(std::move(send)) {}
@@ -13,7 +20,7 @@ void WorkerProcess::start() {
   incarnation_ = world_.rng.next() | 1;
   ++connection_;
   kv_ = std::make_unique<engine::KvCache>(engine::KvCache::Options{
-      .page_tokens = 4,
+      .page_tokens = kPageTokens,
       .pages = static_cast<int32_t>(world_.scene.pages),
       .share_prefixes = world_.scene.share_prefixes});
   worker::CoreOptions o;
@@ -27,6 +34,13 @@ void WorkerProcess::start() {
   o.prefill_chunk = 8;
   o.register_retry = milliseconds(50);
   o.vocab = kVocab;
+  o.transfer = name_;
+  o.kv_layout = 1;
+  o.page_bytes = kPageBytes;
+  o.transfer_window = 4;
+  o.transfer_ask_again = milliseconds(30);
+  o.transfer_patience = milliseconds(600);
+  memory_.assign(static_cast<size_t>(world_.scene.pages * kPageTokens), -1);
   core_ = std::make_unique<worker::Core>(o, *kv_);
   hung_ = stepping_ = leaving_ = false;
   tick_at_ = broker::Time::max();
@@ -63,9 +77,17 @@ void WorkerProcess::leave() {
   world_.trace(name_, " leaves");
   leaving_ = true;
   post([this] { tell(worker::Stop{}); });
-  world_.in(world_.rng.between(50, 1000), [this, life = incarnation_] {
-    if (life == incarnation_) crash(world_.rng.between(100, 1000));
+  const int64_t grace = world_.scene.calm ? 60'000 : world_.rng.between(50, 1000);
+  world_.in(grace, [this, life = incarnation_] {
+    if (life != incarnation_ || !up()) return;
+    post([this] { tell(worker::GoNow{}); });
+    crash(world_.rng.between(100, 1000));
   });
+}
+
+void WorkerProcess::leave_or_go() {
+  if (core_->asked_to_leave()) leave();
+  if (up() && core_->may_leave()) crash(world_.rng.between(100, 1000));
 }
 
 void WorkerProcess::reconnect() {
@@ -77,6 +99,16 @@ void WorkerProcess::reconnect() {
 void WorkerProcess::arrives(BrokerToWorker message) {
   if (!up()) return;
   post([this, m = std::move(message)] { tell(worker::FromBroker{m}); });
+}
+
+void WorkerProcess::arrives(worker::FromGiver message) {
+  if (!up()) return;
+  post([this, m = std::move(message)] { tell(m); });
+}
+
+void WorkerProcess::arrives(worker::FromReceiver message) {
+  if (!up()) return;
+  post([this, m = std::move(message)] { tell(m); });
 }
 
 void WorkerProcess::post(std::function<void()> action) {
@@ -93,6 +125,9 @@ void WorkerProcess::tell(const worker::Event& event) {
   carry_out(out);
   plan();
   tick_later();
+  world_.in(0, [this, life = incarnation_] {
+    if (up() && life == incarnation_ && !hung_) leave_or_go();
+  });
 }
 
 void WorkerProcess::carry_out(const worker::Output& out) {
@@ -124,6 +159,42 @@ void WorkerProcess::carry_out(const worker::OpenText& c) {
 
 void WorkerProcess::carry_out(const worker::CloseText& c) { seeds_.erase(c.job); }
 
+void WorkerProcess::make_copies() {
+  for (const engine::PageCopy& c : kv_->take_copies()) {
+    std::copy_n(memory_.begin() + c.from * kPageTokens, kPageTokens,
+                memory_.begin() + c.to * kPageTokens);
+  }
+}
+
+void WorkerProcess::carry_out(const worker::SendPage& c) {
+  make_copies();
+  auto bytes = std::make_shared<std::vector<std::byte>>(kPageBytes);
+  std::memcpy(bytes->data(), memory_.data() + c.pool_page * kPageTokens, kPageBytes);
+  worker::SendPage whole = c;
+  whole.page.bytes = std::move(bytes);
+  peers(whole, name_);
+}
+
+void WorkerProcess::carry_out(const worker::StorePage& c) {
+  make_copies();
+  std::memcpy(memory_.data() + c.pool_page * kPageTokens, c.bytes->data(), kPageBytes);
+}
+
+void WorkerProcess::write_row(engine::SequenceId sequence, int64_t row, Token token) {
+  const int32_t page = kv_->page_table(sequence)[static_cast<size_t>(row / kPageTokens)];
+  memory_[static_cast<size_t>(page * kPageTokens + row % kPageTokens)] = token;
+}
+
+// A sequence's rows are those of its tokens, wherever they were computed.
+void WorkerProcess::judge_kv(engine::SequenceId sequence) {
+  const auto tokens = kv_->tokens(sequence);
+  const auto pages = kv_->page_table(sequence);
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const auto at = static_cast<size_t>(pages[i / kPageTokens]) * kPageTokens + i % kPageTokens;
+    if (memory_[at] != tokens[i]) throw Contradiction(name_ + " decodes on KV of other tokens");
+  }
+}
+
 void WorkerProcess::plan() {
   if (stepping_) return;
   worker::Output out;
@@ -146,7 +217,7 @@ worker::StepDone WorkerProcess::run(const worker::Step& step) {
     done.error = "the device is gone for a moment";
     return done;
   }
-  kv_->take_copies();
+  make_copies();
   for (const worker::StepRow& row : step.rows) done.rows.push_back(run_row(row));
   return done;
 }
@@ -162,12 +233,18 @@ worker::RowResult WorkerProcess::run_row(const worker::StepRow& row) {
   if (!kv_->reserved(row.sequence, std::ssize(row.tokens))) {
     throw Contradiction(name_ + " runs rows without pages");
   }
+  const int64_t before = kv_->length(row.sequence);
+  for (size_t i = 0; i < row.tokens.size(); ++i) {
+    write_row(row.sequence, before + static_cast<int64_t>(i), row.tokens[i]);
+  }
   kv_->commit(row.sequence, row.tokens);
   r.sampled = row.sample;
   if (!row.sample) return r;
   if (kv_->length(row.sequence) != row.position) {
     throw Contradiction(name_ + " samples at another position than its KV's end");
   }
+  judge_kv(row.sequence);
+  if (world_.on_decode) world_.on_decode(row.job, row.attempt);
   r.token = next_token(kv_->tokens(row.sequence), seeds_.at(row.job));
   r.text = text_of(r.token);
   r.end_token = is_end(r.token);

@@ -14,6 +14,8 @@ namespace limpet::sim {
 class WorkerProcess {
  public:
   using Send = std::function<void(WorkerMessage)>;
+  // What is for another worker (ToReceiver, SendPage with its bytes, ToGiver), and who says it.
+  using Peers = std::function<void(const worker::Command&, const std::string&)>;
 
   WorkerProcess(World& world, std::string name, Send send);
 
@@ -23,12 +25,16 @@ class WorkerProcess {
   void leave();      // SIGTERM: says so, goes when its jobs have ended or patience has
   void reconnect();  // a new connection to the broker; the core is told
   void arrives(BrokerToWorker message);
+  void arrives(worker::FromGiver message);
+  void arrives(worker::FromReceiver message);
 
   bool up() const { return core_ != nullptr; }
   const std::string& name() const { return name_; }
   uint64_t incarnation() const { return incarnation_; }
   uint64_t connection() const { return connection_; }  // grows with each
   worker::Core::Gauges gauges() const { return core_->gauges(); }
+
+  Peers peers;
 
  private:
   void post(std::function<void()> action);  // now, or when the process turns again
@@ -37,6 +43,15 @@ class WorkerProcess {
   void carry_out(const worker::Tokenize& c);
   void carry_out(const worker::OpenText& c);
   void carry_out(const worker::CloseText& c);
+  void carry_out(const worker::ToReceiver& c) { peers(c, name_); }
+  void carry_out(const worker::SendPage& c);
+  void carry_out(const worker::ToGiver& c) { peers(c, name_); }
+  void carry_out(const worker::StorePage& c);
+  void carry_out(const worker::HangUp&) {}
+  void make_copies();
+  void write_row(engine::SequenceId sequence, int64_t row, Token token);
+  void judge_kv(engine::SequenceId sequence);
+  void leave_or_go();
   void plan();
   worker::StepDone run(const worker::Step& step);
   worker::RowResult run_row(const worker::StepRow& row);
@@ -49,6 +64,7 @@ class WorkerProcess {
   uint64_t connection_ = 0;
   std::unique_ptr<engine::KvCache> kv_;
   std::unique_ptr<worker::Core> core_;
+  std::vector<Token> memory_;  // the pool's: a row of KV is the token that it was computed from
   std::map<JobNumber, uint64_t> seeds_;
   std::vector<std::function<void()>> held_;
   bool hung_ = false;

@@ -33,6 +33,7 @@ Scene Scene::draw(Rng& rng) {
   s.deadlines = sometimes(200);
   s.rewinds = sometimes(200);
   s.residents = sometimes(100);
+  s.damaged_pages = sometimes(200);
   s.core.heartbeat = milliseconds(100);
   s.core.lease = milliseconds(rng.between(400, 1200));
   s.core.start_deadline = milliseconds(rng.between(300, 2000));
@@ -40,7 +41,23 @@ Scene Scene::draw(Rng& rng) {
   s.core.home_grace = milliseconds(rng.between(100, 1000));
   s.core.max_attempts = rng.chance(500) ? 3 : 50;
   s.core.max_queued_jobs = rng.chance(200) ? 3 : 1000;
+  s.core.hand_over_deadline = milliseconds(rng.between(200, 3000));
+  if (rng.chance(150)) s.be_calm(rng);
   return s;
+}
+
+void Scene::be_calm(Rng& rng) {
+  calm = true;
+  workers = rng.between(2, 3);
+  slots = 16;
+  pages = 400;
+  loss = duplicates = late = damaged_pages = 0;
+  broker_crashes = worker_crashes = hangs = reconnects = wall_jumps = client_crashes = 0;
+  leaves = 1;
+  stuck_tokenizers = bad_rows = cancels = deadlines = rewinds = residents = 0;
+  core.hand_over_deadline = milliseconds(5000);
+  core.start_deadline = milliseconds(2000);
+  core.max_queued_jobs = 1000;
 }
 
 World::World(uint64_t seed, Plant p, bool tracing_on)
@@ -64,7 +81,8 @@ void World::carry(std::function<void()> deliver) {
   const bool twice = faults && rng.chance(scene.duplicates);
   for (int copies = twice ? 2 : 1; copies > 0; --copies) {
     const bool late = faults && rng.chance(scene.late);
-    in(rng.between(1, 3) + (late ? rng.below(scene.late_ms) : 0),
+    // A connection keeps the order of what goes over it; without faults there is one throughout.
+    in((scene.calm ? 2 : rng.between(1, 3)) + (late ? rng.below(scene.late_ms) : 0),
        copies > 1 ? deliver : std::move(deliver));
   }
 }

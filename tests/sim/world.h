@@ -28,14 +28,17 @@ struct Rng {
 struct Scene {
   int64_t workers, clients, sessions, jobs, slots, pages, max_context;
   bool share_prefixes = true;
+  bool calm = false;  // nothing goes wrong; a worker leaves all the same, and there is room
   int64_t faulty_ms;                                        // after this everything is healed
   int64_t loss = 0, duplicates = 0, late = 0, late_ms = 0;  // per mille of messages
   int64_t broker_crashes = 0, worker_crashes = 0, hangs = 0, reconnects = 0, leaves = 0;
   int64_t wall_jumps = 0, client_crashes = 0;
+  int64_t damaged_pages = 0;  // per mille
   int64_t stuck_tokenizers = 0, bad_rows = 0;                      // per mille
   int64_t cancels = 0, deadlines = 0, rewinds = 0, residents = 0;  // per mille of jobs
   broker::CoreOptions core;
   static Scene draw(Rng& rng);
+  void be_calm(Rng& rng);
 };
 
 class World {
@@ -60,6 +63,7 @@ class World {
   Scene scene;
   broker::Now now;
   Verdict verdict;
+  std::function<void(JobNumber, Attempt)> on_decode;  // a worker samples a token for it
 
  private:
   static constexpr int64_t kStart = 3'600'000;

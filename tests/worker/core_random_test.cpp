@@ -235,6 +235,8 @@ class Broker {
   }
   void heard(const SessionDropped&) {}
   void heard(const Leaving&) {}
+  void heard(const SessionReceived&) {}
+  void heard(const HandOverFailed&) {}
 
   void check_pages() {
     ASSERT_LE(rig_.kv.sequences(), std::ssize(lanes_));

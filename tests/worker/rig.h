@@ -62,6 +62,8 @@ struct Rig {
         }
       } else if (const auto* c = std::get_if<CloseText>(&command)) {
         EXPECT_EQ(open.erase({raw(c->job), raw(c->attempt)}), 1u);
+      } else {
+        transfers.push_back(command);
       }
     }
   }
@@ -164,6 +166,7 @@ struct Rig {
   Time now{};
   Token end_token = -1;  // one that the model never says
   std::vector<WorkerMessage> sent;
+  std::vector<Command> transfers;  // what goes to other workers and to the pool
   std::map<uint64_t, uint64_t> seeds;
   std::set<std::pair<uint64_t, uint32_t>> open;
 };

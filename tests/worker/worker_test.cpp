@@ -34,7 +34,7 @@ class Running {
   explicit Running(const WorkerOptions& options)
       : worker(options), thread_([this] { worker.run(stop_); }) {}
   ~Running() {
-    stop_ = 1;
+    stop_ = 2;
     thread_.join();
   }
   Worker worker;

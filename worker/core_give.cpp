@@ -1,0 +1,148 @@
+// The giving side of a hand-over.
+#include <utility>
+
+#include "worker/core_state.h"
+
+namespace limpet::worker {
+
+// Nothing is added to its KV by the next steps.
+bool Core::State::at_rest(const Session& session) const {
+  return !session.job || jobs.at(*session.job).paused;
+}
+
+void Core::State::pause(const Session& session, bool yes) {
+  if (session.job) jobs.at(*session.job).paused = yes;
+}
+
+void Core::State::from(const Turn& turn, const HandOver& m) {
+  const auto known = outgoing.find(m.session);
+  if (known != outgoing.end()) {
+    const Outgoing& o = known->second;
+    if (o.epoch == m.epoch && o.endpoint == m.endpoint && o.receiver == m.receiver) return;
+    stop_giving(turn, m.session);
+  }
+  const Session* session = sessions.find(m.session);
+  if (session == nullptr || session->epoch != m.epoch || session->incoming || !session->sequence ||
+      kv.length(*session->sequence) == 0 || options.kv_layout == 0) {
+    return say(turn, HandOverFailed{m.session, m.epoch, "none of its KV is here"});
+  }
+  Outgoing& o = outgoing[m.session];
+  o.epoch = m.epoch;
+  o.endpoint = m.endpoint;
+  o.receiver = m.receiver;
+  o.until = turn.now + options.transfer_patience;
+  ask_receiver(turn, m.session, o);
+}
+
+void Core::State::ask_receiver(const Turn& turn, SessionNumber number, Outgoing& o) {
+  o.ask_at = turn.now + options.transfer_ask_again;
+  turn.out.commands.push_back(
+      ToReceiver{o.endpoint, TransferOpen{number, o.epoch, options.incarnation, o.receiver,
+                                          options.kv_layout}});
+}
+
+void Core::State::from(const Turn& turn, const StopHandOver& m) {
+  const auto it = outgoing.find(m.session);
+  if (it != outgoing.end() && it->second.epoch == m.epoch) stop_giving(turn, m.session);
+}
+
+// What was sent is forgotten; a job that has paused goes on.
+void Core::State::stop_giving(const Turn& turn, SessionNumber number) {
+  const std::string endpoint = outgoing.at(number).endpoint;
+  outgoing.erase(number);
+  if (const Session* session = sessions.find(number)) pause(*session, false);
+  for (const auto& [other, o] : outgoing)
+    if (o.endpoint == endpoint) return;
+  turn.out.commands.push_back(HangUp{endpoint});
+}
+
+void Core::State::fail_giving(const Turn& turn, SessionNumber number, std::string why) {
+  const Epoch epoch = outgoing.at(number).epoch;
+  stop_giving(turn, number);
+  say(turn, HandOverFailed{number, epoch, std::move(why)});
+}
+
+void Core::State::on(const Turn& turn, const FromReceiver& event) {
+  const auto [number, epoch] = std::visit(
+      [](const auto& m) { return std::pair(m.session, m.epoch); }, event.message);
+  const auto it = outgoing.find(number);
+  if (it == outgoing.end() || it->second.epoch != epoch || it->second.endpoint != event.endpoint) {
+    return;
+  }
+  Outgoing& o = it->second;
+  if (const auto* credit = std::get_if<TransferCredit>(&event.message)) {
+    heard(turn, o, *credit);
+  } else if (const auto* done = std::get_if<TransferDone>(&event.message)) {
+    o.done = o.done || (o.end >= 0 && done->tokens == o.end);
+  } else {
+    fail_giving(turn, number, std::get<TransferRefused>(event.message).why);
+  }
+}
+
+void Core::State::heard(const Turn& turn, Outgoing& o, const TransferCredit& m) {
+  o.open = true;
+  o.credit = std::max(o.credit, m.credit);
+  o.ask_at = turn.now + options.transfer_ask_again;
+  if (m.next_page > o.arrived) {
+    o.arrived = m.next_page;
+    o.until = turn.now + options.transfer_patience;
+  }
+  if (!m.again || m.next_page > o.next) return;
+  o.next = m.next_page;
+  o.end = -1;
+  o.done = false;
+}
+
+void Core::State::give_all(const Turn& turn) {
+  std::vector<std::pair<SessionNumber, std::string>> failed;
+  for (auto& [number, o] : outgoing) {
+    if (std::string why = give_pages(turn, number, o); !why.empty()) {
+      failed.emplace_back(number, std::move(why));
+    }
+  }
+  for (auto& [number, why] : failed) fail_giving(turn, number, std::move(why));
+}
+
+// Why it cannot go on; empty when it can.
+std::string Core::State::give_pages(const Turn& turn, SessionNumber number, Outgoing& o) {
+  const Session* session = sessions.find(number);
+  if (session == nullptr || session->epoch != o.epoch || !session->sequence) {
+    return "its KV is gone";
+  }
+  const int64_t length = kv.length(*session->sequence), rows_of_page = kv.page_tokens();
+  if (length < o.sent) return "it has been cut";
+  if (!o.open || o.end >= 0) return {};
+  const auto tokens = kv.tokens(*session->sequence);
+  const auto pages = kv.page_table(*session->sequence);
+  while (o.next < o.credit) {
+    const int64_t from = o.next * rows_of_page, rows = std::min(rows_of_page, length - from);
+    if (rows < rows_of_page) pause(*session, true);
+    if (rows <= 0) break;
+    TransferPage page{number, o.epoch, options.incarnation, o.next, {}, nullptr, false};
+    page.tokens.assign(tokens.begin() + from, tokens.begin() + from + rows);
+    turn.out.commands.push_back(
+        SendPage{o.endpoint, std::move(page), pages[static_cast<size_t>(o.next)]});
+    ++o.next;
+    o.sent = std::max(o.sent, from + rows);
+  }
+  if (o.next * rows_of_page < length || !at_rest(*session)) return {};
+  o.end = length;
+  turn.out.commands.push_back(
+      ToReceiver{o.endpoint, TransferEnd{number, o.epoch, options.incarnation, length}});
+  return {};
+}
+
+void Core::State::giving_due(const Turn& turn) {
+  std::vector<SessionNumber> late;
+  for (auto& [number, o] : outgoing) {
+    if (o.done) continue;
+    if (turn.now >= o.until) {
+      late.push_back(number);
+    } else if (turn.now >= o.ask_at) {
+      ask_receiver(turn, number, o);
+    }
+  }
+  for (const SessionNumber number : late) fail_giving(turn, number, "the receiver is silent");
+}
+
+}  // namespace limpet::worker

@@ -6,13 +6,16 @@
 //   backend->read(*y, 0, result, bytes);
 //
 // Driven by one thread. Buffers and executables are owned by the caller; a buffer must outlive
-// the executables that it is bound to, and all must die before their backend. Out of device
-// memory throws std::runtime_error; a call outside the contract throws std::logic_error.
+// the executables that it is bound to, and all must die before their backend. Work is done in the
+// order of the calls; on a GPU only read() and finish_read() wait for it. Out of device memory
+// throws std::runtime_error, a device that fails DeviceLost; a call outside the contract throws
+// std::logic_error.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <stdexcept>
 #include <string>
 
 #include "backends/device.h"
@@ -32,6 +35,10 @@ struct BackendInfo {
   std::string description;   // "cpu, 2 threads, AVX3, bf16 dot products"
   int threads = 0;           // of the host that work on kernels
   int64_t memory_bytes = 0;  // of the device; 0: unknown
+  // Programs of so many rows, or fewer, are made for rows of different sequences, each of which
+  // reads its KV alone; longer runs of one sequence's rows do better in a larger program. 0: all
+  // programs are made alike.
+  int64_t scattered_rows = 0;
 };
 
 // What a run costs and moves is counted where it happens; bytes.
@@ -40,6 +47,17 @@ struct BackendCounters {
   int64_t bytes_down = 0;    // read()
   int64_t bytes_copied = 0;  // copy(), within the device
   int64_t runs = 0;
+  int64_t graph_launches = 0;  // runs that replayed a captured graph
+  int64_t eager_runs = 0;      // runs that launched op by op, on a backend that could capture
+  int64_t captures = 0;        // graphs captured
+  int64_t fused_programs = 0;  // compiled to kernels that take several ops at once
+  double busy_seconds = 0;     // of the device in runs, with BackendOptions::timed; 0: unknown
+};
+
+// The device is gone or has failed; nothing on it can be relied on. Whoever holds it must end.
+class DeviceLost : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
 };
 
 class Executable {
@@ -48,6 +66,8 @@ class Executable {
   // Binds an input, weight, handle or output to memory from byte `offset` on, a multiple of 4.
   // It holds for every later run, until bound again. Throws when the buffer is too small.
   virtual void bind(ValueId value, Buffer& buffer, int64_t offset = 0) = 0;
+  // Does now what the first run would have to do first; everything must be bound.
+  virtual void prepare() {}
   // Runs the steps; everything must be bound. What follows on the backend sees its results.
   virtual void run() = 0;
   virtual int64_t arena_bytes() const = 0;
@@ -64,6 +84,11 @@ class Backend {
   virtual void write(Buffer& to, int64_t offset, const void* from, int64_t bytes) = 0;
   // Waits for the runs before it.
   virtual void read(const Buffer& from, int64_t offset, void* to, int64_t bytes) = 0;
+  // Begins to bring bytes to the host, behind the work so far; later work does not wait for it.
+  // Finished in the order of their beginnings.
+  virtual void begin_read(const Buffer& from, int64_t offset, int64_t bytes) = 0;
+  // Waits for the oldest begun and not finished read, whose `bytes` go to `to`.
+  virtual void finish_read(void* to, int64_t bytes) = 0;
   virtual void copy(Buffer& to, int64_t to_offset, const Buffer& from, int64_t from_offset,
                     int64_t bytes) = 0;
 
@@ -72,6 +97,13 @@ class Backend {
   // gated: two of the same shape, gate and up. Bind the buffer at offset 0.
   virtual std::unique_ptr<Buffer> pack(Layout layout, DType dtype,
                                        std::span<const WeightSource> sources) = 0;
+
+  // Elements of f32 or bf16, uniform in ±spread, the same for the same seed. For benches.
+  virtual void fill(Buffer& buffer, DType dtype, uint64_t seed, float spread) = 0;
+  // Bytes a second at which memory that no cache holds is read once, and nothing is written: the
+  // bound of everything that must read its weights. The median of a few passes over a buffer of
+  // this size, by all threads or processors. For benches.
+  virtual double read_bandwidth(int64_t bytes) = 0;
 
   // Validates the program and prepares it; throws std::logic_error when it is malformed.
   virtual std::unique_ptr<Executable> compile(const Program& program) = 0;

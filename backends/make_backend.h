@@ -9,7 +9,10 @@ namespace limpet {
 
 struct BackendOptions {
   int threads = 0;       // of the CPU backend; 0: as many as the machine has
-  bool bf16_dot = true;  // use the processor's bf16 dot products where it has them
+  bool bf16_dot = true;  // use the processor's dot products, bf16 and int8, where it has them
+  bool graphs = true;    // replay programs as captured graphs where the device can
+  bool fused = true;     // let several ops run as one kernel where the device can
+  bool timed = false;    // measure BackendCounters::busy_seconds where the device can
 };
 
 // Throws std::runtime_error: a backend that this version lacks (the message names the option that

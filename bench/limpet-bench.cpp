@@ -18,7 +18,11 @@ constexpr Scenario kScenarios[] = {
     {"broker", limpet::bench::broker_bench, "jobs, streams, latency and memory of the broker"},
     {"rawstore", limpet::bench::rawstore_bench, "the broker's store alone"},
     {"turn2", limpet::bench::turn2_bench, "a second turn on resident KV against a re-prefill"},
-    {"decode", limpet::bench::decode_bench, "plain decode steps of the engine"},
+    {"decode", limpet::bench::decode_bench, "decode steps against the memory's read bandwidth"},
+    {"cpu", limpet::bench::cpu_bench, "decode and prefill against this machine's memory"},
+    {"prefill", limpet::bench::prefill_bench, "a long prompt to its first token"},
+    {"tokenize", limpet::bench::tokenize_bench, "text to ids and back"},
+    {"copyback", limpet::bench::copyback_bench, "KV through the host at every step: the baseline"},
     {"bucket", limpet::bench::bucket_bench, "what a bucket's padding and its change cost"},
 };
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "broker/config_file.h"
 #include "broker/listing.h"
 #include "schema/wire.h"
 
@@ -35,7 +36,9 @@ Broker::Broker(const BrokerOptions& options)
       transport_(options.endpoints),
       streams_(*store_,
                [this](ClientId c, const std::string& f) { return transport_.send(c, f); }),
+      config_(options.config),
       reloads_(options.reloads) {
+  if (!config_.empty()) core_.set_policies(read_config(config_).tenants);
   store_->snapshot([this](const JournalEntry& entry) { core_.apply(entry); });
   now_ = read_clocks();
   core_.recovered(now_);
@@ -65,11 +68,23 @@ milliseconds Broker::wait() const {
   return std::chrono::ceil<milliseconds>(deadline - now);
 }
 
+// A file that is wrong changes nothing.
+void Broker::reload() {
+  if (config_.empty()) return;
+  try {
+    core_.set_policies(read_config(config_).tenants);
+    spdlog::info("event=config_reloaded file={}", config_);
+  } catch (const ConfigError& e) {
+    spdlog::error("event=config_refused why=\"{}\" note=\"the one before holds on\"", e.what());
+  }
+}
+
 void Broker::turn() {
   events_.clear();
   if (reloads_ != nullptr && *reloads_ != reloads_seen_) {
     reloads_seen_ = *reloads_;
     transport_.reload_keys();
+    reload();
   }
   transport_.poll(wait(), events_);
   now_ = read_clocks();

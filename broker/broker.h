@@ -18,12 +18,14 @@ struct BrokerOptions {
   ZmqTransport::Options endpoints;
   Store::Options store;
   CoreOptions core;
-  const std::atomic<int>* reloads = nullptr;  // whenever it has grown, the keys are read again
+  std::string config{};  // file of what tenants may; empty: none
+  const std::atomic<int>* reloads = nullptr;  // whenever it has grown, files are read again
 };
 
 class Broker {
  public:
-  // Opens the store, recovers, binds. Throws StoreError, TransportError, keys::KeyError.
+  // Reads the configuration, opens the store, recovers, binds. Throws ConfigError, StoreError,
+  // TransportError, keys::KeyError.
   explicit Broker(const BrokerOptions& options);
 
   // Serves until `stop` is set; looks at it several times a second. Throws StoreError when the
@@ -38,6 +40,7 @@ class Broker {
 
  private:
   void turn();
+  void reload();
   std::chrono::milliseconds wait() const;
   void prepare(Event& event);
   bool refused_listing(const Event& event);
@@ -61,6 +64,7 @@ class Broker {
   std::vector<std::pair<WorkerId, std::vector<BrokerToWorker>>> to_workers_;
   Now now_;
   Time gauges_at_{};
+  const std::string config_;
   const std::atomic<int>* reloads_;
   int reloads_seen_ = 0;
   std::atomic<int64_t> last_turn_ms_{0};

@@ -41,12 +41,21 @@ void Core::State::forget_unused_workers() {
 
 void Core::apply(const JournalEntry& entry) { state_->apply(entry); }
 
+void Core::set_policies(const TenantPolicies& policies) {
+  State& s = *state_;
+  s.tenants.set_policies(policies);
+  s.workers.each([&](const Worker& w) {  // a cap that has gone may have held someone back
+    if (w.state == WorkerState::ready) s.gained.push_back(w.slot);
+  });
+}
+
 void Core::recovered(Now now) { state_->recovered(now); }
 
 Time Core::next_deadline() const {
   const State& s = *state_;
   const Time due = s.timers.next();
-  return s.workers.ready() == 0 ? due : std::min(due, s.last_now + s.options.lease / 4);
+  const auto often = std::max(s.options.lease / 4, std::chrono::milliseconds(1));
+  return s.workers.ready() == 0 ? due : std::min(due, s.last_now + often);
 }
 
 Core::Gauges Core::gauges() const {

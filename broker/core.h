@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "broker/event.h"
+#include "broker/tenant_table.h"
 
 namespace limpet::broker {
 
@@ -39,6 +40,9 @@ class Core {
   // Call once after the last snapshot entry has been applied, before the first step: jobs that
   // were dispatched wait `home_grace` for their workers to announce themselves.
   void recovered(Now now);
+
+  // Weights and caps from now on; what runs goes on.
+  void set_policies(const TenantPolicies& policies);
 
   // When step(Wake) is due; Time::max() when nothing waits.
   Time next_deadline() const;

@@ -15,7 +15,7 @@ void Core::State::apply(const JournalEntry& entry) {
 }
 
 void Core::State::apply_one(const SessionOpened& e) {
-  sessions.open(e.session, e.name, e.tenant);
+  sessions.open(e.session, e.name, tenants.of(e.tenant));
   last_session = std::max(last_session, e.session);
 }
 
@@ -30,6 +30,7 @@ void Core::State::set_home(Session& session, const std::string& worker, uint64_t
     --old.homes;
     if (--old.homes_of[session.incarnation] == 0) old.homes_of.erase(session.incarnation);
     session.home = kNoWorker;
+    SessionTable::rouse(session);
     if (old.homes == 0) unused.push_back(old.slot);
   }
   session.incarnation = incarnation;
@@ -103,7 +104,7 @@ void Core::State::apply_one(const SessionClosed& e) {
 }
 
 void Core::State::apply_one(const SessionSnapshot& e) {
-  Session& session = sessions.open(e.session, e.name, e.tenant);
+  Session& session = sessions.open(e.session, e.name, tenants.of(e.tenant));
   session.tokens = e.tokens;
   session.epoch = e.epoch;
   session.reason = e.reason;

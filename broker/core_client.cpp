@@ -74,6 +74,14 @@ void Core::State::submit(Turn& t, const ClientEvent& e, const Submit& m) {
   if (std::string wrong = wire::check(*m.spec); !wrong.empty()) {
     return refuse(t, e.client, id, ErrorCode::invalid, std::move(wrong));
   }
+  const Tenant& tenant = tenants.of(e.tenant);
+  const int64_t own = tenant.policy.max_queued_jobs;
+  if (own > 0 && tenant.queued >= own) {
+    const int64_t rounds = 1 + tenant.queued / std::max<int64_t>(tenant.in_flight, 1);
+    return refuse(t, e.client, id, ErrorCode::busy,
+                  "this tenant has " + std::to_string(own) + " jobs waiting, its cap; retry later",
+                  options.retry_after.count() * std::min<int64_t>(rounds, 100));
+  }
   const JobTable::Counts& counts = jobs.counts();
   const int64_t bytes = static_cast<int64_t>(body_bytes(*m.spec));
   if (counts.queued >= static_cast<int64_t>(options.max_queued_jobs) ||
@@ -175,13 +183,14 @@ void Core::State::list(Turn& t, const ClientEvent& e, const List& m) {
     });
   } else if (m.what == Listing::sessions) {
     sessions.each([&](const Session& s) {
-      if (!e.admin && s.tenant != e.tenant) return true;
+      if (!e.admin && s.tenant->name != e.tenant) return true;
       return add(all.sessions,
                  SessionInfo{s.name, s.home == kNoWorker ? "" : workers.at(s.home).name,
                              s.in_flight ? SessionState::running
                              : s.first   ? SessionState::queued
                                          : SessionState::idle,
-                             raw(s.epoch), s.tokens, s.jobs - (s.in_flight ? 1 : 0), s.tenant});
+                             raw(s.epoch), s.tokens, s.jobs - (s.in_flight ? 1 : 0),
+                             s.tenant->name});
     });
   } else {
     workers.each([&](const Worker& w) {

@@ -16,26 +16,40 @@ bool Core::State::home_usable(const Session& session) {
   return home.state == WorkerState::expected || (at_home(session, home) && !home.leaving);
 }
 
-void Core::State::enqueue(Session& session, ReadyQueue& queue) {
-  queue.insert({session.first->spec->priority, session.first->number}, &session);
+// At a worker, or (kNoWorker) anywhere.
+void Core::State::enqueue(Session& session, uint32_t at) {
+  FairQueue& queue = at == kNoWorker ? anywhere : workers.at(at).ready;
+  queue.insert(*session.tenant, {session.first->spec->priority, session.first->number}, &session);
+  tenants.waits(*session.tenant);
   session.waits_in = &queue;
+  session.waits_at = at;
   ++ready_sessions;
+  if (at != kNoWorker) gained.push_back(at);
 }
 
 void Core::State::unready(Session& session) {
   if (!session.waits_in) return;
-  if (session.waits_in != &anywhere) let_go(workers.at(session.home));
-  session.waits_in->erase({session.first->spec->priority, session.first->number});
+  if (session.waits_at != kNoWorker) let_go(workers.at(session.waits_at));
+  session.waits_in->erase(*session.tenant,
+                          {session.first->spec->priority, session.first->number});
+  tenants.waits_not(*session.tenant);
   session.waits_in = nullptr;
+  session.waits_at = kNoWorker;
   --ready_sessions;
 }
 
 void Core::State::make_ready(Turn& t, Session& session) {
   Job& job = *session.first;
-  if (!home_usable(session) || session.home == job.avoid) return enqueue(session, anywhere);
-  enqueue(session, workers.at(session.home).ready);
-  gained.push_back(session.home);
-  job.start_by = t.now.mono + options.start_deadline;
+  const bool home = home_usable(session) && session.home != job.avoid;
+  enqueue(session, home ? session.home : kNoWorker);
+  // At home it waits so long; whom to avoid, too, is thought over then.
+  if (home || job.avoid != kNoWorker) wait_for_start(t, session);
+}
+
+// Each move gives the next place more time, so that a job ends up where it starts at all.
+void Core::State::wait_for_start(Turn& t, Session& session) {
+  Job& job = *session.first;
+  job.start_by = t.now.mono + options.start_deadline * (1 + std::min(job.moves, 15));
   arm(job);
 }
 
@@ -46,16 +60,31 @@ void Core::State::let_go(Worker& worker) {
 
 void Core::State::settle(Turn& t) {
   for (;;) {
-    Worker* next = anywhere.empty() ? nullptr : room_for(*anywhere.first());
-    if (!next) {
-      if (gained.empty()) return;
-      next = &workers.at(gained.back());
-      gained.pop_back();
-      next->held = false;
-      workers.rank(*next);
+    if (const FairQueue::First first = first_of(anywhere)) {
+      if (Worker* there = room_for(*first.session)) {
+        pump(t, *there);
+        continue;
+      }
+      if (wait_at_one(t, *first.session)) continue;
     }
-    pump(t, *next);
+    if (gained.empty()) return;
+    Worker& worker = workers.at(gained.back());
+    gained.pop_back();
+    worker.held = false;
+    workers.rank(worker);
+    pump(t, worker);
   }
+}
+
+// No worker has the KV for it now. It waits at the one that is the next to have enough, so that
+// those behind it may go to the others.
+bool Core::State::wait_at_one(Turn& t, Session& session) {
+  Worker* worker = workers.roomiest(session.first->avoid);
+  if (!worker) return false;
+  unready(session);
+  enqueue(session, worker->slot);
+  wait_for_start(t, session);
+  return true;
 }
 
 // KV tokens that the session may come to hold by this job: all of its transcript counts, since
@@ -67,7 +96,8 @@ int64_t Core::State::kv_need(const Job& job, const Worker& worker) {
     before = job.base() + static_cast<int64_t>(
                               std::max(spec.tokens.size(), (job.bytes - sizeof(JobSpec)) / 4));
   }
-  int64_t need = before + spec.max_tokens;
+  const int64_t page = std::max<int64_t>(worker.kv_page_tokens, 1);
+  int64_t need = (before + spec.max_tokens + page - 1) / page * page;
   // A worker cuts the output where its context or its pool ends.
   for (const int64_t most : {worker.max_context, worker.room.total_kv_tokens}) {
     if (most > 0) need = std::min(need, most);
@@ -75,40 +105,43 @@ int64_t Core::State::kv_need(const Job& job, const Worker& worker) {
   return need;
 }
 
-// Where a session that may go anywhere goes now: its home, if that will do, or the worker with the
-// most room; null while that has too little.
-Worker* Core::State::room_for(const Session& session) {
-  const Job& job = *session.first;
-  if (session.home != kNoWorker && session.home != job.avoid) {
-    Worker& home = workers.at(session.home);
-    if (at_home(session, home) && !home.held && home.takes(kv_need(job, home))) return &home;
-  }
-  Worker* best = workers.best(job.avoid, session.model);
-  return best && best->takes(kv_need(job, *best)) ? best : nullptr;
+// Who is next there, of those that their tenants' caps let go.
+FairQueue::First Core::State::first_of(const FairQueue& queue) {
+  return queue.first([this](const Session& session) { return within_caps(session); });
 }
 
-// The most urgent of those who wait for this worker and those who would go anywhere, until it
-// has no more room. One that would go anywhere may well be given to another. While one waits for
-// KV no later one takes it: at its home, or at the worker that is the next to have enough.
+// Where a session that may go anywhere goes now: its home, if that will do; the worker that has the
+// most free, so that nobody's idle KV is given up; else the one that has the most when that is.
+Worker* Core::State::room_for(const Session& session) {
+  const Job& job = *session.first;
+  const auto takes = [&](Worker* w) { return w && !w->held && w->takes(kv_need(job, *w)); };
+  if (session.home != kNoWorker && session.home != job.avoid) {
+    Worker& home = workers.at(session.home);
+    if (at_home(session, home) && takes(&home)) return &home;
+  }
+  if (Worker* freest = workers.freest(job.avoid, session.model); takes(freest)) return freest;
+  Worker* roomiest = workers.roomiest(job.avoid);
+  return takes(roomiest) ? roomiest : nullptr;
+}
+
+// The next of those who wait for this worker and those who would go anywhere, until it has no more
+// room. One that would go anywhere may well be given to another. While one waits here for KV, none
+// whose turn is later takes it.
 void Core::State::pump(Turn& t, Worker& worker) {
   while (worker.credit() > 0 && !worker.held) {
-    if (!anywhere.empty() &&
-        (worker.ready.empty() || anywhere.first_key() < worker.ready.first_key())) {
-      Session& session = *anywhere.first();
-      if (Worker* there = room_for(session)) {
-        place(t, session, *there);
-        continue;
-      }
-      if (&worker == workers.best(session.first->avoid, session.model)) return;
+    const FairQueue::First far = first_of(anywhere), near = first_of(worker.ready);
+    if (far && (!near || far.before(near))) {
+      Worker* there = room_for(*far.session);
+      if (!there) return;  // it is given a place to wait at in settle()
+      place(t, *far.session, *there);
+      continue;
     }
-    if (worker.ready.empty()) return;
-    Session& session = *worker.ready.first();
-    if (!worker.takes(kv_need(*session.first, worker))) {
+    if (!near) return;
+    if (!worker.takes(kv_need(*near.session->first, worker))) {
       worker.held = true;
       return workers.rank(worker);
     }
-    unready(session);
-    dispatch(t, session, worker);
+    place(t, *near.session, worker);
   }
 }
 
@@ -203,7 +236,7 @@ Dispatch Core::State::dispatch_message(Turn& t, const Session& session, const Jo
     d.deadline_ms = std::max<int64_t>(left.count(), 1);
   }
   d.spec = job.spec;
-  d.tenant = session.tenant;
+  d.tenant = session.tenant->name;
   d.has_transcript = session.reason != Reason::none && session.tokens > 0;
   return d;
 }
@@ -221,16 +254,16 @@ void Core::State::dispatch(Turn& t, Session& session, Worker& worker) {
   job.silent_since = t.now.mono;
   // What is left of the time to start at home, but never less than a worker needs to say so.
   const Time at_least = t.now.mono + look_again();
-  job.start_by = job.start_by == Time::max() ? t.now.mono + options.start_deadline
-                                             : std::max(job.start_by, at_least);
+  const Time in_full = t.now.mono + options.start_deadline * (1 + std::min(job.moves, 15));
+  job.start_by = job.start_by == Time::max() ? in_full : std::max(job.start_by, at_least);
   job.ask_after = Time::min();
   job.heard_index = 0;
   job.heard_started = false;
   job.move = Reason::none;
   arm(job);
-  workers.sent(
-      worker, {job.number, job.attempt},
-      {.heard = worker.heartbeat, .sent = t.now.mono, .promised = kv_need(job, worker)});
+  begin_share(t, session, worker);
+  workers.sent(worker, {job.number, job.attempt},
+               {.heard = worker.heartbeat, .sent = t.now.mono, .promised = job.kv_promised});
   Dispatch message = dispatch_message(t, session, job);
   const bool fill = message.has_transcript;
   send(t, worker, std::move(message), fill, job.prompt_tokens < 0 ? job.base() : -1);

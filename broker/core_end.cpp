@@ -2,11 +2,18 @@
 #include "broker/core_state.h"
 
 namespace limpet::broker {
+namespace {
+
+// An attempt that was never begun counts for little: so many of them for one that failed.
+constexpr uint32_t kUnstarted = 20;
+
+}  // namespace
 
 // The worker may go on for a while; its reports of this attempt change nothing any more.
 void Core::State::detach_attempt(Turn& t, Job& job, bool tell_worker) {
   Worker& worker = workers.at(job.worker);
   const JobAttempt attempt{job.number, job.attempt};
+  end_share(job);
   job.worker = kNoWorker;
   job.start_by = Time::max();
   const auto it = worker.in_flight.find(attempt);
@@ -22,11 +29,16 @@ void Core::State::end_attempt(Turn& t, Job& job, std::string why, Counts counts,
   detach_attempt(t, job, tell_worker);
   fact(t, Fact::Kind::requeued, job.id(), why);
   const bool failed = counts == Counts::yes;
-  if (failed && job.failures + 1 >= options.max_attempts) {
+  const bool too_many = failed && job.failures + 1 >= options.max_attempts;
+  if (too_many || raw(job.attempt) >= kUnstarted * static_cast<uint32_t>(options.max_attempts)) {
     return fail(t, job, ErrorCode::attempts_exhausted,
-                std::to_string(job.failures + 1) + " attempts failed, the last by " + why);
+                too_many ? std::to_string(job.failures + 1) + " attempts failed, the last by " + why
+                         : std::to_string(raw(job.attempt)) +
+                               " attempts came to nothing, the last by " + why);
   }
   commit(t, JobRequeued{job.number, std::move(why), failed});
+  look_everywhere(*session.tenant);
+  SessionTable::rest(session);
   make_ready(t, session);
 }
 
@@ -47,12 +59,14 @@ void Core::State::end_job(Turn& t, Job& job, JobEndedEntry entry) {
   fact(t, Fact::Kind::job_ended, job.id(), name(entry.state), entry.timings.total);
   t.out.send.push_back(JobEvent{job.number, job.spec, entry});
   commit(t, std::move(entry));  // the job is gone
+  look_everywhere(*session.tenant);
   if (session.ephemeral()) return commit(t, SessionClosed{session.number});
   if (cut && session.home != kNoWorker) {  // so the next dispatch to it brings the transcript
     commit(t, HomeSet{session.number, Epoch{raw(session.epoch) + 1},
                       workers.at(session.home).name, session.incarnation, Reason::rewound,
                       session.model});
   }
+  if (!session.in_flight) SessionTable::rest(session);
   if (first && session.first) make_ready(t, session);
 }
 

@@ -51,6 +51,7 @@ void Core::State::job_started(Turn& t, Worker& worker, const JobStarted& m) {
   if (entry.has_prompt) {
     if (entry.base_tokens + std::ssize(m.prompt) > static_cast<int64_t>(Limits::kTokens)) {
       workers.over(worker, {job->number, job->attempt});
+      gained.push_back(worker.slot);
       send(t, worker, EndAck{job->number, job->attempt});
       detach_attempt(t, *job, false);
       return fail(t, *job, ErrorCode::too_long,
@@ -63,7 +64,12 @@ void Core::State::job_started(Turn& t, Worker& worker, const JobStarted& m) {
   job->silent_since = t.now.mono;
   job->start_by = Time::max();
   job->residency = m.residency;
-  workers.promise(worker, {job->number, job->attempt}, kv_need(*job, worker));
+  job->prefilled = std::max<int64_t>(m.prefilled_tokens, 0);
+  const int64_t need = kv_need(*job, worker);
+  job->session->tenant->promised += need - job->kv_promised;
+  job->kv_promised = need;
+  workers.promise(worker, {job->number, job->attempt}, need);
+  gained.push_back(worker.slot);
   t.out.facts.push_back({Fact::Kind::dispatched, job->id(), std::string(name(m.reason)), 0,
                          job->base_tokens > 0, m.residency});
 }
@@ -156,6 +162,11 @@ void Core::State::job_ended(Turn& t, Worker& worker, const JobEnded& m) {
   job->move = Reason::worker_lost;
   // A worker that had no place after all, or is leaving, has not tried.
   const bool tried = m.ok || m.code != ErrorCode::busy;
+  if (!tried) {  // it has less room than it was believed to have, until it tells anew
+    worker.room.slots = 0;
+    worker.freed = 0;
+    workers.rank(worker);
+  }
   end_attempt(t, *job, m.ok ? "ended_early" : "worker_error: " + m.message,
               tried ? Counts::yes : Counts::no, false);
 }

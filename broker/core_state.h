@@ -4,9 +4,10 @@
 #include <string_view>
 
 #include "broker/core.h"
+#include "broker/fair_queue.h"
 #include "broker/job_table.h"
-#include "broker/ready_queue.h"
 #include "broker/session_table.h"
+#include "broker/tenant_table.h"
 #include "broker/timers.h"
 #include "broker/worker_table.h"
 
@@ -20,6 +21,10 @@ struct Core::State {
     Now now;
     Output& out;
   };
+
+  // Whether an attempt counts against max_attempts: not one that its worker never began, unless
+  // the worker died with it.
+  enum class Counts : bool { no, yes };
 
   // ---- core_apply.cpp: the only writers of durable state.
   void apply(const JournalEntry& entry);
@@ -65,6 +70,7 @@ struct Core::State {
   void session_dropped(Turn& t, Worker& worker, const SessionDropped& m);
   void leaving(Turn& t, Worker& worker);
   void lose(Turn& t, Worker& worker, std::string_view why);
+  Counts counts(const Worker& worker, const JobAttempt& attempt);
 
   // ---- core_job_report.cpp: what workers say of jobs.
   Job* current(Turn& t, Worker& worker, JobNumber job, Attempt attempt, std::string_view what);
@@ -80,12 +86,15 @@ struct Core::State {
   bool home_usable(const Session& session);  // it lives, or may announce itself still
   bool at_home(const Session& session, const Worker& worker);
   void make_ready(Turn& t, Session& session);
-  void enqueue(Session& session, ReadyQueue& queue);
+  void enqueue(Session& session, uint32_t at);
+  void wait_for_start(Turn& t, Session& session);
+  bool wait_at_one(Turn& t, Session& session);
   void unready(Session& session);
   void settle(Turn& t);  // once, at the end of each step: gives out what can be given
   void let_go(Worker& worker);
   int64_t kv_need(const Job& job, const Worker& worker);
   Worker* room_for(const Session& session);
+  FairQueue::First first_of(const FairQueue& queue);
   void pump(Turn& t, Worker& worker);
   void place(Turn& t, Session& session, Worker& worker);
   void move_home(Turn& t, Session& session, const Worker& worker);
@@ -97,9 +106,14 @@ struct Core::State {
   void dispatch(Turn& t, Session& session, Worker& worker);
   Dispatch dispatch_message(Turn& t, const Session& session, const Job& job);
 
+  // ---- core_tenant.cpp: what tenants have had, and their caps.
+  bool within_caps(const Session& session);
+  void begin_share(Turn& t, Session& session, const Worker& worker);
+  void end_share(Job& job);
+  void look_everywhere(const Tenant& tenant);
+  int64_t kv_longest(const Job& job);
+
   // ---- core_end.cpp: the end of attempts and jobs.
-  // Whether an attempt counts against max_attempts: not one that only waited.
-  enum class Counts : bool { no, yes };
   void end_attempt(Turn& t, Job& job, std::string why, Counts counts, bool tell_worker);
   void detach_attempt(Turn& t, Job& job, bool tell_worker);
   void end_job(Turn& t, Job& job, JobEndedEntry entry);
@@ -134,10 +148,11 @@ struct Core::State {
   }
 
   CoreOptions options;
+  TenantTable tenants;
   SessionTable sessions;
   JobTable jobs;
   WorkerTable workers;
-  ReadyQueue anywhere;  // sessions whose next job may go to any worker
+  FairQueue anywhere;  // sessions whose next job may go to any worker
   Timers timers;
   JobNumber last_job{};
   SessionNumber last_session{};

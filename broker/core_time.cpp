@@ -73,29 +73,33 @@ void Core::State::job_due(Turn& t, Job& job) {
   if (job.in_flight() && t.now.mono >= job.silent_since + options.attempt_deadline) {
     job.avoid = job.worker;
     job.move = Reason::worker_lost;
-    end_attempt(t, job, "attempt_deadline", Counts::yes, true);
+    const bool began = job.state == JobState::running;
+    end_attempt(t, job, "attempt_deadline", began ? Counts::yes : Counts::no, true);
   } else if (t.now.mono >= job.start_by) {
     start_overdue(t, job);
   }
   if (Job* still = jobs.find(number)) arm(*still);
 }
 
-// Its home has not begun it in time. It goes elsewhere as soon as elsewhere has room; while there
-// is none, waiting at home costs least.
+// It has not begun in time. It goes elsewhere as soon as elsewhere has room; while there is none,
+// waiting where it is costs least.
 void Core::State::start_overdue(Turn& t, Job& job) {
+  Session& session = *job.session;
   if (!job.in_flight()) {
     job.start_by = Time::max();
-    unready(*job.session);
-    enqueue(*job.session, anywhere);
-    return;
+    if (session.waits_at == kNoWorker) job.avoid = kNoWorker;
+    unready(session);
+    return enqueue(session, kNoWorker);
   }
-  const Worker* other = workers.best_but(job.worker);
-  if (!other || !other->takes(kv_need(job, *other))) {
+  Worker* other = workers.freest(job.worker, session.model);
+  if (!other || !other->takes(kv_need(job, *other))) other = workers.roomiest(job.worker);
+  if (!other || other->slot == job.worker || !other->takes(kv_need(job, *other))) {
     job.start_by = t.now.mono + look_again();
     return;
   }
   job.avoid = job.worker;
   job.move = Reason::start_deadline;
+  ++job.moves;
   end_attempt(t, job, "start_deadline", Counts::no, true);
 }
 
@@ -104,6 +108,7 @@ void Core::State::recover_session(Turn& t, Session& session) {
     Worker& home = workers.at(session.home);
     if (home.state == WorkerState::absent) home.state = WorkerState::expected;
   }
+  if (!session.in_flight) SessionTable::rest(session);
   if (!session.first) return;
   Job& job = *session.first;
   if (!session.in_flight) return make_ready(t, session);
@@ -114,7 +119,11 @@ void Core::State::recover_session(Turn& t, Session& session) {
   if (job.state == JobState::dispatched) {
     job.start_by = t.now.mono + options.home_grace + options.start_deadline;
   }
-  workers.at(session.home).in_flight[{job.number, job.attempt}] = {.sent = t.now.mono};
+  Worker& home = workers.at(session.home);
+  home.in_flight[{job.number, job.attempt}] = {.sent = t.now.mono};
+  job.kv_promised = kv_need(job, home);
+  job.output_before = job.output_tokens;
+  session.tenant->promised += job.kv_promised;
   arm(job);
 }
 

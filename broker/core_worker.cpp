@@ -101,6 +101,7 @@ void Core::State::enroll(Turn& t, WorkerId connection, const Register& m) {
   worker.model = m.model;
   worker.model_fingerprint = m.model_fingerprint;
   worker.max_context = m.max_context;
+  worker.kv_page_tokens = std::clamp<int64_t>(m.kv_page_tokens, 1, 1 << 16);
   worker.leaving = false;
   worker.room = bounded(m.room);
   worker.heard = t.now.mono;
@@ -135,7 +136,7 @@ void Core::State::adopt(Turn& t, Worker& worker, WorkerId connection, const Regi
   for (auto& [attempt, entry] : worker.in_flight) entry.unlist();
   for (const Registered::Resume& resume : r.resume) {
     InFlight& entry = worker.in_flight[{resume.job, resume.attempt}];
-    entry.listed = true;
+    entry.listed = entry.known = true;
     entry.sent = t.now.mono;
     entry.promised = kv_need(jobs.at(resume.job), worker);
   }
@@ -148,7 +149,7 @@ void Core::State::adopt(Turn& t, Worker& worker, WorkerId connection, const Regi
   workers.recount(worker);
   for (const JobAttempt& a : wanted(worker)) {
     if (worker.in_flight[a].listed) continue;
-    end_attempt(t, jobs.at(a.job), "worker_lost", Counts::yes, false);
+    end_attempt(t, jobs.at(a.job), "worker_lost", counts(worker, a), false);
   }
   requeue_waiting(t, worker);
   fact(t, Fact::Kind::worker_registered, worker.name);
@@ -158,7 +159,7 @@ void Core::State::adopt(Turn& t, Worker& worker, WorkerId connection, const Regi
 void Core::State::requeue_waiting(Turn& t, Worker& worker) {
   std::vector<Session*> waiting;
   while (!worker.ready.empty()) {
-    waiting.push_back(worker.ready.first());
+    waiting.push_back(worker.ready.any());
     unready(*waiting.back());
   }
   for (Session* session : waiting) make_ready(t, *session);
@@ -213,7 +214,7 @@ void Core::State::end_lost_dispatches(Turn& t, Worker& worker) {
     if (worker.in_flight[a].orphan) {
       workers.forgotten(worker, a);
     } else {
-      end_attempt(t, jobs.at(a.job), "dispatch_lost", Counts::yes, false);
+      end_attempt(t, jobs.at(a.job), "dispatch_lost", counts(worker, a), false);
     }
   }
 }
@@ -235,12 +236,24 @@ void Core::State::leaving(Turn& t, Worker& worker) {
   requeue_waiting(t, worker);
 }
 
+// Of an attempt that its worker has lost, perhaps with its life.
+Core::State::Counts Core::State::counts(const Worker& worker, const JobAttempt& attempt) {
+  const auto it = worker.in_flight.find(attempt);
+  const bool known = it != worker.in_flight.end() && it->second.known;
+  return known || jobs.at(attempt.job).state == JobState::running ? Counts::yes : Counts::no;
+}
+
 void Core::State::lose(Turn& t, Worker& worker, std::string_view why) {
   const std::vector<JobAttempt> attempts = wanted(worker);
   if (!worker.leaving) fact(t, Fact::Kind::worker_lost, worker.name, why);
-  workers.disconnect(worker);
+  std::vector<Counts> counted;
   for (const JobAttempt& a : attempts) {
-    end_attempt(t, jobs.at(a.job), "worker_lost", Counts::yes, false);
+    counted.push_back(worker.leaving ? Counts::no : counts(worker, a));
+  }
+  workers.disconnect(worker);
+  for (size_t i = 0; i < attempts.size(); ++i) {
+    end_attempt(t, jobs.at(attempts[i].job), worker.leaving ? "drained" : "worker_lost", counted[i],
+                false);
   }
   requeue_waiting(t, worker);
   unused.push_back(worker.slot);

@@ -25,7 +25,7 @@ size_t body_bytes(const JobSpec& spec) {
 }
 
 Job& JobTable::add(const JobAccepted& accepted, Session& session) {
-  if (ids_.contains({session.tenant, accepted.spec->job_id}))
+  if (ids_.contains({session.tenant->name, accepted.spec->job_id}))
     throw std::logic_error("job accepted twice: id");
   auto [it, fresh] = jobs_.try_emplace(raw(accepted.job));
   if (!fresh) throw std::logic_error("job accepted twice: number");
@@ -38,13 +38,15 @@ Job& JobTable::add(const JobAccepted& accepted, Session& session) {
   job.accepted_at = accepted.accepted_at;
   job.deadline_at = accepted.deadline_at;
   job.bytes = body_bytes(*job.spec);
-  ids_.emplace(OwnedName{session.tenant, job.spec->job_id}, &job);
+  ids_.emplace(OwnedName{session.tenant->name, job.spec->job_id}, &job);
   SessionTable::append(session, job);
   count(job, 1);
   return job;
 }
 
 void JobTable::count(const Job& job, int64_t n) {
+  Tenant& tenant = *job.session->tenant;
+  (job.in_flight() ? tenant.in_flight : tenant.queued) += n;
   switch (job.state) {
     case JobState::queued:
       counts_.queued += n;

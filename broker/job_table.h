@@ -37,7 +37,12 @@ struct Job {
   Job* lane_after = nullptr;
   uint32_t worker = kNoWorker;  // where the attempt in flight is
   uint32_t avoid = kNoWorker;   // where the last attempt came to nothing
+  int moves = 0;                // because it was not started in time
   Reason move = Reason::none;   // why it must go elsewhere than its living home
+  int64_t kv_promised = 0;      // of the attempt in flight: KV tokens that it may come to need
+  int64_t charged = 0;          // and the tokens that its tenant was taken to have had by it
+  int64_t prefilled = 0;        // and what it has: these, and the output from `output_before` on
+  int64_t output_before = 0;
   size_t bytes = 0;             // what it counts for in max_queued_bytes
   Time accepted{};
   Time deadline = Time::max();
@@ -60,7 +65,7 @@ struct Job {
   }
   bool in_flight() const { return state == JobState::dispatched || state == JobState::running; }
   const std::string& id() const { return spec->job_id; }
-  const std::string& tenant() const { return session->tenant; }
+  const std::string& tenant() const { return session->tenant->name; }
 };
 
 class JobTable {

@@ -132,7 +132,9 @@ void JournalState::start(const StartedEntry& e) {
 void JournalState::end(const JobEndedEntry& e) {
   JobHead& head = touch(e.job);
   if (auto s = sessions.find(head.session); s != sessions.end()) {
-    s->second.tokens = e.session_tokens;
+    // One that waits behind a running job ends without a word on that one's tokens.
+    const bool behind = s->second.last_job != e.job && jobs.contains(s->second.last_job);
+    if (!behind) s->second.tokens = e.session_tokens;
     // A failed job is no part of the transcript: the next one follows what was before it.
     const bool counted = head.span.prompt >= 0 && s->second.last_job == e.job;
     if (counted && e.state == JobState::failed) s->second.last_job = head.span.previous;

@@ -7,6 +7,7 @@
 #include <csignal>
 #include <cstdio>
 #include <optional>
+#include <thread>
 
 #include "broker/broker.h"
 #include "probes/http_server.h"
@@ -61,6 +62,8 @@ void add_flags(CLI::App& app, Flags& f) {
       ->capture_default_str();
   app.add_option("--data", o.store.folder, "Folder of jobs, sessions and transcripts; one broker")
       ->capture_default_str();
+  app.add_option("--config", o.config,
+                 "TOML file of tenants' weights and caps; read again on SIGHUP");
   add_ms(app, "--heartbeat-ms", o.core.heartbeat, "How often workers tell that they live");
   add_ms(app, "--lease-ms", o.core.lease, "A worker silent for this long is lost");
   add_ms(app, "--start-deadline-ms", o.core.start_deadline,
@@ -84,7 +87,8 @@ void add_flags(CLI::App& app, Flags& f) {
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
 }
 
-int serve(const Flags& flags) {
+// Until it is told to stop. Throws StoreFull: nothing that was not durable has left.
+void serve(const Flags& flags) {
   std::atomic<bool> ready{false};
   limpet::broker::Broker broker(flags.options);
   std::optional<limpet::probes::HttpServer> http;
@@ -99,7 +103,21 @@ int serve(const Flags& flags) {
   broker.run(stop);
   ready = false;
   spdlog::info("event=stopped");
-  return 0;
+}
+
+// A full disk fails the turn that met it: its requests were refused, and what the core knew beyond
+// the store is forgotten with it. A new one begins from the store until there is room again;
+// clients and workers come back by themselves and find what a restart leaves them.
+void serve_while_there_is_room(const Flags& flags) {
+  while (!stop) {
+    try {
+      return serve(flags);
+    } catch (const limpet::broker::StoreFull& e) {
+      spdlog::error("event=disk_full what=\"{}\"", e.what());
+    }
+    constexpr std::chrono::milliseconds kLook{50};
+    for (int i = 0; i < 10 && !stop; ++i) std::this_thread::sleep_for(kLook);
+  }
 }
 
 }  // namespace
@@ -133,7 +151,8 @@ int main(int argc, char** argv) {
   spdlog::set_level(spdlog::level::from_str(flags.log_level));
   catch_signals();
   try {
-    return serve(flags);
+    serve_while_there_is_room(flags);
+    return 0;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "limpet-broker: %s\n", e.what());
     return 1;

@@ -7,23 +7,24 @@
 namespace limpet::broker {
 
 Session& SessionTable::open(SessionNumber number, const std::string& name,
-                            const std::string& tenant) {
-  if (!name.empty() && names_.contains({tenant, name}))
+                            Tenant& tenant) {
+  if (!name.empty() && names_.contains({tenant.name, name}))
     throw std::logic_error("session opened twice: name");
   auto [it, fresh] = sessions_.try_emplace(raw(number));
   if (!fresh) throw std::logic_error("session opened twice: number");
   Session& session = it->second;
   session.number = number;
   session.name = name;
-  session.tenant = tenant;
-  if (!name.empty()) names_.emplace(OwnedName{session.tenant, session.name}, &session);
+  session.tenant = &tenant;
+  if (!name.empty()) names_.emplace(OwnedName{tenant.name, session.name}, &session);
   return session;
 }
 
 void SessionTable::close(SessionNumber number) {
   Session& session = at(number);
   if (session.first) throw std::logic_error("session closed with jobs in its lane");
-  if (!session.ephemeral()) names_.erase({session.tenant, session.name});
+  rouse(session);
+  if (!session.ephemeral()) names_.erase({session.tenant->name, session.name});
   sessions_.erase(raw(number));
 }
 
@@ -56,6 +57,28 @@ void SessionTable::remove(Session& session, Job& job) {
   (job.lane_after ? job.lane_after->lane_before : session.last) = job.lane_before;
   job.lane_before = job.lane_after = nullptr;
   --session.jobs;
+}
+
+void SessionTable::rest(Session& session) {
+  if (session.rests || session.home == kNoWorker) return;
+  Tenant& tenant = *session.tenant;
+  session.rests = true;
+  session.idle_before = tenant.last_idle;
+  session.idle_after = nullptr;
+  (tenant.last_idle ? tenant.last_idle->idle_after : tenant.longest_idle) = &session;
+  tenant.last_idle = &session;
+  tenant.idle_tokens += session.tokens;
+}
+
+void SessionTable::rouse(Session& session) {
+  if (!session.rests) return;
+  Tenant& tenant = *session.tenant;
+  session.rests = false;
+  (session.idle_before ? session.idle_before->idle_after : tenant.longest_idle) =
+      session.idle_after;
+  (session.idle_after ? session.idle_after->idle_before : tenant.last_idle) = session.idle_before;
+  session.idle_before = session.idle_after = nullptr;
+  tenant.idle_tokens -= session.tokens;
 }
 
 }  // namespace limpet::broker

@@ -8,11 +8,12 @@
 #include <unordered_map>
 
 #include "broker/event.h"
+#include "broker/tenant_table.h"
 
 namespace limpet::broker {
 
 struct Job;
-class ReadyQueue;
+class FairQueue;
 inline constexpr uint32_t kNoWorker = UINT32_MAX;
 
 // A name that a client chose, within its tenant.
@@ -30,7 +31,7 @@ struct OwnedNameHash {
 struct Session {
   SessionNumber number{};
   std::string name;              // empty: ephemeral
-  std::string tenant;            // owns it and its jobs
+  Tenant* tenant = nullptr;      // owns it and its jobs
   int64_t tokens = 0;            // durable transcript, a running job's prompt and output included
   Epoch epoch{};                 // of its home
   uint64_t incarnation = 0;      // of its home
@@ -41,7 +42,11 @@ struct Session {
   uint32_t jobs = 0;             // in the lane
   Job* first = nullptr;          // the lane, oldest first
   Job* last = nullptr;
-  ReadyQueue* waits_in = nullptr;  // the queue in which its first job waits for a place
+  FairQueue* waits_in = nullptr;   // the queue in which its first job waits for a place
+  uint32_t waits_at = kNoWorker;   // the worker whose queue that is; none: anywhere
+  bool rests = false;              // its KV is idle at home; a list of its tenant's by how long
+  Session* idle_before = nullptr;
+  Session* idle_after = nullptr;
 
   bool ephemeral() const { return name.empty(); }
 };
@@ -49,7 +54,7 @@ struct Session {
 class SessionTable {
  public:
   // Throws std::logic_error when the number or the tenant's name is there already.
-  Session& open(SessionNumber number, const std::string& name, const std::string& tenant);
+  Session& open(SessionNumber number, const std::string& name, Tenant& tenant);
   void close(SessionNumber number);
   Session* find(SessionNumber number);
   Session* find(const OwnedName& name);  // never finds an ephemeral one
@@ -65,6 +70,10 @@ class SessionTable {
   // A lane is a list through its jobs.
   static void append(Session& session, Job& job);
   static void remove(Session& session, Job& job);
+  // Its KV becomes idle at its home, and is so no more; both at any time. Its tokens must not
+  // change in between.
+  static void rest(Session& session);
+  static void rouse(Session& session);
 
  private:
   std::unordered_map<uint64_t, Session> sessions_;

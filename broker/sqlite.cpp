@@ -125,8 +125,8 @@ void Database::fail(std::string_view doing) {
                      sqlite3_errmsg(handle_) + " (" +
                      std::to_string(sqlite3_extended_errcode(handle_)) + "). ";
   if (code == SQLITE_FULL) {
-    line += "The disk is full: free some space, then start the broker again; what it answered is"
-            " safe.";
+    line += "The disk is full: free some space, and the broker goes on; what it answered is safe.";
+    throw StoreFull(line);
   } else if (code == SQLITE_READONLY || code == SQLITE_CANTOPEN || code == SQLITE_PERM) {
     line += "Make the data folder writable for this user, or choose another with --data.";
   } else if (code == SQLITE_NOTADB || code == SQLITE_CORRUPT) {

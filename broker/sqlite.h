@@ -22,6 +22,12 @@ class StoreError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// There is no room on the disk: with some, it goes on from what is durable.
+class StoreFull : public StoreError {
+ public:
+  using StoreError::StoreError;
+};
+
 // Throws what a store that is not what was written to it throws.
 [[noreturn]] void throw_damaged(const std::string& path, const std::string& what);
 

@@ -1,5 +1,7 @@
 #include "broker/worker_table.h"
 
+#include <algorithm>
+
 namespace limpet::broker {
 
 Worker& WorkerTable::slot(const std::string& name) {
@@ -29,7 +31,11 @@ Worker* WorkerTable::find(std::string_view name) {
 }
 
 void WorkerTable::connect(Worker& worker, WorkerId connection) {
-  if (worker.state == WorkerState::ready) connections_.erase(raw(worker.connection));
+  if (worker.state == WorkerState::ready) {
+    connections_.erase(raw(worker.connection));
+  } else {
+    ++models_[worker.model_fingerprint];
+  }
   worker.connection = connection;
   worker.state = WorkerState::ready;
   connections_[raw(connection)] = worker.slot;
@@ -37,7 +43,10 @@ void WorkerTable::connect(Worker& worker, WorkerId connection) {
 }
 
 void WorkerTable::disconnect(Worker& worker) {
-  if (worker.state == WorkerState::ready) connections_.erase(raw(worker.connection));
+  if (worker.state == WorkerState::ready) {
+    connections_.erase(raw(worker.connection));
+    if (--models_[worker.model_fingerprint] == 0) models_.erase(worker.model_fingerprint);
+  }
   worker.state = WorkerState::absent;
   worker.in_flight.clear();
   recount(worker);
@@ -102,27 +111,38 @@ void WorkerTable::rank(Worker& worker) {
   const bool takes = worker.credit() > 0 && !worker.held;
   const Worker::Rank now{worker.promised - worker.room.free_kv_tokens, worker.in_flight.size(),
                          worker.homes, worker.slot};
-  if (takes == worker.ranked && (!takes || now == worker.rank)) return;
-  if (worker.ranked) ranks_.erase(worker.rank);
+  const Worker::Credit most{worker.in_flight.empty() ? INT64_MIN : -worker.kv_credit(),
+                            worker.slot};
+  if (takes == worker.ranked && (!takes || (now == worker.rank && most == worker.most))) return;
+  if (worker.ranked) ranks_.erase(worker.rank), mosts_.erase(worker.most);
   worker.ranked = takes;
   worker.rank = now;
-  if (takes) ranks_.insert(now);
+  worker.most = most;
+  if (takes) ranks_.insert(now), mosts_.insert(most);
 }
 
-Worker* WorkerTable::best(uint32_t avoid, uint64_t model) {
-  Worker* first = best_but(avoid);
-  if (first && (model == 0 || first->model_fingerprint == model)) return first;
-  for (const Worker::Rank& rank : ranks_) {  // only while workers of several models are there
+bool WorkerTable::alone(uint32_t slot) const {
+  return std::ranges::none_of(connections_, [&](const auto& c) {
+    return c.second != slot && !slots_[c.second]->leaving;
+  });
+}
+
+Worker* WorkerTable::freest(uint32_t avoid, uint64_t model) {
+  const bool prefer = model != 0 && models_.size() > 1 && models_.contains(model);
+  Worker* first = nullptr;
+  for (const Worker::Rank& rank : ranks_) {
     Worker* worker = slots_[std::get<3>(rank)].get();
-    if (worker->slot != avoid && worker->model_fingerprint == model) return worker;
+    if (worker->slot == avoid) continue;
+    if (!prefer || worker->model_fingerprint == model) return worker;
+    if (!first) first = worker;
   }
-  if (first || ranks_.empty()) return first;
+  if (first || ranks_.empty() || !alone(avoid)) return first;
   return slots_[std::get<3>(*ranks_.begin())].get();
 }
 
-Worker* WorkerTable::best_but(uint32_t avoid) {
-  for (const Worker::Rank& rank : ranks_)
-    if (std::get<3>(rank) != avoid) return slots_[std::get<3>(rank)].get();
+Worker* WorkerTable::roomiest(uint32_t avoid) {
+  for (const auto& [credit, slot] : mosts_)
+    if (slot != avoid || alone(avoid)) return slots_[slot].get();
   return nullptr;
 }
 

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "broker/event.h"
-#include "broker/ready_queue.h"
+#include "broker/fair_queue.h"
 #include "broker/session_table.h"
 
 namespace limpet::broker {
@@ -37,13 +37,18 @@ struct InFlight {
   bool listed = false;   // in the worker's last heartbeat, so its slots allow for it
   bool started = false;  // and there it had started, so its KV tokens allow for it too
   bool ended = false;    // and there it was over already
+  bool known = false;    // it has been listed: the worker did get it
   bool gone = false;     // it was listed once, and is no more
   bool orphan = false;   // the broker has given this attempt up; the worker may not know yet
 
   // By the room that the worker announced in that heartbeat. A job that it has ended takes no
   // place there any more, but does here until its end is known.
   void unlist() { listed = started = ended = false; }
-  void list(const HeldJob& held) { listed = true, started = held.started, ended = held.ended; }
+  void list(const HeldJob& held) {
+    listed = known = true;
+    started = held.started;
+    ended = held.ended;
+  }
   bool allowed_for() const { return listed && !ended; }
   bool kv_allowed_for() const { return allowed_for() && started; }
 };
@@ -65,6 +70,7 @@ struct Worker {
   std::vector<uint64_t> replaced;  // the last incarnations that a newer one has replaced
   WorkerId connection{};
   int64_t max_context = 0;
+  int64_t kv_page_tokens = 1;
   Room room;               // as last announced
   uint64_t heartbeat = 0;  // its number
   Time heard{};
@@ -75,12 +81,14 @@ struct Worker {
   int64_t promised = 0;  // KV tokens of those that `room` does not allow for
   int64_t freed_kv = 0;  // KV tokens that it allows for, and that are idle since
   bool held = false;     // the first of `ready` waits for KV: nothing is placed before it
-  ReadyQueue ready;      // sessions that wait for this worker, their home
+  FairQueue ready;       // sessions that wait for this worker, their home
   int64_t homes = 0;     // sessions with their home in this slot, of any incarnation
   std::map<uint64_t, int64_t> homes_of;  // the same by incarnation
   // As it stands in the order of placement; nothing when it takes no jobs.
   using Rank = std::tuple<int64_t, int64_t, int64_t, uint32_t>;
+  using Credit = std::pair<int64_t, uint32_t>;
   Rank rank{};
+  Credit most{};
   bool ranked = false;
 
   int64_t homes_now() const {
@@ -121,12 +129,13 @@ class WorkerTable {
   void recount(Worker& worker);  // after a heartbeat has been noted in the entries
   void rank(Worker& worker);
 
-  // The ready worker with free slots that has the most free KV, then the fewest jobs, then the
-  // fewest homes. One of this model when there is any (0: of any), and `avoid` only when there is
-  // no other.
-  Worker* best(uint32_t avoid, uint64_t model);
-  // As best() of any model, but null rather than `avoid`.
-  Worker* best_but(uint32_t avoid);
+  // Of the ready workers with free slots that hold nobody back, never `avoid` unless it is the only
+  // one that is ready at all:
+  // the one with the most free KV, then the fewest jobs, then the fewest homes; one of this model
+  // when there is any (0: of any);
+  Worker* freest(uint32_t avoid, uint64_t model);
+  // the one with the most KV that is free or gives way, all of it where there are no jobs.
+  Worker* roomiest(uint32_t avoid);
 
   template <typename Visit>
   void each(Visit visit) {
@@ -140,7 +149,11 @@ class WorkerTable {
   std::vector<uint32_t> free_;
   std::unordered_map<std::string, uint32_t> names_;
   std::unordered_map<uint64_t, uint32_t> connections_;
-  std::set<Worker::Rank> ranks_;  // -free KV, jobs, homes, slot
+  bool alone(uint32_t slot) const;
+
+  std::set<Worker::Rank> ranks_;    // -free KV, jobs, homes, slot
+  std::set<Worker::Credit> mosts_;  // -KV credit, slot; of the same workers
+  std::unordered_map<uint64_t, int64_t> models_;  // ready workers by fingerprint
 };
 
 }  // namespace limpet::broker

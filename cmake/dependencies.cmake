@@ -11,6 +11,7 @@ find_package(hwy CONFIG REQUIRED)              # hwy::hwy
 find_package(nlohmann_json CONFIG REQUIRED)    # nlohmann_json::nlohmann_json
 find_package(spdlog CONFIG REQUIRED)           # spdlog::spdlog
 find_package(CLI11 CONFIG REQUIRED)            # CLI11::CLI11
+find_package(toml11 CONFIG REQUIRED)           # toml11::toml11
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(HTTPLIB REQUIRED IMPORTED_TARGET cpp-httplib)

@@ -20,6 +20,10 @@ if(LIMPET_SANITIZE)
   target_compile_options(limpet_flags INTERFACE -fsanitize=${LIMPET_SANITIZE}
     -fno-omit-frame-pointer -fno-sanitize-recover=undefined -g1)
   target_link_options(limpet_flags INTERFACE -fsanitize=${LIMPET_SANITIZE})
+  if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+    # Instrumented code makes g++ see uninitialized members of variants that are there (bug 105562).
+    target_compile_options(limpet_flags INTERFACE -Wno-maybe-uninitialized)
+  endif()
 endif()
 if(LIMPET_FUZZ)
   target_compile_options(limpet_flags INTERFACE -fsanitize=fuzzer-no-link)

@@ -1,6 +1,8 @@
 #include "engine/chat_template_eval.h"
 
 #include <algorithm>
+#include <iterator>
+#include <limits>
 #include <utility>
 
 namespace limpet::engine::jinja {
@@ -122,20 +124,15 @@ Evaluator::Flow Evaluator::execute_condition(const Statement& statement) {
 Evaluator::Flow Evaluator::execute_loop(const Statement& statement) {
   const auto loop = std::make_shared<LoopState>();
   loop->items = items_of(budget_, evaluate(*statement.expression));
-  if (statement.filter != nullptr) {
-    List kept;
-    for (Value& item : loop->items) {
-      scopes_.emplace_back();
-      set_targets(statement.targets, item);
-      const bool keep = truth(evaluate(*statement.filter));
-      scopes_.pop_back();
-      if (keep) kept.push_back(std::move(item));
-    }
-    loop->items = std::move(kept);
-  }
-  if (loop->items.empty()) return execute(statement.otherwise);
   const Value loop_value = Value::loop(loop, loop->items);
-  for (; loop->index < loop->items.size(); ++loop->index) {
+  if (statement.filter != nullptr) {
+    loop->filtered = &statement;
+    loop->scopes = scopes_.size();
+    loop->waiting.swap(loop->items);
+    std::reverse(loop->waiting.begin(), loop->waiting.end());
+  }
+  if (!reaches(*loop, 0)) return execute(statement.otherwise);
+  for (; reaches(*loop, loop->index); ++loop->index) {
     budget_.step();
     scopes_.emplace_back();  // what a body sets, its iteration alone sees
     assign(scope(), "loop", loop_value);
@@ -145,6 +142,25 @@ Evaluator::Flow Evaluator::execute_loop(const Statement& statement) {
     if (flow == Flow::stop) break;
   }
   return Flow::normal;
+}
+
+bool Evaluator::reaches(LoopState& loop, size_t index) {
+  while (loop.items.size() <= index && !loop.waiting.empty()) {
+    Value item = std::move(loop.waiting.back());
+    loop.waiting.pop_back();
+    // The filter sees what was there around the loop, and the item. A macro may have fewer scopes.
+    const size_t around = std::min(loop.scopes, scopes_.size());
+    const auto first = scopes_.begin() + static_cast<std::ptrdiff_t>(around);
+    std::vector<Dict> inner(std::make_move_iterator(first), std::make_move_iterator(scopes_.end()));
+    scopes_.resize(around);
+    scopes_.emplace_back();
+    set_targets(loop.filtered->targets, item);
+    const bool keep = truth(evaluate(*loop.filtered->filter));
+    scopes_.resize(around);
+    for (Dict& scope : inner) scopes_.push_back(std::move(scope));
+    if (keep) loop.items.push_back(std::move(item));
+  }
+  return loop.items.size() > index;
 }
 
 void Evaluator::execute_set(const Statement& statement) {
@@ -307,20 +323,23 @@ Value Evaluator::attribute(const Value& object, const std::string& name) {
   return attribute_of(budget_, object, name);
 }
 
-Value Evaluator::loop_attribute(const LoopState& loop, const std::string& name) {
+Value Evaluator::loop_attribute(LoopState& loop, const std::string& name) {
   const auto index = static_cast<int64_t>(loop.index);
-  const auto size = static_cast<int64_t>(loop.items.size());
+  const auto size = [&] {
+    reaches(loop, std::numeric_limits<size_t>::max() - 1);
+    return static_cast<int64_t>(loop.items.size());
+  };
   if (name == "index") return Value(index + 1);
   if (name == "index0") return Value(index);
-  if (name == "revindex") return Value(size - index);
-  if (name == "revindex0") return Value(size - index - 1);
+  if (name == "revindex") return Value(size() - index);
+  if (name == "revindex0") return Value(size() - index - 1);
   if (name == "first") return Value(index == 0);
-  if (name == "last") return Value(index + 1 == size);
-  if (name == "length") return Value(size);
+  if (name == "last") return Value(!reaches(loop, loop.index + 1));
+  if (name == "length") return Value(size());
   if (name == "depth") return Value(int64_t{1});
   if (name == "depth0") return Value(int64_t{0});
   if (name == "previtem" && index > 0) return loop.items[loop.index - 1];
-  if (name == "nextitem" && index + 1 < size) return loop.items[loop.index + 1];
+  if (name == "nextitem" && reaches(loop, loop.index + 1)) return loop.items[loop.index + 1];
   return Value(Undefined{"loop." + name});
 }
 

@@ -12,8 +12,12 @@
 namespace limpet::engine::jinja {
 
 struct LoopState {
-  List items;
+  List items;  // those that the loop's filter has let through so far; without one: all
   size_t index = 0;
+  // A filter is asked as late as Jinja asks it: a body may change what it depends on.
+  const Statement* filtered = nullptr;  // the loop, when it has a filter
+  List waiting;                         // items that it has not been asked about, the last first
+  size_t scopes = 0;                    // how many were open around the loop
   std::string changed;  // what loop.changed was last asked about, written out
   bool has_changed = false;
 };
@@ -53,7 +57,9 @@ class Evaluator {
   CallArguments evaluate_arguments(const Arguments& arguments);
 
   Value attribute(const Value& object, const std::string& name);
-  static Value loop_attribute(const LoopState& loop, const std::string& name);
+  Value loop_attribute(LoopState& loop, const std::string& name);
+  // Whether the loop has this many items more than `index`; asks its filter as far as needed.
+  bool reaches(LoopState& loop, size_t index);
   Value call(const Expression& e);
   Value call_loop(LoopState& loop, const std::string& name, const CallArguments& arguments);
   Value call_macro(const Macro& macro, const CallArguments& arguments);

@@ -4,9 +4,12 @@
 #include <bit>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <stdexcept>
+#include <thread>
+
+#include "engine/printable.h"
 
 namespace limpet::engine {
 namespace {
@@ -20,8 +23,8 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
-// The files that the index names; each must be a plain name within the folder.
-std::set<std::string> indexed_files(const std::string& path) {
+// Which file of the folder has which tensor, as the index says; each a plain name.
+std::map<std::string, std::string> read_index(const std::string& path) {
   if (std::filesystem::file_size(path) > kMaxIndexBytes) {
     throw std::runtime_error(path + ": larger than 64 MiB");
   }
@@ -30,18 +33,45 @@ std::set<std::string> indexed_files(const std::string& path) {
   if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object()) {
     throw std::runtime_error(path + ": no weight_map in it");
   }
-  std::set<std::string> names;
+  std::map<std::string, std::string> file_of;
   for (const auto& [tensor, file] : json["weight_map"].items()) {
     const std::string name = file.is_string() ? file.get<std::string>() : "";
     if (!name.ends_with(".safetensors") || name.find('/') != std::string::npos) {
-      throw std::runtime_error(path + ": weight_map names no safetensors file of this folder");
+      throw std::runtime_error(path + ": weight_map has no safetensors file of this folder for '" +
+                               printable(tensor) + "'");
     }
-    names.insert(name);
+    file_of.emplace(tensor, name);
   }
-  if (names.empty() || names.size() > kMaxFiles) {
-    throw std::runtime_error(path + ": weight_map names no file, or too many");
+  if (file_of.empty()) throw std::runtime_error(path + ": weight_map names no file");
+  return file_of;
+}
+
+std::vector<SafeTensors> open_shards(const std::string& dir, const std::string& index) {
+  const auto file_of = read_index(index);
+  std::map<std::string, size_t> number;
+  std::vector<SafeTensors> files;
+  for (const auto& [tensor, file] : file_of) {
+    if (number.contains(file)) continue;
+    if (number.size() == kMaxFiles) throw std::runtime_error(index + ": too many files");
+    number.emplace(file, files.size());
+    files.push_back(SafeTensors::open(dir + "/" + file));
   }
-  return names;
+  for (const auto& [tensor, file] : file_of) {
+    if (files[number.at(file)].find(tensor) == nullptr) {
+      throw std::runtime_error(index + ": tensor '" + printable(tensor) + "' is not in " + file +
+                               "; files of different downloads may be mixed");
+    }
+  }
+  for (const auto& [file, i] : number) {
+    for (const auto& [tensor, stored] : files[i].tensors()) {
+      const auto it = file_of.find(tensor);
+      if (it != file_of.end() && it->second != file) {
+        throw std::runtime_error(index + ": tensor '" + printable(tensor) + "' is in " + file +
+                                 " and in " + it->second);
+      }
+    }
+  }
+  return files;
 }
 
 uint64_t hash_of(const SafeTensors& file, uint64_t hash) {
@@ -55,15 +85,30 @@ uint64_t hash_of(const SafeTensors& file, uint64_t hash) {
     for (size_t at = 0; at < bytes.size(); at += stride) {
       hash = hash_bytes(bytes.substr(at, kSample), hash);
     }
+    release_pages(bytes.data(), bytes.size());
   }
   return hash;
 }
 
-uint64_t next_random(uint64_t& state) {
-  uint64_t z = (state += 0x9e3779b97f4a7c15ull);
+// Draw i of the stream that begins with `first` (SplitMix64).
+uint64_t random_bits(uint64_t first, size_t i) {
+  uint64_t z = first + (i + 1) * 0x9e3779b97f4a7c15ull;
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
   z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
   return z ^ (z >> 31);
+}
+
+// Calls work(begin, end) for parts of [0, count), on several threads when there is much to do.
+template <typename Work>
+void in_parallel(size_t count, const Work& work) {
+  constexpr size_t kWorthAThread = 1 << 20;
+  const size_t most = std::max(1u, std::thread::hardware_concurrency());
+  const size_t parts = std::clamp<size_t>(count / kWorthAThread, 1, most);
+  std::vector<std::jthread> threads;
+  for (size_t i = 1; i < parts; ++i) {
+    threads.emplace_back([&, i] { work(count * i / parts, count * (i + 1) / parts); });
+  }
+  work(0, count / parts);
 }
 
 uint16_t to_bf16(float v) {
@@ -76,15 +121,17 @@ WeightData random_weight(const hir::WeightDecl& decl, uint64_t seed) {
   for (const int64_t d : decl.shape) elements *= static_cast<size_t>(d);
   auto values = std::make_shared<std::vector<uint16_t>>(elements);
   const bool norm = decl.name.find("norm.weight") != std::string::npos;
-  uint64_t state = hash_bytes(decl.name, seed ^ 0xcbf29ce484222325ull);
-  for (size_t i = 0; i < elements; i += 4) {
-    uint64_t bits = next_random(state);
-    for (size_t j = i; j < std::min(i + 4, elements); ++j, bits >>= 16) {
-      // Uniform in ±0.0346: a standard deviation of 0.02.
-      const float u = (static_cast<float>(bits & 0xffffu) - 32767.5f) * (0.0346f / 32768.0f);
-      (*values)[j] = to_bf16(norm ? 1.0f : u);
+  const uint64_t first = hash_bytes(decl.name, seed ^ 0xcbf29ce484222325ull);
+  in_parallel((elements + 3) / 4, [&](size_t begin, size_t end) {
+    for (size_t quad = begin; quad < end; ++quad) {
+      uint64_t bits = random_bits(first, quad);
+      for (size_t j = 4 * quad; j < std::min(4 * quad + 4, elements); ++j, bits >>= 16) {
+        // Uniform in ±0.0346: a standard deviation of 0.02.
+        const float u = (static_cast<float>(bits & 0xffffu) - 32767.5f) * (0.0346f / 32768.0f);
+        (*values)[j] = to_bf16(norm ? 1.0f : u);
+      }
     }
-  }
+  });
   WeightData data;
   data.tensor = {decl.name, StoredType::bf16, decl.shape, std::as_bytes(std::span(*values))};
   data.owned = std::move(values);
@@ -100,18 +147,14 @@ uint64_t hash_bytes(std::string_view bytes, uint64_t hash) {
 
 Checkpoint Checkpoint::open(const std::string& dir) {
   Checkpoint c;
-  std::set<std::string> names = {"model.safetensors"};
-  if (!std::filesystem::exists(dir + "/model.safetensors")) {
-    const std::string index = dir + "/model.safetensors.index.json";
-    if (!std::filesystem::exists(index)) {
-      throw std::runtime_error("no weights in " + dir + ": neither model.safetensors nor "
-                               "model.safetensors.index.json is there");
-    }
-    names = indexed_files(index);
-  }
-  for (const std::string& name : names) {
-    c.files_.push_back(SafeTensors::open(dir + "/" + name));
-    c.fingerprint_ = hash_of(c.files_.back(), c.fingerprint_);
+  const std::string single = dir + "/model.safetensors", index = single + ".index.json";
+  if (std::filesystem::exists(single)) {
+    c.files_.push_back(SafeTensors::open(single));
+  } else if (std::filesystem::exists(index)) {
+    c.files_ = open_shards(dir, index);
+  } else {
+    throw std::runtime_error("no weights in " + dir + ": neither model.safetensors nor "
+                             "model.safetensors.index.json is there");
   }
   return c;
 }
@@ -119,12 +162,17 @@ Checkpoint Checkpoint::open(const std::string& dir) {
 Checkpoint Checkpoint::random(uint64_t seed) {
   Checkpoint c;
   c.seed_ = seed;
-  c.fingerprint_ = hash_bytes("random " + std::to_string(seed));
   return c;
 }
 
-WeightData Checkpoint::get(const hir::WeightDecl& decl) const {
-  if (seed_) return random_weight(decl, *seed_);
+uint64_t Checkpoint::fingerprint() const {
+  if (seed_) return hash_bytes("random " + std::to_string(*seed_));
+  uint64_t hash = 0;
+  for (const SafeTensors& file : files_) hash = hash_of(file, hash);
+  return hash;
+}
+
+StoredTensor Checkpoint::find(const hir::WeightDecl& decl) const {
   for (const SafeTensors& file : files_) {
     const StoredTensor* t = file.find(decl.name);
     if (t == nullptr) continue;
@@ -137,10 +185,20 @@ WeightData Checkpoint::get(const hir::WeightDecl& decl) const {
       throw std::runtime_error(file.path() + ": tensor '" + decl.name + "' has the dtype " +
                                std::string(name(t->type)) + "; F32, F16 and BF16 are supported");
     }
-    return {*t, nullptr};
+    return *t;
   }
   throw std::runtime_error(files_.front().path() + ": there is no tensor '" + decl.name +
                            "', which the architecture needs");
+}
+
+void Checkpoint::check(std::span<const hir::WeightDecl> decls) const {
+  if (seed_) return;
+  for (const hir::WeightDecl& decl : decls) find(decl);
+}
+
+WeightData Checkpoint::get(const hir::WeightDecl& decl) const {
+  if (seed_) return random_weight(decl, *seed_);
+  return {find(decl), nullptr};
 }
 
 }  // namespace limpet::engine

@@ -6,14 +6,12 @@
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <numbers>
 #include <optional>
 #include <stdexcept>
 
 #include "engine/checkpoint.h"
 #include "engine/models/architecture.h"
 #include "engine/printable.h"
-#include "ops/dtype.h"
 
 namespace limpet::engine {
 namespace {
@@ -32,6 +30,9 @@ class Fields {
     throw std::runtime_error(path_ + ": " + what);
   }
   bool has(const char* key) const { return object_.contains(key) && !object_[key].is_null(); }
+  // There, or left out; what is there as null is neither.
+  bool says_or_omits(const char* key) const { return !object_.contains(key) || has(key); }
+  bool zero(const char* key) const { return has(key) && object_[key] == 0; }
   const Json& operator[](const char* key) const { return object_[key]; }
 
   int64_t integer(const char* key, int64_t low, int64_t high,
@@ -110,8 +111,30 @@ void refuse_partial_rotation(const Fields& f) {
   }
 }
 
+// The length that the model was trained for, where scaling goes on from it. A value beside the
+// rotary settings goes before one among them, and the longest position stands for both.
+double original_context(const Fields& config, const Fields& f) {
+  constexpr const char* kKey = "original_max_position_embeddings";
+  return config.number(kKey, f.number(kKey, config.number("max_position_embeddings")));
+}
+
+void parse_yarn(const Fields& config, const Fields& f, RopeConfig& rope) {
+  rope.original_context = original_context(config, f);
+  const double longest = config.number("max_position_embeddings");
+  rope.factor = f.number("factor", longest / rope.original_context);
+  rope.beta_fast = f.number("beta_fast", rope.beta_fast);
+  rope.beta_slow = f.number("beta_slow", rope.beta_slow);
+  rope.truncate = f.flag("truncate", true);
+  const auto scale = [&](const char* key) { return f.zero(key) ? 0.0 : f.number(key, 0.0); };
+  rope.attention_factor = f.number(
+      "attention_factor",
+      yarn_attention_factor(rope.factor, scale("mscale"), scale("mscale_all_dim")));
+  if (rope.theta <= 1) f.refuse("rope_theta must be above 1 for yarn");
+  if (rope.beta_fast < rope.beta_slow) f.refuse("beta_fast must not be below beta_slow");
+}
+
 // One object of rotary settings; `theta` where it says none.
-RopeConfig parse_rope_object(const Fields& f, double theta) {
+RopeConfig parse_rope_object(const Fields& config, const Fields& f, double theta) {
   RopeConfig rope;
   rope.theta = f.number("rope_theta", theta);
   refuse_partial_rotation(f);
@@ -125,12 +148,21 @@ RopeConfig parse_rope_object(const Fields& f, double theta) {
     rope.factor = f.number("factor");
     rope.low_freq_factor = f.number("low_freq_factor");
     rope.high_freq_factor = f.number("high_freq_factor");
-    rope.original_context = f.number("original_max_position_embeddings");
+    rope.original_context = original_context(config, f);
     if (rope.high_freq_factor <= rope.low_freq_factor) {
       f.refuse("high_freq_factor must be above low_freq_factor");
     }
+  } else if (kind == "yarn") {
+    rope.kind = RopeKind::yarn;
+    parse_yarn(config, f, rope);
+  } else if (kind == "dynamic") {
+    rope.kind = RopeKind::dynamic;
+    rope.factor = f.number("factor");
+    rope.original_context = config.number("max_position_embeddings");
+    if (rope.factor < 1) f.refuse("the factor of dynamic rotary scaling must be at least 1");
   } else {
-    f.refuse("rope scaling '" + kind + "' is not supported (default, linear and llama3 are)");
+    f.refuse("rope scaling '" + kind +
+             "' is not supported (default, linear, llama3, yarn and dynamic are)");
   }
   return rope;
 }
@@ -139,7 +171,9 @@ RopeConfig parse_rope(const Fields& config) {
   refuse_partial_rotation(config);
   const double theta = config.number("rope_theta", RopeConfig{}.theta);
   RopeConfig older{.theta = theta};
-  if (config.has("rope_scaling")) older = parse_rope_object(config.object("rope_scaling"), theta);
+  if (config.has("rope_scaling")) {
+    older = parse_rope_object(config, config.object("rope_scaling"), theta);
+  }
   if (!config.has("rope_parameters")) return older;
   const Fields f = config.object("rope_parameters");
   for (const auto& [key, value] : config["rope_parameters"].items()) {
@@ -147,7 +181,7 @@ RopeConfig parse_rope(const Fields& config) {
       f.refuse("rope_parameters of a layer type ('" + printable(key) + "') are not supported");
     }
   }
-  const RopeConfig newer = parse_rope_object(f, theta);
+  const RopeConfig newer = parse_rope_object(config, f, theta);
   if (config.has("rope_theta") && newer.theta != theta) {
     f.refuse("rope_theta and rope_parameters disagree");
   }
@@ -157,12 +191,27 @@ RopeConfig parse_rope(const Fields& config) {
   return newer;
 }
 
+// Positions that the scaling reaches beyond those that the file counts.
+int64_t scaled_context(const ModelConfig& c) {
+  const RopeConfig& r = c.rope;
+  double reach = 0;
+  if (r.kind == RopeKind::linear) reach = r.factor * static_cast<double>(c.max_context);
+  if (r.kind == RopeKind::yarn || r.kind == RopeKind::dynamic) {
+    reach = r.factor * r.original_context;
+  }
+  constexpr double kMost = 1 << 28;
+  return std::max(c.max_context, static_cast<int64_t>(std::min(reach, kMost)));
+}
+
 // Newer files say it layer by layer; older ones by a window and the first layer that has it.
 std::vector<int64_t> parse_windows(const Fields& f, const ModelConfig& c) {
   std::vector<int64_t> windows(static_cast<size_t>(c.layers), 0);
   const bool mistral = c.architecture.starts_with("Mistral");
-  const bool used = f.has("sliding_window") && f.flag("use_sliding_window", mistral);
-  const int64_t window = used ? f.integer("sliding_window", 1, 1 << 30) : 0;
+  // Left out is not null: null means none.
+  const bool used = f.says_or_omits("sliding_window") && f.flag("use_sliding_window", mistral);
+  const int64_t window =
+      used && c.architecture != "LlamaForCausalLM" ? f.integer("sliding_window", 1, 1 << 30, 4096)
+                                                   : 0;
   if (f.has("layer_types")) {
     const auto& types = f["layer_types"];
     if (!types.is_array() || types.size() != windows.size()) {
@@ -178,7 +227,7 @@ std::vector<int64_t> parse_windows(const Fields& f, const ModelConfig& c) {
     }
     return windows;
   }
-  const int64_t first = mistral ? 0 : f.integer("max_window_layers", 0, 1 << 20, c.layers);
+  const int64_t first = mistral ? 0 : f.integer("max_window_layers", 0, 1 << 20, 28);
   for (size_t i = 0; i < windows.size(); ++i) {
     if (static_cast<int64_t>(i) >= first) windows[i] = window;
   }
@@ -217,7 +266,8 @@ void parse_sizes(const Fields& f, ModelConfig& c) {
   // Only Llama's old files leave it out, and mean one KV head for each query head.
   const bool all = c.architecture == "LlamaForCausalLM" && !f.has("num_key_value_heads");
   c.kv_heads = all ? c.heads : f.integer("num_key_value_heads", 1, 4096);
-  c.head_dim = f.integer("head_dim", 0, 1 << 20, c.hidden / c.heads);
+  const int64_t usual = c.architecture == "Qwen3ForCausalLM" ? 128 : c.hidden / c.heads;
+  c.head_dim = f.integer("head_dim", 0, 1 << 20, usual);
   if (c.head_dim < 2 || c.head_dim > kMaxHeadDim) {
     f.refuse("head_dim " + std::to_string(c.head_dim) + " is not supported (2…" +
              std::to_string(kMaxHeadDim) + ")");
@@ -241,10 +291,13 @@ ModelConfig parse_config(std::string_view text, const std::string& path) {
   find_architecture(c.architecture);  // refused by name before anything else is asked of it
   if (f.has("quantization_config")) f.refuse("quantized weights are not supported");
   const std::string act = f.text("hidden_act", "silu");
-  if (act != "silu") f.refuse("hidden_act '" + act + "' is not supported (silu is)");
+  if (act != "silu" && act != "swish") {
+    f.refuse("hidden_act '" + act + "' is not supported (silu is)");
+  }
   parse_sizes(f, c);
   c.norm_eps = f.number("rms_norm_eps", 1e-6);
   c.rope = parse_rope(f);
+  c.max_context = scaled_context(c);
   c.tied_embeddings = f.flag("tie_word_embeddings", false);
   c.attention_bias = f.flag("attention_bias", c.architecture == "MiMoForCausalLM");
   c.mlp_bias = f.flag("mlp_bias", false);
@@ -266,25 +319,6 @@ ModelConfig load_config(const std::string& dir) {
     if (t >= config.vocab) throw std::runtime_error(dir + ": an eos_token_id is not in the vocab");
   }
   return config;
-}
-
-std::vector<float> rope_frequencies(const RopeConfig& rope, int64_t head_dim) {
-  std::vector<float> out(static_cast<size_t>(head_dim / 2));
-  for (size_t i = 0; i < out.size(); ++i) {
-    const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(head_dim);
-    double f = 1.0 / std::pow(rope.theta, exponent);
-    if (rope.kind == RopeKind::linear) f /= rope.factor;
-    if (rope.kind == RopeKind::llama3) {
-      const double wave = 2.0 * std::numbers::pi / f;
-      const double turns = rope.original_context / wave;
-      const double span = rope.high_freq_factor - rope.low_freq_factor;
-      const double smooth = std::clamp((turns - rope.low_freq_factor) / span, 0.0, 1.0);
-      f = (1.0 - smooth) * f / rope.factor + smooth * f;
-    }
-    const auto exact = static_cast<float>(f);
-    out[i] = rope.bf16_frequencies ? f32_from_bf16(bf16_from_f32(exact)) : exact;
-  }
-  return out;
 }
 
 }  // namespace limpet::engine

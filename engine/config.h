@@ -1,7 +1,8 @@
 // What a model is, read from its config.json and generation_config.json. Plain data.
 //
 // Both styles of rotary settings are read: `rope_theta` + `rope_scaling`, and `rope_parameters`;
-// a file that has both must say the same in both.
+// a file that has both must say the same in both. What a file leaves out has the value that
+// Hugging Face's configuration of that architecture has.
 // Anything that would change results and is not supported (an architecture, an activation, a kind
 // of rotary scaling, quantized weights) is refused by name: std::runtime_error, before any weight
 // is read.
@@ -11,27 +12,16 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/rope.h"
 #include "engine/token.h"
 
 namespace limpet::engine {
-
-enum class RopeKind : uint8_t { plain, linear, llama3 };
-
-struct RopeConfig {
-  RopeKind kind = RopeKind::plain;
-  double theta = 10000.0;
-  double factor = 1.0;  // linear, llama3
-  double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3
-  double original_context = 8192;                        // llama3
-  bool bf16_frequencies = false;  // rounded to bf16, as some references have them
-  bool operator==(const RopeConfig&) const = default;
-};
 
 struct ModelConfig {
   std::string architecture;  // "Qwen2ForCausalLM"
   int64_t vocab = 0, hidden = 0, intermediate = 0, layers = 0;
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
-  int64_t max_context = 0;
+  int64_t max_context = 0;  // with what rotary scaling adds to max_position_embeddings
   double norm_eps = 1e-6;
   RopeConfig rope;
   bool tied_embeddings = false;
@@ -47,9 +37,5 @@ struct ModelConfig {
 ModelConfig parse_config(std::string_view text, const std::string& path);
 // Reads <dir>/config.json, and <dir>/generation_config.json for the end tokens when it is there.
 ModelConfig load_config(const std::string& dir);
-
-// Rotary frequencies [head_dim / 2], radians per position. Linear: theta^(-2i/d) / factor.
-// llama3: as in the Llama 3.1 reference (long waves divided by factor, a smooth ramp between).
-std::vector<float> rope_frequencies(const RopeConfig& rope, int64_t head_dim);
 
 }  // namespace limpet::engine

@@ -9,6 +9,7 @@
 #include "engine/compile_cache.h"
 #include "engine/config.h"
 #include "engine/device_support.h"
+#include "engine/drawn_steps.h"
 #include "engine/handles.h"
 #include "engine/kv_layout.h"
 #include "engine/models/architecture.h"
@@ -95,7 +96,11 @@ class DeviceEngine final : public Engine {
         handles_(*backend_),
         weights_(*backend_),
         io_(*backend_, io_sizes()),
-        cache_(make_cache()) {
+        cache_(make_cache()),
+        drawn_(kv_, io_, limits_,
+               [this](int64_t rows, int64_t sequences, int64_t past, const auto& write) {
+                 return run_drawn(rows, sequences, past, write);
+               }) {
     handles_.bind("kv_pool", options_.kv_pages * layout_.page_bytes());
     load_weights(checkpoint);
     describe(checkpoint);
@@ -115,6 +120,11 @@ class DeviceEngine final : public Engine {
     c.compiles = cache_.counters().compiles;
     c.compile_hits = cache_.counters().hits;
     c.compile_evictions = cache_.counters().evictions;
+    c.graph_launches = moved.graph_launches;
+    c.eager_runs = moved.eager_runs;
+    c.captures = moved.captures;
+    c.fused_programs = moved.fused_programs;
+    c.busy_seconds = moved.busy_seconds;
     return c;
   }
 
@@ -124,6 +134,10 @@ class DeviceEngine final : public Engine {
   bool has(std::string_view handle) const override { return parse_handle(handle).has_value(); }
   std::vector<float> read(std::string_view handle, SequenceId id) override;
   void warm(int64_t max_batch, int64_t max_past) override;
+  void fill_kv(uint64_t seed) override {
+    backend_->fill(handles_.at("kv_pool"), dtype_of(options_.precision), seed, 1.0f);
+  }
+  double read_bandwidth(int64_t bytes) override { return backend_->read_bandwidth(bytes); }
 
  private:
   struct LayerHandle {
@@ -148,14 +162,18 @@ class DeviceEngine final : public Engine {
             .vocab = config_.vocab};
   }
   LowerOptions lowering() const {
-    return {.weights = dtype_of(options_.precision),
+    const DType weights = options_.int8_weights ? DType::i8 : dtype_of(options_.precision);
+    return {.weights = weights,
+            .attention_weights = weights,
+            .exact_attention_input = weights == DType::bf16,
             .kv = dtype_of(options_.precision),
             .layers = config_.layers,
             .kv_heads = config_.kv_heads,
             .head_dim = config_.head_dim,
             .pages = options_.kv_pages,
             .page_tokens = kPageTokens,
-            .max_sequences = limits_.max_sequences};
+            .max_sequences = limits_.max_sequences,
+            .draw_slots = limits_.max_sequences};
   }
   CompileCache make_cache() {
     CompileCache::Options o{
@@ -169,23 +187,29 @@ class DeviceEngine final : public Engine {
               return architecture_.build(config_, upper);
             }),
             lowering(), [this](Compiled& c) {
-              handles_.attach(c.program, *c.executable);
               weights_.attach(c.program, *c.executable);
               io_.attach(c.program, *c.executable);
+              handles_.attach(c.program, *c.executable);
+              c.executable->prepare();
             }};
   }
   void load_weights(const Checkpoint& checkpoint) {
     Graph graph = lower_module(architecture_.build(config_, {}), lowering());
     fuse(graph);
+    const auto kept = architecture_.prediction_weights(config_);
+    std::vector<hir::WeightDecl> all = WeightStore::needed(graph);
+    all.insert(all.end(), kept.begin(), kept.end());
+    checkpoint.check(all);  // what is wrong is told before any weight is read
     weights_.load(graph, checkpoint);
-    weights_.keep(architecture_.prediction_weights(config_), dtype_of(options_.precision),
-                  checkpoint);
+    weights_.keep(kept, lowering().weights, checkpoint);
   }
   void describe(const Checkpoint& checkpoint) {
     const Device device = backend_->info().device;
     info_ = {.architecture = config_.architecture,
              .device = to_string(device),
+             .about = backend_->info().description,
              .precision = options_.precision,
+             .int8_weights = options_.int8_weights,
              .vocab = config_.vocab,
              .hidden = config_.hidden,
              .layers = config_.layers,
@@ -197,12 +221,31 @@ class DeviceEngine final : public Engine {
              .page_bytes = layout_.page_bytes(),
              .weight_bytes = weights_.bytes(),
              .prediction_layers = config_.prediction_layers,
-             .resident_kv = supports_resident_kv(device.kind)};
+             .resident_kv = supports_resident_kv(device.kind),
+             .runs_ahead = device.kind != DeviceKind::cpu};
     info_.fingerprint = hash_bytes(options_.precision == Precision::f32 ? "f32" : "bf16",
                                    checkpoint.fingerprint() ^ config_.text_hash);
     if (config_.rope.bf16_frequencies) info_.fingerprint = ~info_.fingerprint;
+    if (options_.int8_weights) info_.fingerprint = hash_bytes("int8", info_.fingerprint);
   }
 
+  std::string submit(std::span<const DrawRow> rows) override { return drawn_.submit(rows); }
+  std::string submit_next(std::span<const int32_t> from) override {
+    return drawn_.submit_next(from);
+  }
+  std::vector<Sampled> collect(std::span<const int32_t> keep) override {
+    const Traffic traffic(*backend_, counters_.bytes_up, counters_.bytes_down);
+    return drawn_.collect(keep);
+  }
+  std::string run_drawn(int64_t rows, int64_t sequences, int64_t past,
+                        const std::function<void(int64_t)>& write);
+  // A step in which a sequence has several rows takes a bucket that is made for such.
+  BucketKey key_of(int64_t rows, int64_t sequences, int64_t past) const {
+    const int64_t scattered = backend_->info().scattered_rows;
+    const bool runs = rows > sequences && scattered > 0 && scattered < limits_.max_rows;
+    const int64_t at_least = runs ? std::max(rows, scattered + 1) : rows;
+    return BucketKey::of(static_cast<uint32_t>(at_least), static_cast<uint32_t>(past));
+  }
   void run_step(const StepPlan& plan, ReadBack what, StepResult& result);
   // Copies of pages that the bookkeeping has promised, before anything else is written.
   void make_copies() {
@@ -236,6 +279,7 @@ class DeviceEngine final : public Engine {
   WeightStore weights_;
   StepIo io_;
   CompileCache cache_;
+  DrawnSteps drawn_;
   BindingState binding_;
   EngineInfo info_;
   EngineCounters counters_;
@@ -244,11 +288,17 @@ class DeviceEngine final : public Engine {
 StepResult DeviceEngine::step(std::span<const StepRow> rows, ReadBack what) {
   StepResult result;
   StepPlan plan;
+  if (drawn_.in_flight() > 0) {
+    result.error = "a step is in flight that was not collected";
+    return result;
+  }
   result.error = plan_step(rows, kv_, limits_, plan);
   if (!result.ok()) return result;
   try {
     run_step(plan, what, result);
-  } catch (const std::runtime_error& e) {  // the device: no memory for a new bucket, an error
+  } catch (const DeviceLost&) {
+    throw;
+  } catch (const std::runtime_error& e) {  // no memory for a new bucket
     result.error = e.what();
   }
   if (!result.ok()) return result;
@@ -261,8 +311,7 @@ StepResult DeviceEngine::step(std::span<const StepRow> rows, ReadBack what) {
 
 void DeviceEngine::run_step(const StepPlan& plan, ReadBack what, StepResult& result) {
   const Traffic traffic(*backend_, counters_.bytes_up, counters_.bytes_down);
-  const auto found = cache_.get(BucketKey::of(static_cast<uint32_t>(plan.rows()),
-                                              static_cast<uint32_t>(plan.longest_past)));
+  const auto found = cache_.get(key_of(plan.rows(), std::ssize(plan.sequences), plan.longest_past));
   result.error = found.error;
   if (!result.ok()) return;
   const Compiled& compiled = *found.compiled;
@@ -273,6 +322,26 @@ void DeviceEngine::run_step(const StepPlan& plan, ReadBack what, StepResult& res
   result.rows = plan.wanted();
   result.width = io_.width(what);
   result.values = io_.read(what, plan.wanted());
+}
+
+std::string DeviceEngine::run_drawn(int64_t rows, int64_t sequences, int64_t past,
+                                    const std::function<void(int64_t)>& write) {
+  const Traffic traffic(*backend_, counters_.bytes_up, counters_.bytes_down);
+  try {
+    const auto found = cache_.get(key_of(rows, sequences, past));
+    if (!found.error.empty()) return found.error;
+    make_copies();
+    write(pages_of(found.compiled->upper, kPageTokens));
+    handles_.run(found.compiled->program, *found.compiled->executable);
+    binding_.bind(ProgramKind::decode, found.compiled->upper.past);
+  } catch (const DeviceLost&) {
+    throw;
+  } catch (const std::runtime_error& e) {  // no memory for a new bucket
+    return e.what();
+  }
+  ++counters_.steps;
+  counters_.rows += rows;
+  return "";
 }
 
 std::string DeviceEngine::check_install(SequenceId id, std::span<const Token> tokens,
@@ -361,14 +430,18 @@ std::vector<float> DeviceEngine::read(std::string_view handle, SequenceId id) {
   return values;
 }
 
+// Largest first: what programs share on a device is then allocated once.
 void DeviceEngine::warm(int64_t max_batch, int64_t max_past) {
+  std::vector<BucketKey> keys;
   for (const Ladder::Range& batch : cache_.options().batch.ranges()) {
     if (batch.low > std::max<int64_t>(max_batch, 1)) break;
     for (const Ladder::Range& past : cache_.options().past.ranges()) {
       if (past.low > max_past) break;
-      cache_.get(BucketKey::of(batch.high, past.high));
+      keys.push_back(BucketKey::of(batch.high, past.high));
     }
   }
+  std::ranges::reverse(keys);
+  for (const BucketKey key : keys) cache_.get(key);
 }
 
 }  // namespace
@@ -376,8 +449,22 @@ void DeviceEngine::warm(int64_t max_batch, int64_t max_past) {
 std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
   ModelConfig config = load_config(options.model_dir);
   config.rope.bf16_frequencies = options.bf16_rope_frequencies;
+  config.rope.least_length = options.least_rope_length;
   const Architecture& architecture = find_architecture(config.architecture);
-  auto backend = make_backend(parse_device(options.device), {.threads = options.threads});
+  auto backend = make_backend(parse_device(options.device), {.threads = options.threads,
+                                                            .bf16_dot = options.dot_products,
+                                                            .graphs = options.graphs,
+                                                            .fused = options.fused,
+                                                            .timed = options.timed});
+  if (options.int8_weights && backend->info().device.kind != DeviceKind::cpu) {
+    throw std::runtime_error("int8 weights run on the cpu only; leave them out for " +
+                             options.device);
+  }
+  if (config.rope.kind == RopeKind::dynamic &&
+      backend->info().device.kind != DeviceKind::cpu) {  // others have one table
+    config.max_context =
+        std::min(config.max_context, static_cast<int64_t>(config.rope.original_context));
+  }
   const Checkpoint checkpoint = options.random_weights
                                     ? Checkpoint::random(*options.random_weights)
                                     : Checkpoint::open(options.model_dir);

@@ -23,6 +23,7 @@
 #include "engine/binding_state.h"
 #include "engine/bucket.h"
 #include "engine/kv_cache.h"
+#include "engine/sampling.h"
 #include "engine/token.h"
 
 namespace limpet::engine {
@@ -33,6 +34,9 @@ struct EngineOptions {
   std::string model_dir{};
   std::string device = "cpu";  // "cpu", "cuda:0", …
   Precision precision = Precision::bf16;
+  // Matrices are kept as 8-bit integers with a scale for each row, made while loading; KV is as
+  // `precision` says. CPU only.
+  bool int8_weights = false;
   int threads = 0;          // 0: as many as the device offers
   int64_t kv_pages = 0;     // size of the KV pool in pages, or, when 0,
   int64_t kv_bytes = 0;     // in bytes; both 0: room for 4 × the model's context, at most 1 GiB
@@ -45,13 +49,22 @@ struct EngineOptions {
   // Rotary frequencies rounded to bf16, as a model cast to bf16 as a whole has them. Wrong for
   // serving (positions drift); for comparing with a reference that was computed so.
   bool bf16_rope_frequencies = false;
+  // Dynamic rotary scaling: rows are rotated as in a sequence of at least this length. For
+  // comparing with a reference that prefills a long prompt in one go (engine/rope.h); 0 serves.
+  int64_t least_rope_length = 0;
+  bool dot_products = true;  // of the processor, where it has them; false to compare without
+  bool graphs = true;  // replay programs as captured graphs where the device can
+  bool fused = true;   // let several ops run as one kernel where the device can
+  bool timed = false;  // for benches: measure EngineCounters::busy_seconds where the device can
   // For benches: weights drawn from this seed; model_dir needs only its config.json.
   std::optional<uint64_t> random_weights{};
 };
 
 struct EngineInfo {
   std::string architecture, device;
+  std::string about;  // the device in words
   Precision precision = Precision::bf16;
+  bool int8_weights = false;
   int64_t vocab = 0, hidden = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0;
   int64_t max_context = 0;        // tokens of a sequence that the model and the KV pool allow
   std::vector<Token> eos;         // from generation_config.json, else config.json
@@ -60,6 +73,7 @@ struct EngineInfo {
   int64_t weight_bytes = 0;       // on the device, packed
   int64_t prediction_layers = 0;  // multi-token prediction layers loaded
   bool resident_kv = false;       // supports_resident_kv of the device's kind
+  bool runs_ahead = false;  // submit() returns before the step is done: worth going on from
 };
 
 // What a row group wants back.
@@ -84,6 +98,14 @@ struct StepResult {
   }
 };
 
+// `tokens` are appended as by a StepRow, and after them a token may be drawn on the device.
+struct DrawRow {
+  SequenceId sequence{};
+  std::span<const Token> tokens{};
+  std::optional<SamplingOptions> draw{};
+  int64_t position = 0;  // of the token that is drawn
+};
+
 // A sequence's KV in host memory, in float32 (which holds bf16 exactly).
 struct HostKv {
   struct Layer {
@@ -103,6 +125,9 @@ struct EngineCounters {
   int64_t kv_bytes_moved = 0;   // within the device: copies of pages
   int64_t weight_bytes_up = 0;  // all other that went up: weights, while they are loaded
   int64_t compiles = 0, compile_hits = 0, compile_evictions = 0;
+  // As BackendCounters.
+  int64_t graph_launches = 0, eager_runs = 0, captures = 0, fused_programs = 0;
+  double busy_seconds = 0;
 };
 
 class Engine {
@@ -119,6 +144,21 @@ class Engine {
   StepResult step(std::initializer_list<StepRow> rows, ReadBack what = ReadBack::logits) {
     return step(std::span<const StepRow>(rows.begin(), rows.size()), what);
   }
+
+  // ---- Steps that draw on the device, so that the host learns tokens one step late ----
+  // At most two are in flight; step() must wait until none is. What is wrong is said before
+  // anything is done.
+
+  // Begins a step. Its tokens are committed by collect().
+  virtual std::string submit(std::span<const DrawRow> rows) = 0;
+  // Begins the step after the one in flight, whose rows have appended one token each and draw one:
+  // its rows `from` (ascending) once more, each with the token drawn for it, which the host need
+  // not know. Pages are reserved for 2 tokens more than are committed.
+  virtual std::string submit_next(std::span<const int32_t> from) = 0;
+  // Waits for the oldest step in flight. Commits the tokens of its rows `keep`; the others are as
+  // if they had never run, except that submit_next() may have gone on from them. One result a row;
+  // of a row that draws nothing it means nothing.
+  virtual std::vector<Sampled> collect(std::span<const int32_t> keep) = 0;
 
   // Host KV becomes resident under an empty sequence: its first tokens.size() rows. Reserves and
   // commits. An error says why nothing was done (no pages, wrong shape).
@@ -139,6 +179,12 @@ class Engine {
 
   // Compiles the programs of every bucket up to these bounds now, so that no step waits for it.
   virtual void warm(int64_t max_batch, int64_t max_past) = 0;
+
+  // ---- For benches ----
+  // Random KV in every page, so that what is read is neither constant nor computed.
+  virtual void fill_kv(uint64_t seed) = 0;
+  // Of the device, as Backend::read_bandwidth().
+  virtual double read_bandwidth(int64_t bytes) = 0;
 };
 
 // Rows 0 … past_len − new_rows − 1 of a bucket-padded buffer [upper + new_rows, dim], and then the

@@ -27,6 +27,7 @@ class Lowering {
       std::visit([&](const auto& operation) { lower(node, operation); }, node.operation);
     }
     for (size_t i = 0; i < m_.outputs.size(); ++i) mark_output(i);
+    if (o_.draw_slots > 0) draw();
     return std::move(g_);
   }
 
@@ -37,7 +38,8 @@ class Lowering {
     };
     const int64_t sequences = std::min(m_.bounds.rows, o_.max_sequences);
     g_.name = "rows " + std::to_string(m_.bounds.rows) + ", past " + std::to_string(m_.bounds.past);
-    g_.counts = input("counts", {kCountOutputs + std::ssize(m_.outputs)});
+    const int64_t draws = o_.draw_slots > 0 ? 1 : 0;
+    g_.counts = input("counts", {kCountOutputs + std::ssize(m_.outputs) + draws});
     token_ids_ = input("token_ids", {m_.bounds.rows});
     positions_ = input("positions", {m_.bounds.rows});
     row_sequence_ = input("row_sequence", {m_.bounds.rows});
@@ -71,6 +73,7 @@ class Lowering {
     GraphValue v{.name = decl.name, .kind = ValueKind::weight, .layout = layout, .parts = {decl}};
     if (decl.shape.size() == 2) {
       v.dtype = attention_weights_.contains(id) ? o_.attention_weights : o_.weights;
+      if (v.dtype == DType::i8 && layout == Layout::dense) v.dtype = DType::bf16;
       v.shape = {decl.shape[0], decl.shape[1]};
     } else {
       v.shape = {decl.shape[0]};
@@ -95,7 +98,9 @@ class Lowering {
                                         .kind = ValueKind::weight,
                                         .constant = m_.rope_frequencies});
     rope_table_ = g_.add({.name = "rope_table", .shape = {m_.bounds.rows, 2 * n}});
-    g_.nodes.push_back({ops::RopeTable{}, {positions_, frequencies}, {rope_table_}, kCountRows});
+    const hir::RopeGrowth& g = m_.rope_growth;
+    const ops::RopeTable op{.growth = {g.theta, g.factor, g.trained, g.least}};
+    g_.nodes.push_back({op, {positions_, frequencies}, {rope_table_}, kCountRows});
     return rope_table_;
   }
 
@@ -129,7 +134,8 @@ class Lowering {
   void lower(const hir::Node& node, const hir::Project& p) {
     std::vector<ValueId> inputs = {in(node, 0), weight(p.weight, Layout::linear)};
     if (p.bias) inputs.push_back(weight(*p.bias, Layout::dense));
-    emit(node, ops::Linear{.bias = p.bias.has_value()}, std::move(inputs));
+    const bool exact = o_.exact_attention_input && attention_weights_.contains(p.weight);
+    emit(node, ops::Linear{.bias = p.bias.has_value(), .exact = exact}, std::move(inputs));
   }
   void lower(const hir::Node& node, const hir::Attend& a) {
     check(a.layer < o_.layers && a.kv_heads == o_.kv_heads && a.head_dim == o_.head_dim,
@@ -164,6 +170,22 @@ class Lowering {
     for (GraphNode& node : g_.nodes) {
       if (node.outputs[0] == id) node.count = kCountOutputs + static_cast<int32_t>(i);
     }
+  }
+
+  void draw() {
+    const auto output = std::ranges::find(m_.outputs, "logits", &hir::Output::name);
+    check(output != m_.outputs.end(), "nothing to draw from");
+    const ValueId logits = of_value_[static_cast<size_t>(output->value)];
+    const int64_t rows = g_.at(logits).shape.rows(), vocab = g_.at(logits).shape.cols();
+    const auto value = [&](const char* name, Shape shape, ValueKind kind) {
+      return g_.add({.name = name, .dtype = DType::i32, .shape = shape, .kind = kind});
+    };
+    const ValueId draws = value("draws", {rows, ops::kDrawWords}, ValueKind::input);
+    const ValueId context =
+        value("draw_context", {o_.draw_slots, (vocab + 31) / 32}, ValueKind::input);
+    const ValueId drawn = value("drawn", {rows, ops::kDrawnWords}, ValueKind::output);
+    g_.nodes.push_back({ops::Sample{}, {logits, draws, context}, {drawn},
+                        kCountOutputs + static_cast<int32_t>(m_.outputs.size())});
   }
 
   const hir::Module& m_;

@@ -44,22 +44,29 @@ struct Graph {
   int64_t uses(ValueId id) const;
 };
 
-// Elements of the input "counts" [2 + outputs] of a graph made from a Module. An output that
-// nothing else reads has a count of its own, so that it is computed only when asked for.
+// Elements of the input "counts" [2 + outputs, + 1 with draws] of a graph made from a Module. An
+// output that nothing else reads has a count of its own, so that it is computed only when asked
+// for.
 inline constexpr int32_t kCountRows = 0;     // token rows of the step
 inline constexpr int32_t kCountWanted = 1;   // rows that Select keeps
 inline constexpr int32_t kCountOutputs = 2;  // + i: rows to compute of Module::outputs[i]
+// + number of outputs: rows to draw from (LowerOptions::draws)
 
 struct LowerOptions {
-  DType weights = DType::bf16;  // of matrices and tables; norms and biases are f32
+  DType weights = DType::bf16;  // of matrices and tables; norms and biases are f32. i8: tables that
+                                // are no matrix too are bf16
   // Of the projections to q, k and v. Rounding their input to bf16 costs as much accuracy as all
-  // other roundings together, and where many queries share a KV head they are a tenth of the
-  // weights.
+  // other roundings together: either their weights stay f32, or they are bf16 and their input is
+  // taken as it is.
   DType attention_weights = DType::f32;
+  bool exact_attention_input = false;
   DType kv = DType::bf16;
   int64_t layers = 0, kv_heads = 0, head_dim = 0;  // of the KV pool
   int64_t pages = 0, page_tokens = 16;
   int64_t max_sequences = 1;
+  // Draw tokens from the output "logits": inputs "draws" and "draw_context" with so many slots,
+  // output "drawn" (ops/sample/sample.h). 0: no such thing.
+  int64_t draw_slots = 0;
 };
 
 // One op for one operation, or a few. Inputs: counts, token_ids, positions, row_sequence,

@@ -51,6 +51,13 @@ struct Gate {};    // silu(a) * b
 struct Sum {};     // a + b
 struct Select {};  // the rows whose results are wanted -> [rows, width]
 
+// Dynamic rotary scaling: rows beyond `trained` tokens rotate slower than the module's frequencies
+// say (ops/rope_table/rope_table.h says how); factor 0: none.
+struct RopeGrowth {
+  double theta = 0, factor = 0;
+  int64_t trained = 0, least = 0;
+};
+
 using Operation = std::variant<Embed, Norm, Project, Attend, Gate, Sum, Select>;
 
 struct Node {
@@ -74,6 +81,7 @@ struct Module {
   std::vector<Node> nodes;  // in an order that can be executed
   std::vector<Output> outputs;
   std::vector<float> rope_frequencies;  // [head_dim / 2], used by every Attend
+  RopeGrowth rope_growth;
 
   Weight weight(std::string name, std::vector<int64_t> shape);  // the same name is the same weight
   Value embed(Weight table);

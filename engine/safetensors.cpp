@@ -215,6 +215,14 @@ const StoredTensor& SafeTensors::at(std::string_view name) const {
   return *t;
 }
 
+void release_pages(const void* from, size_t bytes) {
+  static const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(from) / page * page;
+  const uintptr_t end = reinterpret_cast<uintptr_t>(from) + bytes;
+  // Advice: whether it is taken changes no result.
+  if (bytes > 0) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
 std::vector<float> to_float(const StoredTensor& t) {
   std::vector<float> out(static_cast<size_t>(t.elements()));
   switch (t.type) {

@@ -53,6 +53,10 @@ class SafeTensors {
   std::map<std::string, StoredTensor, std::less<>> tensors_;
 };
 
+// Lets the system take back the memory of mapped bytes that will not be read soon; reading them
+// again reads the file again.
+void release_pages(const void* from, size_t bytes);
+
 // Elements as float32; f32, f16 and bf16 are converted exactly, other types throw.
 std::vector<float> to_float(const StoredTensor& tensor);
 // Elements of an integer tensor (i32 or i64); others throw, and so does an id beyond int32.

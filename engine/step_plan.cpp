@@ -45,7 +45,8 @@ void add_group(const StepRow& group, const KvCache& kv, StepPlan& plan) {
 
 }  // namespace
 
-std::vector<int32_t> StepPlan::page_table(const KvCache& kv, int64_t pages) const {
+std::vector<int32_t> page_table(std::span<const SequenceId> sequences, const KvCache& kv,
+                                int64_t pages) {
   std::vector<int32_t> table(sequences.size() * static_cast<size_t>(pages), 0);
   for (size_t s = 0; s < sequences.size(); ++s) {
     const auto own = kv.page_table(sequences[s]);

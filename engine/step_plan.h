@@ -26,9 +26,12 @@ struct StepPlan {
 
   int64_t rows() const { return static_cast<int64_t>(token_ids.size()); }
   int64_t wanted() const { return static_cast<int64_t>(wanted_rows.size()); }
-  // [S, pages] page numbers, each row padded with page 0, which no kernel reads beyond the length.
-  std::vector<int32_t> page_table(const KvCache& kv, int64_t pages) const;
 };
+
+// [sequences, pages] page numbers, each row padded with page 0, which no kernel reads beyond the
+// length.
+std::vector<int32_t> page_table(std::span<const SequenceId> sequences, const KvCache& kv,
+                                int64_t pages);
 
 // Empty, or why the step cannot run: nothing to do, too many rows, a sequence twice or unknown,
 // no reservation, beyond the context, a token outside of the vocab.

@@ -14,9 +14,12 @@ DType dtype_of(StoredType type) {
   }
 }
 
-WeightSource source_of(const StoredTensor& t) {
+WeightSource source_of(const WeightData& d) {
+  const StoredTensor& t = d.tensor;
   const bool matrix = t.shape.size() == 2;
-  return {t.data.data(), dtype_of(t.type), matrix ? t.shape[0] : 1, t.shape.back()};
+  // Pages of a file that have been packed are not held: the model is in memory once.
+  return {t.data.data(), dtype_of(t.type), matrix ? t.shape[0] : 1, t.shape.back(),
+          d.owned == nullptr ? release_pages : nullptr};
 }
 
 }  // namespace
@@ -29,7 +32,7 @@ void WeightStore::pack(const GraphValue& value, const Checkpoint& checkpoint) {
   std::vector<WeightSource> sources;
   std::vector<float> joined = value.constant;
   if (value.shape.rank == 2) {
-    for (const WeightData& d : data) sources.push_back(source_of(d.tensor));
+    for (const WeightData& d : data) sources.push_back(source_of(d));
   } else {
     // Vectors are joined end to end here: a dense weight has one source.
     for (const WeightData& d : data) {
@@ -39,8 +42,24 @@ void WeightStore::pack(const GraphValue& value, const Checkpoint& checkpoint) {
     sources.push_back({joined.data(), DType::f32, 1, std::ssize(joined)});
   }
   auto buffer = backend_.pack(value.layout, value.dtype, sources);
+  for (const WeightData& d : data) {
+    if (d.owned == nullptr) release_pages(d.tensor.data.data(), d.tensor.data.size());
+  }
   bytes_ += buffer->bytes();
   buffers_.emplace(key, std::move(buffer));
+}
+
+std::vector<hir::WeightDecl> WeightStore::needed(const Graph& graph) {
+  std::vector<hir::WeightDecl> all;
+  for (const GraphNode& node : graph.nodes) {
+    for (const ValueId v : node.inputs) {
+      const GraphValue& value = graph.at(v);
+      if (value.kind == ValueKind::weight) {
+        all.insert(all.end(), value.parts.begin(), value.parts.end());
+      }
+    }
+  }
+  return all;
 }
 
 void WeightStore::load(const Graph& graph, const Checkpoint& checkpoint) {

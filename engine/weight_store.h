@@ -19,6 +19,8 @@ class WeightStore {
  public:
   explicit WeightStore(Backend& backend) : backend_(backend) {}
 
+  // The tensors of a checkpoint that load() packs.
+  static std::vector<hir::WeightDecl> needed(const Graph& graph);
   // Packs every weight that the graph's nodes read.
   void load(const Graph& graph, const Checkpoint& checkpoint);
   // Packs weights that no program reads yet: matrices for Linear, the rest dense.

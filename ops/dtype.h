@@ -5,9 +5,12 @@
 
 namespace limpet {
 
-enum class DType : uint8_t { f32, f16, bf16, i32 };
+// i8 is for packed weights alone: integers with a scale for each row of the weight.
+enum class DType : uint8_t { f32, f16, bf16, i32, i8 };
 
-constexpr int64_t size_of(DType t) { return t == DType::f32 || t == DType::i32 ? 4 : 2; }
+constexpr int64_t size_of(DType t) {
+  return t == DType::f32 || t == DType::i32 ? 4 : t == DType::i8 ? 1 : 2;
+}
 
 constexpr const char* name_of(DType t) {
   switch (t) {
@@ -19,6 +22,8 @@ constexpr const char* name_of(DType t) {
       return "bf16";
     case DType::i32:
       return "i32";
+    case DType::i8:
+      return "i8";
   }
   return "?";
 }

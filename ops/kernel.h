@@ -33,7 +33,7 @@ class CpuContext {
   // again may move it.
   virtual std::byte* shared_scratch(size_t bytes) = 0;
   virtual std::byte* thread_scratch(int thread, size_t bytes) = 0;
-  // Whether the processor's bf16 dot-product instructions may be used.
+  // Whether the processor's dot-product instructions (bf16, int8) may be used.
   virtual bool bf16_dot() const = 0;
 
  protected:

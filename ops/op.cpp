@@ -15,7 +15,8 @@ namespace ops {
 const char* name_of(const Op& op) {
   static constexpr std::array<const char*, std::variant_size_v<Op>> kNames = {
       "Embedding",  "RmsNorm",        "Linear",  "GatedLinear", "RopeTable",
-      "RopeAppend", "PagedAttention", "SiluMul", "Add",         "GatherRows"};
+      "RopeAppend", "PagedAttention", "SiluMul", "Add",         "GatherRows",
+      "Sample",     "Advance"};
   return kNames.at(op.index());
 }
 

@@ -11,7 +11,8 @@ inline bool is_dense(const TensorView& t, DType dtype, int rank) {
 inline bool is_f32(const TensorView& t, int rank) { return is_dense(t, DType::f32, rank); }
 inline bool is_i32(const TensorView& t, int rank) { return is_dense(t, DType::i32, rank); }
 inline bool is_weight(const TensorView& t, Layout layout) {
-  return (t.dtype == DType::f32 || t.dtype == DType::bf16) && t.layout == layout &&
+  const bool packed_bytes = t.dtype == DType::i8 && layout != Layout::dense;
+  return (t.dtype == DType::f32 || t.dtype == DType::bf16 || packed_bytes) && t.layout == layout &&
          t.shape.rank == 2;
 }
 inline bool has_counts(const Args& args, size_t in, size_t out) {

@@ -61,6 +61,9 @@ struct WeightSource {
   const void* data = nullptr;
   DType dtype = DType::f32;
   int64_t rows = 0, cols = 0;
+  // If not null, told on the caller's thread that these bytes of `data` will not be read again;
+  // a backend may leave it out.
+  void (*done)(const void* from, size_t bytes) = nullptr;
 };
 
 // Operands of one op, in the order that its header gives.

@@ -10,7 +10,7 @@ namespace limpet::probes {
 namespace {
 
 constexpr int kThreads = 32;       // idle, they cost a stack each
-constexpr int kSilentSeconds = 2;  // of a client, before it is left
+constexpr int kSilentSeconds = 1;  // of a client, before it is left
 
 }  // namespace
 

@@ -23,7 +23,8 @@ auto put(Builder& fbb, const Register& m) {
   auto jobs = put(fbb, m.jobs);
   const fbs::Room has = room(m.room);
   return fbs::CreateRegister(fbb, worker, m.incarnation, device, model, m.model_fingerprint,
-                             m.max_context, &has, sessions, jobs, m.room.idle_kv_tokens);
+                             m.max_context, &has, sessions, jobs, m.room.idle_kv_tokens,
+                             m.kv_page_tokens);
 }
 auto put(Builder& fbb, const Heartbeat& m) {
   const fbs::Room has = room(m.room);
@@ -115,7 +116,8 @@ bool get(Reader& r, const fbs::Register* in, Register& out) {
          r.count(in->max_context(), "max_context", out.max_context) &&
          get(r, in->room(), out.room) && get_held(r, in->sessions(), "sessions", out.sessions) &&
          get(r, in->jobs(), out.jobs) &&
-         r.count(in->idle_kv_tokens(), "idle_kv_tokens", out.room.idle_kv_tokens);
+         r.count(in->idle_kv_tokens(), "idle_kv_tokens", out.room.idle_kv_tokens) &&
+         r.count(in->kv_page_tokens(), "kv_page_tokens", out.kv_page_tokens);
 }
 bool get(Reader& r, const fbs::Heartbeat* in, Heartbeat& out) {
   out.incarnation = in->incarnation();

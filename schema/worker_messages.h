@@ -44,6 +44,7 @@ struct Register {
   Room room;
   std::vector<HeldSession> sessions;
   std::vector<HeldJob> jobs;
+  int64_t kv_page_tokens = 1;  // KV is taken in pages of so many tokens
 };
 struct Heartbeat {
   uint64_t incarnation = 0;

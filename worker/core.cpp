@@ -117,7 +117,8 @@ void Core::State::say_hello(const Turn& turn) {
                  .max_context = limit(),
                  .room = room(),
                  .sessions = {},
-                 .jobs = held_jobs()};
+                 .jobs = held_jobs(),
+                 .kv_page_tokens = kv.page_tokens()};
   for (const auto& [number, session] : sessions.all()) {
     hello.sessions.push_back(
         {number, session.epoch, session.trusted ? std::ssize(session.tokens) : 0});
@@ -153,12 +154,16 @@ void Core::State::from(const Turn& turn, const Registered& m) {
   heartbeat(turn);
 }
 
-Room Core::State::room() const {
+int32_t Core::State::slots() const {
   // Ends that wait for their acknowledgement take memory, so they too are bounded.
   const int64_t kept = 4 * int64_t{options.max_jobs} - std::ssize(jobs);
-  const int64_t slots = std::min(options.max_jobs - active_jobs(), kept);
+  const int64_t free = std::min(options.max_jobs - active_jobs(), kept);
+  return stopping ? 0 : static_cast<int32_t>(std::max<int64_t>(free, 0));
+}
+
+Room Core::State::room() const {
   const KvRoom pages = kv_room();
-  return {.slots = stopping ? 0 : static_cast<int32_t>(std::max<int64_t>(slots, 0)),
+  return {.slots = slots(),
           .free_kv_tokens = pages.free * kv.page_tokens(),
           .total_kv_tokens = kv.total_pages() * kv.page_tokens(),
           .idle_kv_tokens = pages.idle * kv.page_tokens()};
@@ -168,24 +173,23 @@ Room Core::State::room() const {
 // Of a job that has not started the broker still counts all, so what it holds counts as idle.
 Core::State::KvRoom Core::State::kv_room() const {
   const int64_t page = kv.page_tokens();
-  int64_t held = 0, growth = 0, unstarted = 0;
+  int64_t growth = 0, held = 0;
+  std::vector<bool> seen(static_cast<size_t>(kv.total_pages()));  // sessions share pages
   for (const auto& [number, job] : jobs) {
-    if (!job.active()) continue;
+    if (!job.active() || !job.started) continue;
     const Session& session = sessions.of(job);
-    const int64_t has = sessions.pages_of(session);
-    if (!job.started) {
-      unstarted += has;
-      continue;
-    }
     const int64_t most = std::ssize(session.tokens) + job.max_tokens - job.output_tokens();
-    held += has;
-    growth += std::max<int64_t>((std::min(most, limit()) + page - 1) / page - has, 0);
+    growth += (std::min(most, limit()) + page - 1) / page;
+    if (!session.sequence) continue;
+    for (const int32_t p : kv.page_table(*session.sequence)) {
+      --growth;
+      held += !seen[static_cast<size_t>(p)];
+      seen[static_cast<size_t>(p)] = true;
+    }
   }
-  // Pages that sessions share are counted for each of them; there are no more than the rest.
-  const int64_t rest = std::max<int64_t>(kv.total_pages() - kv.free_pages() - held, 0);
-  KvRoom room{kv.free_pages() - growth, std::min(sessions.idle_pages() + unstarted, rest)};
-  if (room.free < 0) room = {0, std::max<int64_t>(room.idle + room.free, 0)};
-  return room;
+  const int64_t free = kv.free_pages() - growth;
+  const int64_t idle = kv.total_pages() - kv.free_pages() - held;
+  return free < 0 ? KvRoom{0, std::max<int64_t>(idle + free, 0)} : KvRoom{free, idle};
 }
 
 std::vector<HeldJob> Core::State::held_jobs() const {

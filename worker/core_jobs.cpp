@@ -57,7 +57,7 @@ void Core::State::from(const Turn& turn, const Dispatch& m) {
   if (const Session* session = sessions.find(m.session); session != nullptr && session->job) {
     forget(turn, *session->job);  // its end must have been told in a message that is not here yet
   }
-  if (room().slots == 0) {
+  if (slots() == 0) {
     say(turn,
         JobEnded{.job = m.job,
                  .attempt = m.attempt,
@@ -298,7 +298,7 @@ void Core::State::finish(const Turn& turn, Job& job, FinishReason reason, std::s
 }
 
 void Core::State::end(const Turn& turn, Job& job, JobEnded end) {
-  if (!end.ok && job.shortened) cut_copy(job);
+  if (!end.ok && job.shortened && !job.started) cut_copy(job);
   leave_session(turn, job);
   job.stage = Stage::ended;
   job.said_at = turn.now;
@@ -306,8 +306,8 @@ void Core::State::end(const Turn& turn, Job& job, JobEnded end) {
   job.end = std::move(end);
 }
 
-// The job has cut a longer copy of the transcript and put its own tokens there. Should the session
-// go on from where it was, those are not the transcript: the broker is asked for it then.
+// The job has cut a longer copy of the transcript and put its own tokens there, of which nobody has
+// heard. The session goes on from where it was: the broker is asked for that then.
 void Core::State::cut_copy(const Job& job) {
   Session& session = sessions.of(job);
   const auto keep = static_cast<size_t>(job.dispatch.base_tokens);
@@ -329,7 +329,7 @@ void Core::State::forget(const Turn& turn, JobNumber number) {
   const auto it = jobs.find(number);
   Job& job = it->second;
   over.raise(number, job.attempt());
-  if (job.active() && job.shortened) cut_copy(job);
+  if (job.active() && job.shortened && !job.started) cut_copy(job);
   leave_session(turn, job);
   jobs.erase(it);
 }

@@ -33,7 +33,6 @@ class Sessions : public SessionKv {
   const Session& of(const Job& job) const { return const_cast<Sessions*>(this)->of(job); }
   bool evict_idle() override;
   int64_t idle_pages() const override { return idle_pages_; }
-  int64_t pages_of(const Session& session) const;  // that hold its KV, reserved ones included
 
   int64_t size() const { return std::ssize(sessions_); }
   int64_t idle() const { return std::ssize(idle_); }
@@ -41,6 +40,7 @@ class Sessions : public SessionKv {
   const std::map<SessionNumber, Session>& all() const { return sessions_; }
 
  private:
+  int64_t pages_of(const Session& session) const;
   void leave_idle(Session& session);
 
   engine::KvCache& kv_;

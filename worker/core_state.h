@@ -79,7 +79,8 @@ struct Core::State {
   struct KvRoom {  // pages
     int64_t free = 0, idle = 0;
   };
-  Room room() const;
+  int32_t slots() const;  // jobs that it would take
+  Room room() const;      // O(pages that its jobs hold)
   KvRoom kv_room() const;
   std::vector<HeldJob> held_jobs() const;
   StepRow step_row(const ScheduledRow& row);

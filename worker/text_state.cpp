@@ -65,8 +65,18 @@ std::optional<AlreadyEnded> TextStates::open(const OpenText& command) {
   return ended;
 }
 
+const TextStates::State& TextStates::at(const StepRow& row) const {
+  const auto it = states_.find({row.job, row.attempt});
+  if (it == states_.end()) throw std::logic_error("worker: a row without its text state");
+  return it->second;
+}
+
 RowResult TextStates::sample(const StepRow& row, std::span<const float> logits,
                              std::span<const Token> context) {
+  return accept(row, engine::sample(logits, context, at(row).sampling, row.position));
+}
+
+RowResult TextStates::accept(const StepRow& row, const engine::Sampled& drawn) {
   RowResult result{.job = row.job,
                    .attempt = row.attempt,
                    .sampled = true,
@@ -75,10 +85,7 @@ RowResult TextStates::sample(const StepRow& row, std::span<const float> logits,
                    .logprobs = {},
                    .tail_text = {},
                    .error = {}};
-  const auto it = states_.find({row.job, row.attempt});
-  if (it == states_.end()) throw std::logic_error("worker: a row without its text state");
-  State& state = it->second;
-  const engine::Sampled drawn = engine::sample(logits, context, state.sampling, row.position);
+  State& state = const_cast<State&>(at(row));
   if (!drawn.ok()) {
     result.error = drawn.error;
     return result;

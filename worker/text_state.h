@@ -34,9 +34,13 @@ class TextStates {
   void close(const CloseText& command) { states_.erase({command.job, command.attempt}); }
   int64_t size() const { return std::ssize(states_); }
 
+  // How a token is to be drawn after the row.
+  engine::SamplingOptions sampling(const StepRow& row) const { return at(row).sampling; }
   // Samples after the row; `context`: the session's tokens up to here.
   RowResult sample(const StepRow& row, std::span<const float> logits,
                    std::span<const Token> context);
+  // What a token that was drawn after the row means.
+  RowResult accept(const StepRow& row, const engine::Sampled& drawn);
 
  private:
   struct State {
@@ -44,6 +48,8 @@ class TextStates {
     engine::SamplingOptions sampling;
     std::vector<Token> end_tokens;  // the model's, unless they are to be ignored, and the job's
   };
+  const State& at(const StepRow& row) const;
+
   std::map<std::pair<JobNumber, Attempt>, State> states_;
   const TextModel& model_;
 };

@@ -61,6 +61,7 @@ CoreOptions core_options(const WorkerOptions& o, const engine::EngineInfo& info)
 Worker::Worker(const WorkerOptions& options)
     : options_(options),
       engine_(engine::Engine::open(engine_options(options))),
+      lookahead_(*engine_),
       text_(text_model(options, engine_->info())),
       states_(text_),
       core_(std::make_unique<Core>(core_options(options, engine_->info()), engine_->kv())),
@@ -146,7 +147,10 @@ void Worker::run_step() {
   const Step step = core_->plan(now_, out_);
   carry_out();
   busy_ = !step.empty();
-  if (!busy_) return;
+  if (!busy_) {
+    lookahead_.settle();
+    return;
+  }
   flush();  // who has started need not wait for the step
   const engine::EngineCounters counters = engine_->counters();
   const Time start = mono();
@@ -166,6 +170,18 @@ void Worker::run_step() {
 }
 
 StepDone Worker::compute(const Step& step) {
+  if (engine_->info().runs_ahead) {
+    const Lookahead::Outcome outcome =
+        lookahead_.run(step, [&](const StepRow& row) { return states_.sampling(row); });
+    if (outcome.error.empty()) {
+      StepDone done;
+      for (size_t i = 0; i < step.rows.size(); ++i) {
+        add_row(step.rows[i], [&] { return states_.accept(step.rows[i], outcome.rows[i]); }, done);
+      }
+      return done;
+    }
+    spdlog::warn("event=ahead_failed rows={} why=\"{}\"", step.rows.size(), outcome.error);
+  }
   std::vector<engine::StepRow> rows;
   for (const StepRow& row : step.rows) {
     rows.push_back(
@@ -201,23 +217,30 @@ StepDone Worker::compute(const Step& step) {
 void Worker::sample(const Step& step, const engine::StepResult& result, StepDone& done) {
   for (size_t i = 0; i < step.rows.size(); ++i) {
     const StepRow& row = step.rows[i];
-    if (row.sample) {
-      done.rows.push_back(
-          states_.sample(row, result.row(result.first[i]), engine_->kv().tokens(row.sequence)));
-      if (const std::string& why = done.rows.back().error; !why.empty()) {
-        spdlog::warn("event=row_failed job={} attempt={} why=\"{}\"", raw(row.job),
-                     raw(row.attempt), why);
-      }
-    } else {
-      done.rows.push_back({.job = row.job,
-                           .attempt = row.attempt,
-                           .sampled = false,
-                           .token = 0,
-                           .text = {},
-                           .logprobs = {},
-                           .tail_text = {},
-                           .error = {}});
-    }
+    const auto draw = [&] {
+      return states_.sample(row, result.row(result.first[i]), engine_->kv().tokens(row.sequence));
+    };
+    add_row(row, draw, done);
+  }
+}
+
+void Worker::add_row(const StepRow& row, const std::function<RowResult()>& sampled,
+                     StepDone& done) {
+  if (!row.sample) {
+    done.rows.push_back({.job = row.job,
+                         .attempt = row.attempt,
+                         .sampled = false,
+                         .token = 0,
+                         .text = {},
+                         .logprobs = {},
+                         .tail_text = {},
+                         .error = {}});
+    return;
+  }
+  done.rows.push_back(sampled());
+  if (const std::string& why = done.rows.back().error; !why.empty()) {
+    spdlog::warn("event=row_failed job={} attempt={} why=\"{}\"", raw(row.job), raw(row.attempt),
+                 why);
   }
 }
 

@@ -4,11 +4,13 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "engine/engine.h"
 #include "worker/core.h"
+#include "worker/lookahead.h"
 #include "worker/metrics.h"
 #include "worker/text_state.h"
 #include "worker/zmq_transport.h"
@@ -51,12 +53,14 @@ class Worker {
   void run_step();
   StepDone compute(const Step& step);
   void sample(const Step& step, const engine::StepResult& result, StepDone& done);
+  void add_row(const StepRow& row, const std::function<RowResult()>& sampled, StepDone& done);
   void flush();
   void note();
   void warm();
 
   WorkerOptions options_;
   std::unique_ptr<engine::Engine> engine_;
+  Lookahead lookahead_;
   TextModel text_;
   TextStates states_;
   Metrics metrics_;

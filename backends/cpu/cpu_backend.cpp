@@ -1,7 +1,10 @@
 #include <hwy/targets.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <stdexcept>
 #include <thread>
@@ -10,11 +13,15 @@
 #include "backends/cpu/host_memory.h"
 #include "backends/cpu/thread_pool.h"
 #include "backends/makers.h"
+#include "backends/random_element.h"
 #include "ops/linear/bf16_dot.h"
+#include "ops/linear/int8_dot.h"
 #include "ops/linear/panel.h"
 
 namespace limpet {
 namespace {
+
+constexpr int64_t kPackedAtOnce = 16 << 20;
 
 void expect(bool ok, const char* what) {
   if (!ok) throw std::logic_error(std::string("cpu backend: ") + what);
@@ -165,7 +172,8 @@ class CpuBackend final : public Backend {
     info_.threads = context_.threads();
     info_.description = "cpu, " + std::to_string(info_.threads) + " threads, " +
                         hwy::TargetName(hwy::SupportedAndGeneratedTargets().front()) +
-                        (dot ? ", bf16 dot products" : "");
+                        (dot && ops::bf16_dot() != nullptr ? ", bf16 dot products" : "") +
+                        (dot && ops::int8_dot() != nullptr ? ", int8 dot products" : "");
   }
 
   const BackendInfo& info() const override { return info_; }
@@ -182,6 +190,16 @@ class CpuBackend final : public Backend {
     copy_bytes(to, place(from, offset, bytes), bytes);
     counters_.bytes_down += bytes;
   }
+  void begin_read(const Buffer& from, int64_t offset, int64_t bytes) override {
+    const std::byte* at = place(from, offset, bytes);
+    begun_.emplace_back(at, at + bytes);
+    counters_.bytes_down += bytes;
+  }
+  void finish_read(void* to, int64_t bytes) override {
+    expect(!begun_.empty() && std::ssize(begun_.front()) == bytes, "no such read was begun");
+    copy_bytes(to, begun_.front().data(), bytes);
+    begun_.pop_front();
+  }
   void copy(Buffer& to, int64_t to_offset, const Buffer& from, int64_t from_offset,
             int64_t bytes) override {
     std::byte* destination = place(to, to_offset, bytes);
@@ -190,6 +208,8 @@ class CpuBackend final : public Backend {
     counters_.bytes_copied += bytes;
   }
 
+  void fill(Buffer& buffer, DType dtype, uint64_t seed, float spread) override;
+  double read_bandwidth(int64_t bytes) override;
   std::unique_ptr<Buffer> pack(Layout layout, DType dtype,
                                std::span<const WeightSource> sources) override;
   std::unique_ptr<Executable> compile(const Program& program) override {
@@ -205,33 +225,101 @@ class CpuBackend final : public Backend {
   Context context_;
   BackendInfo info_;
   BackendCounters counters_;
+  std::deque<std::vector<std::byte>> begun_;
 };
+
+// What stands for rows [first, end) of the stacked sources (of each one, when gated) has been read.
+void tell_done(Layout layout, std::span<const WeightSource> sources, int64_t first_part,
+               int64_t end_part) {
+  const int64_t each = layout == Layout::dense   ? 1
+                       : layout == Layout::gated ? ops::kPanelHalf
+                                                 : ops::kPanelOutputs;
+  int64_t before = 0;
+  for (const WeightSource& s : sources) {
+    const int64_t low = std::clamp<int64_t>(first_part * each - before, 0, s.rows);
+    const int64_t high = std::clamp<int64_t>(end_part * each - before, 0, s.rows);
+    const int64_t row_bytes = s.cols * size_of(s.dtype);
+    if (s.done != nullptr && high > low) {
+      s.done(static_cast<const std::byte*>(s.data) + low * row_bytes,
+             static_cast<size_t>((high - low) * row_bytes));
+    }
+    if (layout == Layout::linear) before += s.rows;
+  }
+}
+
+void CpuBackend::fill(Buffer& buffer, DType dtype, uint64_t seed, float spread) {
+  const int64_t elements = buffer.bytes() / size_of(dtype);
+  std::byte* to = place(buffer, 0, buffer.bytes());
+  constexpr int64_t kRun = 1 << 16;
+  context_.parallel_for((elements + kRun - 1) / kRun, [&](int64_t run, int) {
+    for (int64_t i = run * kRun; i < std::min(elements, (run + 1) * kRun); ++i) {
+      const float v = random_element(seed, static_cast<uint64_t>(i), spread);
+      if (dtype == DType::f32) {
+        reinterpret_cast<float*>(to)[i] = v;
+      } else {
+        reinterpret_cast<uint16_t*>(to)[i] = bf16_from_f32(v);
+      }
+    }
+  });
+}
+
+double CpuBackend::read_bandwidth(int64_t bytes) {
+  const HostMemory memory(bytes);
+  const auto* words = reinterpret_cast<const uint64_t*>(memory.data());
+  std::memset(memory.data(), 1, static_cast<size_t>(bytes));
+  constexpr int64_t kRun = 1 << 20;
+  std::vector<double> rates;
+  std::atomic<uint64_t> all{0};  // what is read is used
+  for (int pass = 0; pass < 5; ++pass) {
+    const auto start = std::chrono::steady_clock::now();
+    context_.parallel_for((bytes + kRun - 1) / kRun, [&](int64_t run, int) {
+      const int64_t end = std::min(bytes, (run + 1) * kRun) / 8;
+      uint64_t sums[8] = {};
+      for (int64_t i = run * kRun / 8; i + 8 <= end; i += 8) {
+        for (int64_t j = 0; j < 8; ++j) sums[j] ^= words[i + j];
+      }
+      for (const uint64_t s : sums) all += s;
+    });
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    rates.push_back(static_cast<double>(bytes) / took.count());
+  }
+  std::ranges::sort(rates);
+  return rates[rates.size() / 2];
+}
 
 std::unique_ptr<Buffer> CpuBackend::pack(Layout layout, DType dtype,
                                          std::span<const WeightSource> sources) {
-  expect(dtype == DType::f32 || dtype == DType::bf16, "weights are packed as f32 or bf16");
+  const bool dense = layout == Layout::dense;
+  expect(dtype == DType::f32 || dtype == DType::bf16 || (dtype == DType::i8 && !dense),
+         "weights are packed as f32 or bf16, matrices as i8 too");
   expect(!sources.empty() && (layout == Layout::linear || sources.size() <= 2), "bad sources");
   int64_t rows = 0;
   const int64_t cols = sources[0].cols;
   for (const WeightSource& s : sources) {
-    expect(s.cols == cols && s.rows >= 0 && s.dtype != DType::i32, "sources that do not fit");
+    expect(s.cols == cols && s.rows >= 0 && s.dtype != DType::i32 && s.dtype != DType::i8,
+           "sources that do not fit");
     rows += s.rows;
   }
-  std::unique_ptr<CpuBuffer> packed;
-  if (layout == Layout::dense) {
-    expect(sources.size() == 1, "a dense weight has one source");
-    packed = std::make_unique<CpuBuffer>(rows * cols * size_of(dtype));
-    context_.parallel_for(rows, [&](int64_t row, int) {
-      ops::convert_row(sources[0], row, dtype, packed->data() + row * cols * size_of(dtype));
+  expect(!dense || sources.size() == 1, "a dense weight has one source");
+  expect(layout != Layout::gated || (sources.size() == 2 && sources[0].rows == sources[1].rows),
+         "a gated weight is two of one shape");
+  const int64_t parts = dense ? rows : ops::panel_count(layout, rows);
+  const int64_t each = dense ? cols * size_of(dtype) : ops::panel_bytes(dtype, cols);
+  auto packed = std::make_unique<CpuBuffer>(parts * each);
+  // Some megabytes at a time, so that a file's pages can go while the weight grows.
+  const int64_t some =
+      std::max<int64_t>(context_.threads(), kPackedAtOnce / std::max<int64_t>(each, 1));
+  for (int64_t first = 0; first < parts; first += some) {
+    const int64_t n = std::min(some, parts - first);
+    context_.parallel_for(n, [&](int64_t i, int) {
+      std::byte* to = packed->data() + (first + i) * each;
+      if (dense) {
+        ops::convert_row(sources[0], first + i, dtype, to);
+      } else {
+        ops::pack_panel(layout, dtype, sources, first + i, to);
+      }
     });
-  } else {
-    expect(layout == Layout::linear || (sources.size() == 2 && sources[0].rows == sources[1].rows),
-           "a gated weight is two of one shape");
-    const int64_t panels = ops::panel_count(layout, rows), each = ops::panel_bytes(dtype, cols);
-    packed = std::make_unique<CpuBuffer>(panels * each);
-    context_.parallel_for(panels, [&](int64_t panel, int) {
-      ops::pack_panel(layout, dtype, sources, panel, packed->data() + panel * each);
-    });
+    tell_done(layout, sources, first, first + n);
   }
   counters_.bytes_up += packed->bytes();
   return packed;
@@ -246,7 +334,7 @@ std::unique_ptr<Backend> make_cpu_backend(const Device& device, const BackendOpt
   }
   int threads = options.threads;
   if (threads == 0) threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  return std::make_unique<CpuBackend>(threads, options.bf16_dot && ops::bf16_dot() != nullptr);
+  return std::make_unique<CpuBackend>(threads, options.bf16_dot);
 }
 
 }  // namespace limpet

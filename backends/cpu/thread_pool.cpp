@@ -2,6 +2,8 @@
 
 #include <hwy/cache_control.h>
 
+#include <algorithm>
+
 namespace limpet {
 namespace {
 
@@ -9,7 +11,7 @@ constexpr int kSpins = 2000;  // pauses of some 40 cycles
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : ranges_(static_cast<size_t>(std::max(threads, 1))) {
   for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
 }
 
@@ -28,13 +30,17 @@ void ThreadPool::run(int64_t count, Item item, void* task) {
   }
   // Closing comes first: a worker that still sees the last ticket fails to take from it once any
   // of the new job can be seen.
-  const uint64_t round = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
-  ticket_.store((round << 32) | kClosed);
+  const uint64_t round = (ranges_[0].ticket.load(std::memory_order_relaxed) >> 32) + 1;
+  for (Range& range : ranges_) range.ticket.store((round << 32) | kClosed);
   item_.store(item);
   task_.store(task);
-  count_.store(count);
   left_.store(count);
-  ticket_.store((round + 1) << 32);
+  const auto threads = static_cast<int64_t>(ranges_.size());
+  for (int64_t t = 0; t < threads; ++t) {
+    Range& range = ranges_[static_cast<size_t>(t)];
+    range.end.store(count * (t + 1) / threads);
+    range.ticket.store(((round + 1) << 32) | static_cast<uint64_t>(count * t / threads));
+  }
   calls_.fetch_add(1);
   calls_.notify_all();
 
@@ -49,15 +55,21 @@ void ThreadPool::run(int64_t count, Item item, void* task) {
 }
 
 void ThreadPool::take_items(int thread) {
-  for (uint64_t ticket = ticket_.load();;) {
+  for (size_t i = 0; i < ranges_.size(); ++i) {
+    take_from(ranges_[(static_cast<size_t>(thread) + i) % ranges_.size()], thread);
+  }
+}
+
+void ThreadPool::take_from(Range& range, int thread) {
+  for (uint64_t ticket = range.ticket.load();;) {
     const uint64_t next = ticket & 0xffffffffu;
     const Item item = item_.load();
     void* const task = task_.load();
-    if (next == kClosed || static_cast<int64_t>(next) >= count_.load()) return;
-    if (!ticket_.compare_exchange_weak(ticket, ticket + 1)) continue;
+    if (next == kClosed || static_cast<int64_t>(next) >= range.end.load()) return;
+    if (!range.ticket.compare_exchange_weak(ticket, ticket + 1)) continue;
     item(task, static_cast<int64_t>(next), thread);
     if (left_.fetch_sub(1) == 1) left_.notify_all();
-    ticket = ticket_.load();
+    ticket = range.ticket.load();
   }
 }
 

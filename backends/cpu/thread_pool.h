@@ -1,8 +1,9 @@
 // Threads that stay, for work that comes in short pieces back to back.
 //
 // A worker looks for work for some tens of microseconds after the last, then sleeps until called.
-// The caller works too and takes what sleeping or preempted workers do not, so a busy machine
-// makes a job slower but never waits for a thread that has not begun.
+// Each thread begins with a range of items of its own, in order, so that what it streams from
+// memory is contiguous; then it takes what others have not begun. The caller works too, so a busy
+// machine makes a job slower but never waits for a thread that sleeps or is preempted.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -27,15 +28,21 @@ class ThreadPool {
   void run(int64_t count, Item item, void* task);
 
  private:
-  // (round << 32) | next item to take, or kClosed while a job is being replaced.
   static constexpr uint64_t kClosed = 0xffffffffu;
+
+  // Items of a job that one thread begins with.
+  struct alignas(64) Range {
+    std::atomic<uint64_t> ticket{kClosed};  // (round << 32) | next item, or kClosed between jobs
+    std::atomic<int64_t> end{0};
+  };
 
   void work(int thread);
   void take_items(int thread);
+  void take_from(Range& range, int thread);
   void wait_for_work(int last_call);
 
-  std::atomic<uint64_t> ticket_{kClosed};
-  std::atomic<int64_t> count_{0}, left_{0};
+  std::vector<Range> ranges_;
+  alignas(64) std::atomic<int64_t> left_{0};
   std::atomic<Item> item_{nullptr};
   std::atomic<void*> task_{nullptr};
   std::atomic<int> calls_{0};  // grows with each job: what sleepers wait on

@@ -1,20 +1,20 @@
-// limpet batch: many chat requests from a file, their answers into another; re-running resumes.
-#include <unistd.h>
-
+// limpet batch: many requests from a file, their answers into another; re-running resumes.
 #include <condition_variable>
-#include <cstdio>
 #include <deque>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <mutex>
-#include <unordered_set>
+#include <stdexcept>
 
 #include "clients/cli/batch_lines.h"
 #include "clients/cli/commands.h"
 #include "clients/cli/interrupt.h"
+#include "clients/cli/line_ids.h"
+#include "clients/cli/line_reader.h"
 #include "clients/cli/open_client.h"
 #include "clients/cli/print.h"
+#include "clients/cli/progress.h"
 
 namespace limpet::client {
 namespace {
@@ -35,21 +35,22 @@ bool check_output(const BatchOptions& options, std::string& error) {
 }
 
 // Reads what OUT has; a line that a crash has cut off is removed. False with `error` set.
-bool read_answered(const std::string& path, std::unordered_set<std::string>& answered,
-                   std::string& error) {
+bool read_answered(const std::string& path, LineIds& ids, std::string& error) {
   std::ifstream in(path, std::ios::binary);
   if (!in) return true;
   uintmax_t whole = 0;
   for (std::string line; std::getline(in, line);) {
     const bool torn = in.eof();
-    const std::string id = torn ? "" : answered_id(line);
-    if (torn ? !begins_answer(line) : !line.empty() && id.empty()) {
+    const AnsweredLine answer = torn ? AnsweredLine{} : answered(line);
+    if (torn ? !begins_answer(line) : !line.empty() && answer.key.empty()) {
       error = path + " holds lines that are no batch answers; name another output file";
       return false;
     }
     if (torn) break;
     whole += line.size() + 1;
-    if (!id.empty()) answered.insert(id);
+    if (answer.key.empty()) continue;
+    ids.mark(answer.key, LineIds::kAnswered);
+    if (answer.failed) ids.mark(answer.key, LineIds::kFailed);
   }
   in.close();
   std::error_code failed;
@@ -60,119 +61,134 @@ bool read_answered(const std::string& path, std::unordered_set<std::string>& ans
   return !failed;
 }
 
-// Looks at every request before any is sent: ids there and different.
-bool check_requests(const BatchOptions& options, size_t& count, std::string& error) {
-  std::ifstream in(options.in, std::ios::binary);
-  if (!in) {
-    error = "cannot read " + options.in;
-    return false;
-  }
-  std::unordered_set<std::string> ids;
-  size_t number = 0;
-  for (std::string line; std::getline(in, line);) {
-    ++number;
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    BatchLine request;
-    if (!parse_batch_line(line, options.max_tokens, request)) {
-      error = options.in + " line " + std::to_string(number) + " " + request.error;
-      return false;
-    }
-    if (!ids.insert(request.custom_id).second) {
-      error = options.in + " line " + std::to_string(number) + ": custom_id \"" +
-              request.custom_id + "\" is there twice";
-      return false;
-    }
-  }
-  count = ids.size();
-  return true;
-}
-
-class Progress {
- public:
-  explicit Progress(size_t total) : total_(total), shown_(isatty(STDERR_FILENO) == 1) {}
-  ~Progress() {
-    if (shown_) std::fprintf(stderr, "\n");
-  }
-  void show(size_t done, size_t failed) {
-    const auto now = std::chrono::steady_clock::now();
-    if (!shown_ || (done < total_ && now - last_ < kLook)) return;
-    last_ = now;
-    constexpr size_t kWidth = 30;
-    const size_t filled = total_ == 0 ? kWidth : done * kWidth / total_;
-    const std::string bar = std::string(filled, '#') + std::string(kWidth - filled, '.');
-    const double seconds = std::chrono::duration<double>(now - began_).count();
-    std::fprintf(stderr, "\r[%s] %zu/%zu  %.1f/s  %zu failed ", bar.c_str(), done, total_,
-                 seconds > 0 ? static_cast<double>(done - skipped_) / seconds : 0.0, failed);
-  }
-  void skip(size_t n) { skipped_ = n; }
-
- private:
-  size_t total_, skipped_ = 0;
-  bool shown_;
-  std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now(), last_{};
-};
-
 class Batch {
  public:
-  Batch(const BatchOptions& options, std::unique_ptr<Client> client,
-        std::unordered_set<std::string> answered, size_t total)
+  Batch(const BatchOptions& options, std::unique_ptr<Client> client, LineIds& ids)
       : options_(options),
-        answered_(std::move(answered)),
-        progress_(total),
+        ids_(ids),
+        in_(options.in, kLongestBatchLine),
         out_(options.out, std::ios::binary | std::ios::app),
         client_(std::move(client)) {}
 
   int run() {
     if (!out_) return fail("cannot write " + options_.out);
-    std::ifstream in(options_.in, std::ios::binary);
-    for (std::string line; going() && std::getline(in, line);) {
-      if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-      BatchLine request;
-      if (!parse_batch_line(line, options_.max_tokens, request)) continue;
-      if (answered_.contains(request.custom_id)) {
-        progress_.skip(++done_);
-        continue;
-      }
-      start(std::move(request));
-      while (open_.size() >= static_cast<size_t>(options_.concurrency) && going()) {
-        take_ended();
-      }
+    for (std::string line; going() && in_.next(line);) {
+      take_line(line);
+      show();
+      while (under_way() >= static_cast<size_t>(options_.concurrency) && going()) take_ended();
     }
-    while (!open_.empty() && going()) take_ended();
+    while (under_way() > 0 && going()) take_ended();
+    show(true);
     if (!out_) {
       return fail("cannot write " + options_.out +
                   " (is the disk full?): make room and run the same command again to go on");
     }
     if (!going()) {
-      return fail((lost_.empty() ? "interrupted" : lost_) + "; " + std::to_string(open_.size()) +
+      return fail((lost_.empty() ? "interrupted" : lost_) + "; " + std::to_string(under_way()) +
                   " requests are open: run the same command again to go on");
     }
-    if (failed_ == 0) return 0;
-    return fail(std::to_string(failed_) + " requests failed; " + options_.out + " says why");
+    if (figures_.failed == 0) return 0;
+    return fail(std::to_string(figures_.failed) + " requests failed; " + options_.out +
+                " says why");
   }
 
  private:
-  bool going() const { return interrupts() == 0 && lost_.empty() && out_; }
-
   struct Open {
     BatchAnswer answer;
+    std::string session;
     std::optional<Job> job;
   };
+  // A session's turns run in the order in which the broker accepts them, so the next is sent when
+  // the one before has been accepted.
+  struct Lane {
+    std::string unaccepted;  // the job
+    std::deque<BatchLine> held;
+  };
+
+  bool going() const { return interrupts() == 0 && lost_.empty() && out_; }
+  size_t under_way() const { return open_.size() + held_; }
+
+  void show(bool last = false) {
+    figures_.position = in_.position();
+    figures_.size = in_.size();
+    progress_.show(figures_, last);
+  }
+
+  void take_line(const std::string& line) {
+    BatchLine request;
+    const bool named = !in_.too_long() && parse_batch_line(line, options_.max_tokens, request);
+    std::string key = named ? key_of_id(request.custom_id) : key_of_line(in_.number());
+    if (in_.too_long()) request.error = "the line has more than 16 MiB";
+    uint8_t known = ids_.mark(key, LineIds::kSeen);
+    const bool twice = (known & LineIds::kSeen) != 0;
+    if (twice) {  // its answer cannot bear the custom_id, whose answer is another's
+      key = key_of_line(in_.number());
+      known = ids_.mark(key, LineIds::kSeen);
+      request.error = "custom_id \"" + request.custom_id + "\" was there before";
+    }
+    if ((known & LineIds::kAnswered) != 0) return skip((known & LineIds::kFailed) != 0);
+    if (!named || twice) {
+      BatchAnswer answer{.custom_id = "", .job_id = "line-" + std::to_string(in_.number()),
+                         .model = "", .text = "", .line = in_.number()};
+      write(batch_error(answer, "invalid", request.error), true);
+    } else if (!request.error.empty()) {
+      write(batch_error(answer_to(request), "invalid", request.error), true);
+    } else {
+      take_request(std::move(request));
+    }
+  }
+
+  // An earlier run has answered it, which says nothing of this run's speed.
+  void skip(bool failed) {
+    ++figures_.answered;
+    figures_.failed += failed ? 1 : 0;
+    skipped_ = in_.position();
+    figures_.now_position = 0;
+  }
+
+  static BatchAnswer answer_to(const BatchLine& request) {
+    return {.custom_id = request.custom_id, .job_id = request.spec.job_id, .model = request.model,
+            .text = "", .chat = request.chat};
+  }
+
+  void take_request(BatchLine request) {
+    if (!request.spec.session.empty()) {
+      Lane& lane = lanes_[request.spec.session];
+      if (!lane.unaccepted.empty()) {
+        lane.held.push_back(std::move(request));
+        ++held_;
+        return;
+      }
+      lane.unaccepted = request.spec.job_id;
+    }
+    start(std::move(request));
+  }
 
   void start(BatchLine request) {
-    BatchAnswer answer{request.custom_id, request.spec.job_id, request.model, ""};
-    if (!request.error.empty()) {
-      write(batch_error(answer, "invalid", request.error), true);
-      return;
-    }
     const std::string id = request.spec.job_id;
     Open& open = open_[id];
-    open.answer = std::move(answer);
+    open.answer = answer_to(request);
+    open.session = request.spec.session;
     open.job = client_->submit(std::move(request.spec), [this, id](const Event& event) {
       std::lock_guard lock(mutex_);
       arrived_.emplace_back(id, event);
       changed_.notify_one();
     });
+  }
+
+  // The job was accepted, or has ended: the session's next may go.
+  void release(const std::string& session, const std::string& job_id) {
+    const auto it = lanes_.find(session);
+    if (it == lanes_.end() || it->second.unaccepted != job_id) return;
+    if (it->second.held.empty()) {
+      lanes_.erase(it);
+      return;
+    }
+    BatchLine next = std::move(it->second.held.front());
+    it->second.held.pop_front();
+    --held_;
+    it->second.unaccepted = next.spec.job_id;
+    start(std::move(next));
   }
 
   // Waits a little for events, and writes the answers of jobs that have ended.
@@ -183,37 +199,48 @@ class Batch {
       changed_.wait_for(lock, kLook, [this] { return !arrived_.empty(); });
       arrived.swap(arrived_);
     }
-    for (auto& [id, event] : arrived) {
-      auto it = open_.find(id);
-      if (it == open_.end()) continue;
-      if (auto* tokens = std::get_if<Tokens>(&event)) it->second.answer.text += tokens->text;
-      if (!is_last(event)) continue;
-      if (const auto* lost = std::get_if<Lost>(&event); lost != nullptr && !lost->contradiction) {
-        lost_ = lost->message;  // the request is not answered: it stays open
-        continue;
-      }
-      if (worth_another_try(event)) {  // nor is it by a broker that cannot take it now
-        lost_ = failure_of(event);
-        continue;
-      }
+    for (auto& [id, event] : arrived) take_event(id, event);
+    show();
+  }
+
+  void take_event(const std::string& id, const Event& event) {
+    const auto it = open_.find(id);
+    if (it == open_.end()) return;
+    const std::string session = it->second.session;
+    if (auto* tokens = std::get_if<Tokens>(&event)) it->second.answer.text += tokens->text;
+    if (!is_last(event)) {
+      if (std::holds_alternative<Accepted>(event)) release(session, id);
+      return;
+    }
+    if (const auto* lost = std::get_if<Lost>(&event); lost != nullptr && !lost->contradiction) {
+      lost_ = lost->message;  // the request is not answered: it stays open
+    } else if (worth_another_try(event)) {  // nor is it by a broker that cannot take it now
+      lost_ = failure_of(event);
+    } else {
       write(batch_response(it->second.answer, event), !failure_of(event).empty());
       open_.erase(it);
+      if (going()) release(session, id);
     }
-    progress_.show(done_, failed_);
   }
 
   void write(const std::string& line, bool failed) {
     if (!(out_ << line << '\n' << std::flush)) return;
-    ++done_;
-    failed_ += failed ? 1 : 0;
+    ++figures_.answered;
+    ++figures_.now_answered;
+    figures_.failed += failed ? 1 : 0;
+    figures_.now_position = in_.position() - skipped_;
   }
 
   const BatchOptions& options_;
-  std::unordered_set<std::string> answered_;
+  LineIds& ids_;
+  LineReader in_;
   Progress progress_;
+  ProgressFigures figures_;
+  uint64_t skipped_ = 0;  // bytes of the input up to the last line that was answered before
   std::ofstream out_;
   std::map<std::string, Open> open_;
-  size_t done_ = 0, failed_ = 0;
+  std::map<std::string, Lane> lanes_;
+  size_t held_ = 0;  // requests in all lanes
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::pair<std::string, Event>> arrived_;
@@ -223,19 +250,21 @@ class Batch {
 
 }  // namespace
 
-int batch(const BatchOptions& options) {
+int batch(const BatchOptions& options) try {
   if (options.max_tokens < 1) return misused("--max-tokens must be at least 1");
-  std::string error;
-  size_t total = 0;
-  std::unordered_set<std::string> answered;
-  if (!check_requests(options, total, error) || !check_output(options, error) ||
-      !read_answered(options.out, answered, error)) {
-    return fail(error);
+  if (!LineReader(options.in, kLongestBatchLine).is_open()) {
+    return fail("cannot read " + options.in);
   }
+  std::string error;
+  if (!check_output(options, error)) return fail(error);
+  LineIds ids(std::filesystem::path(options.out).parent_path().string());
+  if (!read_answered(options.out, ids, error)) return fail(error);
   auto client = open_client(options.broker);
   if (client == nullptr) return 1;
   catch_interrupts();
-  return Batch(options, std::move(client), std::move(answered), total).run();
+  return Batch(options, std::move(client), ids).run();
+} catch (const std::runtime_error& e) {  // no room for what must be remembered
+  return fail(e.what());
 }
 
 }  // namespace limpet::client

@@ -75,23 +75,77 @@ void read_stop(const Json& body, JobSpec& spec) {
   }
 }
 
-void read_body(const Json& body, BatchLine& out) {
+void read_messages(const Json& body, JobSpec& spec) {
   const auto messages = body.find("messages");
   if (messages == body.end() || !messages->is_array()) {
-    throw std::runtime_error("body.messages is missing; only chat requests are served");
+    throw std::runtime_error("body.messages is missing");
   }
   for (const Json& message : *messages) {
     if (!message.is_object()) throw std::runtime_error("body.messages holds no message");
-    ChatMessage& to = out.spec.messages.emplace_back();
+    ChatMessage& to = spec.messages.emplace_back();
     field(message, "role", to.role);
     to.content = content_of(message);
   }
+}
+
+// Text, or token ids, or a list of one of these.
+void read_prompt(const Json& body, JobSpec& spec) {
+  const auto it = body.find("prompt");
+  if (it == body.end()) throw std::runtime_error("body.prompt is missing");
+  const Json* prompt = &*it;
+  if (prompt->is_array() && prompt->size() == 1 && !prompt->front().is_number()) {
+    prompt = &prompt->front();
+  }
+  if (prompt->is_string()) {
+    spec.kind = InputKind::text;
+    spec.text = prompt->get<std::string>();
+    return;
+  }
+  spec.kind = InputKind::tokens;
+  if (!prompt->is_array()) throw std::runtime_error("prompt is neither text nor token ids");
+  for (const Json& id : *prompt) {
+    if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > INT32_MAX) {
+      throw std::runtime_error("prompt must be one text or one list of token ids");
+    }
+    spec.tokens.push_back(static_cast<Token>(id.get<int64_t>()));
+  }
+}
+
+// What would change the answer and is not served is an error, not left out.
+void refuse_unserved(const Json& body) {
+  const auto there = [&](const char* name) {
+    const auto it = body.find(name);
+    if (it == body.end() || it->is_null()) return false;
+    const bool nothing = (it->is_array() || it->is_object() || it->is_string())
+                             ? it->empty() || *it == ""
+                             : *it == false || *it == 0;
+    return !nothing;
+  };
+  for (const char* name : {"tools", "functions", "logit_bias", "logprobs", "top_logprobs", "echo",
+                           "suffix", "frequency_penalty", "presence_penalty"}) {
+    if (there(name)) throw std::runtime_error(std::string(name) + " is not supported");
+  }
+  int32_t n = 1, best_of = 1;
+  field(body, "n", n);
+  field(body, "best_of", best_of);
+  if (n != 1 || best_of != 1) throw std::runtime_error("n must be 1, and best_of too");
+  const auto format = body.find("response_format");
+  if (format != body.end() && format->is_object() && format->value("type", "text") != "text") {
+    throw std::runtime_error("response_format other than text is not supported");
+  }
+}
+
+void read_body(const Json& body, BatchLine& out) {
+  refuse_unserved(body);
+  if (out.chat) {
+    read_messages(body, out.spec);
+  } else {
+    read_prompt(body, out.spec);
+  }
   Sampling& sampling = out.spec.sampling;
   sampling.temperature = 1;  // OpenAI's default
-  int32_t n = 1;
-  field(body, "n", n);
-  if (n != 1) throw std::runtime_error("n must be 1");
   field(body, "model", out.model);
+  field(body, "session", out.spec.session);
   field(body, "max_tokens", out.spec.max_tokens);
   field(body, "max_completion_tokens", out.spec.max_tokens);
   field(body, "temperature", sampling.temperature);
@@ -107,10 +161,48 @@ void read_body(const Json& body, BatchLine& out) {
   read_stop(body, out.spec);
 }
 
+void read_request(const Json& json, BatchLine& out) {
+  const auto body = json.find("body");
+  if (body == json.end() || !body->is_object()) throw std::runtime_error("body is missing");
+  std::string method = "POST", url = body->contains("prompt") && !body->contains("messages")
+                                         ? "/v1/completions"
+                                         : "/v1/chat/completions";
+  field(json, "url", url);
+  field(json, "method", method);
+  if (method != "POST") throw std::runtime_error("method is not POST");
+  out.chat = url == "/v1/chat/completions";
+  if (!out.chat && url != "/v1/completions") {
+    throw std::runtime_error("url is neither /v1/chat/completions nor /v1/completions");
+  }
+  read_body(*body, out);
+  field(json, "session", out.spec.session);
+}
+
+// Null when it is no JSON, or nested so deep that it would take far more memory than its bytes.
+Json parse_json(std::string_view text) {
+  constexpr int kDeepest = 32;
+  struct TooDeep {};
+  const auto watch = [](int depth, Json::parse_event_t, Json&) {
+    if (depth > kDeepest) throw TooDeep{};
+    return true;
+  };
+  try {
+    Json json = Json::parse(text, watch, false);
+    return json.is_discarded() ? Json() : json;
+  } catch (const TooDeep&) {
+    return {};
+  }
+}
+
 Json envelope(const BatchAnswer& answer) {
   Json json;
   json["id"] = answer.job_id;
-  json["custom_id"] = answer.custom_id;
+  if (answer.line == 0) {
+    json["custom_id"] = answer.custom_id;
+  } else {
+    json["custom_id"] = nullptr;
+    json["line"] = answer.line;
+  }
   return json;
 }
 
@@ -119,24 +211,19 @@ Json envelope(const BatchAnswer& answer) {
 bool parse_batch_line(std::string_view text, int32_t default_max_tokens, BatchLine& out) {
   out = {};
   out.spec.max_tokens = default_max_tokens;
-  const Json json = Json::parse(text, nullptr, false);
+  const Json json = parse_json(text);
   if (!json.is_object()) {
-    out.error = "is no JSON object";
+    out.error = "the line is no JSON object in UTF-8";
     return false;
   }
   const auto id = json.find("custom_id");
-  if (id == json.end() || !id->is_string() || id->get<std::string>().empty()) {
-    out.error = "has no custom_id";
+  if (id == json.end() || !id->is_string() || id->get_ref<const std::string&>().empty()) {
+    out.error = "the line has no custom_id";
     return false;
   }
   out.custom_id = id->get<std::string>();
   try {
-    const auto body = json.find("body");
-    if (body == json.end() || !body->is_object()) throw std::runtime_error("body is missing");
-    if (json.value("url", "/v1/chat/completions") != "/v1/chat/completions") {
-      throw std::runtime_error("url is not /v1/chat/completions");
-    }
-    read_body(*body, out);
+    read_request(json, out);
   } catch (const std::exception& e) {
     out.error = e.what();
   }
@@ -158,11 +245,17 @@ std::string batch_response(const BatchAnswer& answer, const Event& last) {
   const Usage& u = finished->usage;
   Json body;
   body["id"] = answer.job_id;
-  body["object"] = "chat.completion";
+  body["object"] = answer.chat ? "chat.completion" : "text_completion";
   body["model"] = answer.model;
-  body["choices"] = Json::array({{{"index", 0},
-                                  {"message", {{"role", "assistant"}, {"content", answer.text}}},
-                                  {"finish_reason", name(finished->reason)}}});
+  Json choice = {{"index", 0}};
+  if (answer.chat) {
+    choice["message"] = {{"role", "assistant"}, {"content", answer.text}};
+  } else {
+    choice["text"] = answer.text;
+    choice["logprobs"] = nullptr;
+  }
+  choice["finish_reason"] = name(finished->reason);
+  body["choices"] = Json::array({std::move(choice)});
   body["usage"] = {{"prompt_tokens", u.prompt_tokens},
                    {"completion_tokens", u.output_tokens},
                    {"total_tokens", u.prompt_tokens + u.output_tokens},
@@ -181,16 +274,23 @@ std::string batch_error(const BatchAnswer& answer, std::string_view code,
   return line(json);
 }
 
-std::string answered_id(std::string_view text) {
-  const Json json = Json::parse(text, nullptr, false);
-  if (!json.is_object()) return "";
+std::string key_of_id(std::string_view custom_id) { return "id " + std::string(custom_id); }
+std::string key_of_line(uint64_t number) { return "line " + std::to_string(number); }
+
+AnsweredLine answered(std::string_view text) {
+  const Json json = parse_json(text);
+  if (!json.is_object()) return {};
   const auto object = [&](const char* name) {
     const auto it = json.find(name);
     return it != json.end() && it->is_object();
   };
-  const auto id = json.find("custom_id");
-  const bool answers = object("response") || object("error");
-  return answers && id != json.end() && id->is_string() ? id->get<std::string>() : "";
+  if (!object("response") && !object("error")) return {};
+  const auto id = json.find("custom_id"), number = json.find("line");
+  if (id != json.end() && id->is_string()) {
+    return {key_of_id(id->get_ref<const std::string&>()), object("error")};
+  }
+  const bool numbered = number != json.end() && number->is_number_unsigned();
+  return {numbered ? key_of_line(number->get<uint64_t>()) : "", object("error")};
 }
 
 bool begins_answer(std::string_view text) {

@@ -169,6 +169,8 @@ Golden load_golden(const std::string& path) {
 engine::EngineOptions verify_engine_options(const Golden& golden, const VerifyOptions& options) {
   const int64_t tokens = std::ssize(golden.input_ids) + std::ssize(golden.greedy_ids);
   engine::EngineOptions e;
+  // The reference has prefilled its input in one go.
+  e.least_rope_length = std::ssize(golden.input_ids);
   e.max_rows = std::ssize(golden.input_ids) + kOtherRows * options.batch_with + 128;
   e.max_wanted = e.max_rows;
   e.max_sequences = options.batch_with + 1;
@@ -186,6 +188,7 @@ VerifyReport verify(engine::Engine& engine, const Golden& golden, const VerifyOp
   const std::span<const Token> ids = golden.input_ids;
   const size_t chunk = options.chunk > 0 ? static_cast<size_t>(options.chunk) : ids.size();
   VerifyReport report;
+  report.int8_weights = engine.info().int8_weights;
   report.greedy = std::ssize(golden.greedy_ids);
   report.logit_std = deviation(golden.prefill_logits);
   std::vector<float> logits;
@@ -236,9 +239,11 @@ bool VerifyReport::pass(engine::Precision precision) const {
   const double worst = std::max(max_abs_prefill, max_abs_step);
   const bool finite = std::isfinite(max_abs_prefill) && std::isfinite(max_abs_step) &&
                       std::isfinite(kld);
-  if (precision == engine::Precision::f32) {
+  if (precision == engine::Precision::f32 && !int8_weights) {
     return finite && worst <= 1e-3 * logit_std && matched == greedy;
   }
+  // A weight within 1/254 of its row's largest: some four times bf16's rounding errors.
+  if (int8_weights) return finite && worst <= 0.6 * logit_std && kld <= 5e-2;
   const bool close_call = matched == greedy || first_gap < 2e-2 * logit_std;
   return finite && worst <= 8e-2 * logit_std && kld <= 1e-3 && close_call;
 }

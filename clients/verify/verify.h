@@ -41,6 +41,7 @@ struct VerifyReport {
   double kld = 0;       // mean Kullback-Leibler divergence from the reference, nats per row
   int64_t matched = 0;  // greedy tokens equal to the reference's, given its own tokens before
   int64_t greedy = 0;
+  bool int8_weights = false;  // then the tolerance is wider than that of the precision
   bool bf16_rope = false;  // the reference's rotary frequencies were taken as bf16
   double first_gap = 0;  // reference's top-2 gap at the first token that differs
   bool pass(engine::Precision precision) const;

@@ -12,6 +12,7 @@ namespace {
 struct Arguments {
   std::string model, golden, device = "cpu", dtype = "f32";
   int threads = 0;
+  bool int8_weights = false;
   VerifyOptions options;
 };
 
@@ -22,6 +23,8 @@ void describe(CLI::App& app, Arguments& a) {
   app.add_option("--dtype", a.dtype, "Precision of weights and KV")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
+  app.add_flag("--int8-weights", a.int8_weights,
+               "Matrices as 8-bit integers with a scale for each row, and the tolerance of int8");
   app.add_option("--chunk", a.options.chunk, "Prefill in chunks of N tokens; 0: whole")
       ->check(CLI::Range(0, 1 << 20));
   app.add_option("--batch-with", a.options.batch_with,
@@ -60,6 +63,7 @@ int verify_main(int argc, char** argv) {
     options.model_dir = a.model;
     options.device = a.device;
     options.threads = a.threads;
+    options.int8_weights = a.int8_weights;
     options.precision = a.dtype == "f32" ? engine::Precision::f32 : engine::Precision::bf16;
     const VerifyReport report = verify_checkpoint(options, golden, a.options);
     std::cout << report.json(options.precision) << std::endl;

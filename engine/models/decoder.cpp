@@ -12,7 +12,12 @@ class Builder {
   Builder(const ModelConfig& config, const DecoderStyle& style, const hir::Bounds& bounds)
       : c_(config), style_(style) {
     m_.bounds = bounds;
-    m_.rope_frequencies = rope_frequencies(config.rope, config.head_dim);
+    const RopeConfig& rope = config.rope;
+    m_.rope_frequencies = rope_frequencies(rope, config.head_dim);
+    if (rope.kind == RopeKind::dynamic) {
+      m_.rope_growth = {rope.theta, rope.factor, static_cast<int64_t>(rope.original_context),
+                        rope.least_length};
+    }
   }
 
   hir::Module build() {
@@ -62,7 +67,9 @@ class Builder {
     hir::Attend attend{.layer = i, .heads = c_.heads, .kv_heads = c_.kv_heads,
                        .head_dim = c_.head_dim,
                        .window = c_.window[static_cast<size_t>(i)]};
-    attend.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(c_.head_dim)));
+    // All of q and k is rotated, so what scales their cosines and sines scales their products.
+    const double rotated = c_.rope.attention_factor * c_.rope.attention_factor;
+    attend.scale = static_cast<float>(rotated / std::sqrt(static_cast<double>(c_.head_dim)));
     return project(m_.attend(attend, q, k, v), p + "o_proj", c_.hidden, q_width,
                    style_.output_bias);
   }

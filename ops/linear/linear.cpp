@@ -10,7 +10,8 @@ void check(const Linear& op, const Args& a) {
           "takes x, weight and what bias and residual say, gives y");
   require(
       is_f32(a.in[0], 2) && is_weight(a.in[1], Layout::linear) && a.in[0].cols() == a.in[1].cols(),
-      kOp, "x must be f32 [rows, k], the weight f32 or bf16 [n, k] packed for Linear");
+      kOp, "x must be f32 [rows, k], the weight f32, bf16 or i8 [n, k] packed for Linear");
+  require(!op.exact || a.in[1].dtype == DType::bf16, kOp, "exact is for bf16 weights");
   const Shape y{a.in[0].rows(), a.in[1].shape[0]};
   require(is_f32(a.out[0], 2) && a.out[0].shape == y, kOp, "y must be f32 [rows, n]");
   require(!op.bias || (is_f32(a.in[2], 1) && a.in[2].cols() == y.cols()), kOp,

@@ -10,7 +10,7 @@ void run(const Linear& op, CpuContext& cpu, const Args& a) {
   const int64_t rows = true_rows(a, y.rows());
   const float* bias = op.bias ? a.in[2].as<float>() : nullptr;
   const TensorView residual = op.residual ? a.in.back() : TensorView{};
-  const PanelProduct product(cpu, a.in[0], rows, a.in[1]);
+  const PanelProduct product(cpu, a.in[0], rows, a.in[1], op.exact);
   if (rows == 0) return;
 
   cpu.parallel_for(panel_count(Layout::linear, y.cols()), [&](int64_t panel, int) {

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "ops/linear/bf16_dot.h"
 #include "ops/linear/panel.h"
 
@@ -36,8 +38,9 @@ HWY_INLINE void RowsF32(const char* x, size_t stride, const float* panel, size_t
   for (size_t i = 0; i < kRows * kVectors; ++i) hn::StoreU(sum[i], d, sums + i * kLanes);
 }
 
-// x is already rounded, so that the products are exact.
-template <size_t kRows>
+// Rounded x: the products are exact, and the odd one comes first, as in the dot-product
+// instruction. Any other x (kRounded false): k is one chain in order, as in RowsF32.
+template <bool kRounded, size_t kRows>
 HWY_INLINE void RowsBf16(const char* x, size_t stride, const uint32_t* panel, size_t pairs,
                          float* sums) {
   const Lanes d;
@@ -52,8 +55,13 @@ HWY_INLINE void RowsBf16(const char* x, size_t stride, const uint32_t* panel, si
       for (size_t r = 0; r < kRows; ++r) {
         const auto* pair = reinterpret_cast<const float*>(x + r * stride) + 2 * p;
         auto& s = sum[r * kVectors + v];
-        s = hn::MulAdd(hn::Set(d, pair[1]), odd, s);
-        s = hn::MulAdd(hn::Set(d, pair[0]), even, s);
+        if constexpr (kRounded) {
+          s = hn::MulAdd(hn::Set(d, pair[1]), odd, s);
+          s = hn::MulAdd(hn::Set(d, pair[0]), even, s);
+        } else {
+          s = hn::MulAdd(hn::Set(d, pair[0]), even, s);
+          s = hn::MulAdd(hn::Set(d, pair[1]), odd, s);
+        }
       }
     }
   }
@@ -76,20 +84,33 @@ void MultiplyF32(const void* x, size_t stride, const void* panel, size_t k, size
   for (; r < rows; ++r) RowsF32<1>(from + r * stride, stride, weights, k, sums + r * 32);
 }
 
-void MultiplyBf16(const void* x, size_t stride, const void* panel, size_t k, size_t rows,
-                  float* sums) {
+template <bool kRounded>
+HWY_INLINE void MultiplyPairs(const void* x, size_t stride, const void* panel, size_t k,
+                              size_t rows, float* sums) {
   const auto* from = static_cast<const char*>(x);
   const auto* weights = static_cast<const uint32_t*>(panel);
   size_t r = 0;
   for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) {
-    RowsBf16<kRowsAtOnce>(from + r * stride, stride, weights, k / 2, sums + r * 32);
+    RowsBf16<kRounded, kRowsAtOnce>(from + r * stride, stride, weights, k / 2, sums + r * 32);
   }
   if constexpr (kRowsAtOnce > 2) {
     for (; r + 2 <= rows; r += 2) {
-      RowsBf16<2>(from + r * stride, stride, weights, k / 2, sums + r * 32);
+      RowsBf16<kRounded, 2>(from + r * stride, stride, weights, k / 2, sums + r * 32);
     }
   }
-  for (; r < rows; ++r) RowsBf16<1>(from + r * stride, stride, weights, k / 2, sums + r * 32);
+  for (; r < rows; ++r) {
+    RowsBf16<kRounded, 1>(from + r * stride, stride, weights, k / 2, sums + r * 32);
+  }
+}
+
+void MultiplyBf16(const void* x, size_t stride, const void* panel, size_t k, size_t rows,
+                  float* sums) {
+  MultiplyPairs<true>(x, stride, panel, k, rows, sums);
+}
+
+void MultiplyExact(const void* x, size_t stride, const void* panel, size_t k, size_t rows,
+                   float* sums) {
+  MultiplyPairs<false>(x, stride, panel, k, rows, sums);
 }
 
 }  // namespace limpet::ops::HWY_NAMESPACE
@@ -101,6 +122,7 @@ namespace {
 
 HWY_EXPORT(MultiplyF32);
 HWY_EXPORT(MultiplyBf16);
+HWY_EXPORT(MultiplyExact);
 
 void multiply_f32(const void* x, size_t stride, const void* panel, size_t k, size_t rows,
                   float* sums) {
@@ -112,10 +134,36 @@ void multiply_bf16(const void* x, size_t stride, const void* panel, size_t k, si
   HWY_DYNAMIC_DISPATCH(MultiplyBf16)(x, stride, panel, k, rows, sums);
 }
 
+void multiply_exact(const void* x, size_t stride, const void* panel, size_t k, size_t rows,
+                    float* sums) {
+  HWY_DYNAMIC_DISPATCH(MultiplyExact)(x, stride, panel, k, rows, sums);
+}
+
 // To bf16 and back, padded to an even number.
-void round_to_f32(const float* x, size_t k, float* to) {
-  for (size_t i = 0; i < k; ++i) to[i] = f32_from_bf16(bf16_from_f32(x[i]));
-  if (k % 2 != 0) to[k] = 0;
+void round_row(const float* x, size_t k, std::byte* to) {
+  auto* out = reinterpret_cast<float*>(to);
+  for (size_t i = 0; i < k; ++i) out[i] = f32_from_bf16(bf16_from_f32(x[i]));
+  if (k % 2 != 0) out[k] = 0;
+}
+
+void pad_row(const float* x, size_t k, std::byte* to) {
+  std::copy_n(x, k, reinterpret_cast<float*>(to));
+  if (k % 2 != 0) reinterpret_cast<float*>(to)[k] = 0;
+}
+
+void round_for_dot(const float* x, size_t k, std::byte* to) {
+  bf16_dot()->round(x, k, reinterpret_cast<uint16_t*>(to));
+}
+
+PanelKernel kernel_for(DType dtype, size_t k, bool exact, bool dot) {
+  const size_t even = k + k % 2;
+  if (dtype == DType::f32) return {nullptr, multiply_f32, 0};
+  if (dtype == DType::i8) return int8_kernel(k, dot);
+  if (exact) return {k % 2 == 0 ? nullptr : pad_row, multiply_exact, even * sizeof(float)};
+  if (dot && bf16_dot() != nullptr) {
+    return {round_for_dot, bf16_dot()->multiply, even * sizeof(uint16_t)};
+  }
+  return {round_row, multiply_bf16, even * sizeof(float)};
 }
 
 // Less than this is rounded by the calling thread: waking the others takes longer.
@@ -124,46 +172,36 @@ constexpr int64_t kElementsToShare = 32768;
 }  // namespace
 
 PanelProduct::PanelProduct(CpuContext& cpu, const TensorView& x, int64_t rows,
-                           const TensorView& weight)
-    : panels_(weight.as<std::byte>()),
+                           const TensorView& weight, bool exact)
+    : x_(x.as<std::byte>()),
+      stride_bytes_(static_cast<size_t>(x.stride()) * sizeof(float)),
+      panels_(weight.as<std::byte>()),
       panel_bytes_(static_cast<size_t>(panel_bytes(weight.dtype, x.cols()))),
-      k_(static_cast<size_t>(x.cols())) {
-  if (weight.dtype == DType::f32) {
-    x_ = x.as<std::byte>();
-    stride_bytes_ = static_cast<size_t>(x.stride()) * sizeof(float);
-    kernel_ = multiply_f32;
-    return;
-  }
-  const bool dot = cpu.bf16_dot() && bf16_dot() != nullptr;
-  kernel_ = dot ? bf16_dot()->multiply : multiply_bf16;
-  k_ += k_ % 2;
-  prepare(cpu, x, rows, dot);
+      k_(static_cast<size_t>(x.cols())),
+      kernel_(kernel_for(weight.dtype, k_, exact, cpu.bf16_dot())) {
+  if (kernel_.prepare != nullptr) prepare(cpu, x, rows);
+  if (weight.dtype == DType::bf16) k_ += k_ % 2;
 }
 
-void PanelProduct::prepare(CpuContext& cpu, const TensorView& x, int64_t rows, bool dot) {
-  stride_bytes_ = k_ * (dot ? sizeof(uint16_t) : sizeof(float));
+void PanelProduct::prepare(CpuContext& cpu, const TensorView& x, int64_t rows) {
+  stride_bytes_ = kernel_.row_bytes;
   std::byte* to = cpu.shared_scratch(stride_bytes_ * static_cast<size_t>(rows));
   x_ = to;
-  const auto k = static_cast<size_t>(x.cols());
-  const auto round = [&](int64_t r, int) {
-    const float* from = x.as<float>() + r * x.stride();
-    std::byte* row = to + static_cast<size_t>(r) * stride_bytes_;
-    if (dot) {
-      bf16_dot()->round(from, k, reinterpret_cast<uint16_t*>(row));
-    } else {
-      round_to_f32(from, k, reinterpret_cast<float*>(row));
-    }
+  const auto one = [&](int64_t r, int) {
+    kernel_.prepare(x.as<float>() + r * x.stride(), k_,
+                    to + static_cast<size_t>(r) * stride_bytes_);
   };
   if (rows * x.cols() < kElementsToShare) {
-    for (int64_t r = 0; r < rows; ++r) round(r, 0);
+    for (int64_t r = 0; r < rows; ++r) one(r, 0);
   } else {
-    cpu.parallel_for(rows, round);
+    cpu.parallel_for(rows, one);
   }
 }
 
 void PanelProduct::multiply(int64_t panel, int64_t row, int64_t rows, float* sums) const {
-  kernel_(x_ + static_cast<size_t>(row) * stride_bytes_, stride_bytes_,
-          panels_ + static_cast<size_t>(panel) * panel_bytes_, k_, static_cast<size_t>(rows), sums);
+  kernel_.multiply(x_ + static_cast<size_t>(row) * stride_bytes_, stride_bytes_,
+                   panels_ + static_cast<size_t>(panel) * panel_bytes_, k_,
+                   static_cast<size_t>(rows), sums);
 }
 
 }  // namespace limpet::ops

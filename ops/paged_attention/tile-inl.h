@@ -7,6 +7,7 @@
 #define LIMPET_OPS_TILE_INL_H_
 #endif
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -85,6 +86,17 @@ HWY_INLINE void StagePage(const Tile& tile, int64_t page, size_t at, size_t toke
               tile.values + at * tile.padded_dim());
 }
 
+// Asks memory for a page's keys and values of this head: pages stand far apart, so the processor
+// does not see which is next.
+HWY_INLINE void PrefetchPage(const Tile& tile, int64_t page) {
+  const int64_t bytes =
+      tile.pool.page_tokens * tile.pool.head_dim * size_of(tile.pool.dtype);
+  for (const int64_t which : {0, 1}) {
+    const std::byte* from = tile.pool.rows(page, tile.layer, which, tile.kv_head);
+    for (int64_t at = 0; at < bytes; at += 64) hwy::Prefetch(from + at);
+  }
+}
+
 // Keys and values [low, high) of a block. Pages that hold none of them are not touched; the
 // values before the first page are zero (their weights are, too).
 HWY_INLINE void StageBlock(const Tile& tile, int64_t block, int64_t low, int64_t high) {
@@ -92,7 +104,10 @@ HWY_INLINE void StageBlock(const Tile& tile, int64_t block, int64_t low, int64_t
   const int64_t start = low / tokens * tokens;
   std::fill_n(tile.values, static_cast<size_t>(start) * tile.padded_dim(), 0.0f);
   for (int64_t at = start; at < high; at += tokens) {
-    const int64_t page = tile.pages[(block * kBlock + at) / tokens];
+    const int64_t index = (block * kBlock + at) / tokens;
+    const int64_t page = tile.pages[index];
+    const int64_t ahead = index + kPagesAhead;
+    if (ahead * tokens <= tile.last_key) PrefetchPage(tile, tile.pages[ahead]);
     const auto n = static_cast<size_t>(std::min(tokens, high - at));
     if (tile.pool.dtype == DType::f32) {
       StagePage<float>(tile, page, static_cast<size_t>(at), n);

@@ -1,6 +1,7 @@
 // What one thread works on in PagedAttention: up to 64 queries that read one KV head of one
 // sequence, block of keys by block of keys. Each query's result depends on it alone.
 #pragma once
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -11,6 +12,7 @@ namespace limpet::ops {
 
 constexpr int64_t kBlock = 64;  // keys, counted from position 0
 constexpr size_t kTileQueries = 64;
+constexpr int64_t kPagesAhead = 2;  // that memory is asked for before they are needed
 
 struct Tile {
   const Pool& pool;
@@ -20,6 +22,7 @@ struct Tile {
   const size_t head_dim;
 
   size_t queries = 0;
+  int64_t last_key = 0;  // that any of the queries sees
   std::array<const float*, kTileQueries> q;
   std::array<float*, kTileQueries> result;
   std::array<int64_t, kTileQueries> first, last;  // keys that the query sees
@@ -53,11 +56,12 @@ struct Tile {
     sums = out + kTileQueries * padded_dim();
     maximum = sums + kTileQueries * 16;
   }
-  void add(const float* from, float* to, int64_t first_key, int64_t last_key) {
+  void add(const float* from, float* to, int64_t first_key, int64_t to_key) {
     q[queries] = from;
     result[queries] = to;
     first[queries] = first_key;
-    last[queries++] = last_key;
+    last[queries++] = to_key;
+    last_key = std::max(last_key, to_key);
   }
 };
 

@@ -183,6 +183,67 @@ TEST(CoreFailover, WaitingCostsNoAttempt) {
   EXPECT_EQ(s.state("a"), JobState::finished);
 }
 
+TEST(CoreFailover, WhatNeverBeganWaitsForLongAndIsNotFailed) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a", "chat");
+  for (int i = 0; i < 5; ++i) s.pass_alive(milliseconds(61000), {1});
+  EXPECT_EQ(s.state("a"), JobState::dispatched);
+  EXPECT_EQ(s.job("a").failures, 0);
+}
+
+TEST(CoreFailover, ADrainedAttemptIsNotAFailedOne) {
+  CoreOptions o;
+  o.max_attempts = 2;
+  Scenario s(o);
+  s.enroll(1);
+  s.submit("a", "chat");
+  for (int i = 0; i < 4; ++i) {
+    s.start(1, "a");
+    s.say(1, Leaving{s.incarnation(1)});
+    s.rebirth(1);
+    s.enroll(1);
+  }
+  s.run(1, "a");
+  EXPECT_EQ(s.state("a"), JobState::finished);
+}
+
+TEST(CoreFailover, ADispatchThatNeverLeftIsNotAFailedAttempt) {
+  CoreOptions o;
+  o.max_attempts = 2;
+  Scenario s(o);
+  s.enroll(1);
+  s.deaf_ = true;  // the broker dies between its commit and its sends
+  s.submit("a", "chat");
+  for (int i = 0; i < 4; ++i) {
+    s.restart();
+    s.enroll(1);
+  }
+  s.deaf_ = false;
+  s.restart();
+  s.enroll(1);
+  s.run(1, "a");
+  EXPECT_EQ(s.state("a"), JobState::finished);
+}
+
+TEST(CoreFailover, TheOneThatFailedIsAvoidedWhileAnotherLives) {
+  Scenario s;
+  s.at(1).slots = s.at(2).slots = 1;
+  s.enroll(2);
+  s.submit("busy");
+  s.start(2, "busy");
+  s.enroll(1);
+  s.submit("a", "chat");
+  JobEnded m = ended(s.held(1, "a").dispatch, false);
+  m.retryable = true;
+  m.code = ErrorCode::worker_error;
+  s.say(1, m);
+  EXPECT_EQ(s.job("a").attempt, Attempt{1});  // 2 is full, and yet
+  s.make(2, "busy", 8);
+  s.end(2, "busy");
+  EXPECT_TRUE(s.has(2, "a"));
+}
+
 TEST(CoreFailover, FailuresAreCountedOverARestart) {
   CoreOptions o;
   o.max_attempts = 2;

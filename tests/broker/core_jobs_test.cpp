@@ -403,6 +403,25 @@ TEST(CoreJobs, ACancelledTurnThatDidNotRewindStaysResident) {
   EXPECT_FALSE(s.held(1, "c").dispatch.has_transcript);
 }
 
+// What a turn behind it leaves is not what it found.
+TEST(CoreJobs, ATurnThatIsCancelledBehindARunningOneChangesNothing) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.run(1, "a");
+  const auto before = s.session_of("a").transcript;
+  s.submit("b", "chat");
+  s.start(1, "b");
+  s.make(1, "b", 3);
+  s.submit("c", "chat");
+  s.cancel("c");
+  s.restart();
+  s.enroll(1);
+  s.say(1, ended(s.held(1, "b").dispatch, false));
+  EXPECT_EQ(s.state("b"), JobState::failed);
+  EXPECT_EQ(s.session_of("a").transcript, before);
+}
+
 TEST(CoreJobs, AnEvictedHomeIsABrokenAffinity) {
   Scenario s;
   s.enroll(1);

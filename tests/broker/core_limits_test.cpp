@@ -117,27 +117,67 @@ TEST(CoreLimits, WhoWaitsForKvIsNotOvertaken) {
 TEST(CoreLimits, WhoWaitsForKvAnywhereHoldsOnlyTheWorkerThatIsNext) {
   Scenario s;
   s.at(1).slots = s.at(2).slots = 8;
-  s.at(1).free_kv = 1000;
   s.at(2).free_kv = 500;
-  s.enroll(1);
-  s.submit("one", "at1");
-  s.run(1, "one");
-  s.at(1).slots = 0;
-  s.heartbeat(1);
   s.enroll(2);
   s.submit("two", "at2");
   s.run(2, "two");
-  s.at(1).slots = 8;
-  s.heartbeat(1);
-  s.submit(long_job("a", 100));     // to 1, so that neither is without jobs
-  s.submit(long_job("b", 900, ""));  // fits nowhere now; 1 is the next to have enough
+  s.submit(long_job("z", 100));  // neither is without jobs
+  s.at(1).free_kv = 1000;
+  s.enroll(1);
+  s.submit("one", "at1");
+  s.run(1, "one");
+  s.submit(long_job("a", 100));
+  ASSERT_TRUE(s.has(1, "a"));
+  s.submit(long_job("b", 900));  // fits nowhere now; 1 is the next to have enough
   s.submit("x", "at1");
   s.submit("y", "at2");
+  s.submit("new");
   EXPECT_FALSE(s.has(1, "b") || s.has(2, "b"));
   EXPECT_FALSE(s.has(1, "x"));
   EXPECT_TRUE(s.has(2, "y"));
+  EXPECT_TRUE(s.has(2, "new"));
   s.run(1, "a");
   EXPECT_TRUE(s.has(1, "b"));
+}
+
+TEST(CoreLimits, IdleKvGivesWayBeforeAnyoneWaits) {
+  Scenario s;
+  s.at(1).slots = 8;
+  s.at(1).free_kv = 2000;
+  s.enroll(1);
+  s.submit(long_job("a", 100));
+  s.at(2).free_kv = 0;
+  s.at(2).idle_kv = 8000;
+  s.enroll(2);
+  s.submit("small");
+  EXPECT_TRUE(s.has(1, "small"));  // as long as there is room that is nobody's
+  s.submit(long_job("big", 3000));
+  EXPECT_TRUE(s.has(2, "big"));
+}
+
+TEST(CoreLimits, KvIsCountedInPages) {
+  Scenario s;
+  s.at(1).slots = 8;
+  s.at(1).page = 16;
+  s.at(1).free_kv = 64;
+  s.enroll(1);
+  for (const char* id : {"a", "b", "c"}) s.submit(long_job(id, 17));  // 20 tokens: two pages
+  EXPECT_TRUE(s.has(1, "b"));
+  EXPECT_FALSE(s.has(1, "c"));
+}
+
+TEST(CoreLimits, AWorkerWithoutPlaceAfterAllIsNotAskedAgainAtOnce) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a");
+  JobEnded m = ended(s.held(1, "a").dispatch, false);
+  m.retryable = true;
+  m.code = ErrorCode::busy;
+  s.say(1, m);
+  EXPECT_EQ(s.job("a").attempt, Attempt{1});
+  EXPECT_EQ(s.job("a").failures, 0);
+  s.heartbeat(1);
+  EXPECT_EQ(s.job("a").attempt, Attempt{2});
 }
 
 TEST(CoreLimits, TiesArePlacedByHomes) {

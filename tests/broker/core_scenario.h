@@ -93,6 +93,7 @@ class Scenario {
     int32_t slots = 2;
     int64_t free_kv = 10000, idle_kv = 0;
     uint64_t model = 7;
+    int64_t page = 1;
     uint64_t beat = 0;
     std::vector<HeldSession> sessions;
     std::vector<Held> jobs;
@@ -107,6 +108,7 @@ class Scenario {
     r.worker = "w" + std::to_string(w);
     r.incarnation = incarnation(w);
     r.model_fingerprint = at(w).model;
+    r.kv_page_tokens = at(w).page;
     r.max_context = 4096;
     r.room = room(w);
     r.sessions = at(w).sessions;

@@ -34,7 +34,7 @@ struct ReferenceSession {
   std::string name, tenant, home;
   uint64_t epoch = 0, model = 0;
   std::vector<Token> transcript;
-  uint64_t live_job = 0;
+  std::vector<uint64_t> lane;  // jobs that have not ended; only the first may start
 };
 
 class ReferenceWorld {
@@ -81,7 +81,7 @@ class ReferenceWorld {
   void accept(std::vector<JournalEntry>& out) {
     std::vector<uint64_t> idle;
     for (auto& [number, s] : sessions) {
-      if (s.live_job == 0) idle.push_back(number);
+      if (s.lane.size() < 3) idle.push_back(number);
     }
     if (idle.empty()) return open_session(out);
     const uint64_t session = idle[random(idle.size())];
@@ -98,7 +98,7 @@ class ReferenceWorld {
     job.tenant = tenant;
     job.session = session;
     job.hash = number * 31;
-    sessions[session].live_job = number;
+    sessions[session].lane.push_back(number);
     out.push_back(JobAccepted{JobNumber(number), SessionNumber(session), spec, job.hash, number,
                               1000 + static_cast<WallMs>(number), 0});
   }
@@ -113,14 +113,14 @@ class ReferenceWorld {
       s.transcript.resize(job.base);
       s.transcript.insert(s.transcript.end(), job.cut.begin(), job.cut.end());
     }
-    s.live_job = 0;
+    std::erase(s.lane, number);
     JobEndedEntry e;
     e.job = JobNumber(number);
     e.state = job.state;
     e.tail_text = job.tail_text;
     e.session_tokens = static_cast<int64_t>(s.transcript.size());
     out.push_back(e);
-    if (s.name.empty()) {
+    if (s.name.empty() && s.lane.empty()) {
       out.push_back(SessionClosed{SessionNumber(job.session)});
       sessions.erase(job.session);
     }
@@ -178,6 +178,7 @@ class ReferenceWorld {
     ReferenceJob& job = jobs[number];
     const uint64_t what = random(12);
     if (what == 0) return end(out, number, job);
+    if (sessions[job.session].lane.front() != number) return;
     if (job.state == JobState::queued) {
       out.push_back(JobDispatched{JobNumber(number), Attempt(++job.attempt)});
       job.state = JobState::dispatched;
@@ -207,7 +208,7 @@ class ReferenceWorld {
           HomeSet{SessionNumber(number), Epoch(++s.epoch), s.home, 9, Reason::drained, s.model});
     } else if (what == 5 && !sessions.empty()) {
       auto it = std::next(sessions.begin(), static_cast<long>(random(sessions.size())));
-      if (it->second.live_job != 0) return;
+      if (!it->second.lane.empty()) return;
       if (random(4) != 0 || sessions.size() <= 3) return;
       out.push_back(SessionClosed{SessionNumber(it->first)});
       sessions.erase(it);
@@ -232,6 +233,7 @@ inline std::string describe(const ReferenceWorld& w) {
   for (const auto& [number, j] : w.jobs) {
     out << "job " << number << " " << j.id << " " << j.session << " " << j.hash << " "
         << name(j.state) << " " << j.attempt << " " << (j.ended() ? 0 : j.failures) << " "
+        << (j.ended() || !j.has_prompt ? 0 : j.base + std::ssize(j.cut)) << " "
         << (j.started ? j.worker : "-") << " "
         << j.output() << " " << (j.ended() ? j.tail_text : "") << " :";
     std::string text;
@@ -269,6 +271,10 @@ inline std::string describe(Store& store, const ReferenceWorld& w) {
     out << "job " << number << " " << p->job_id << " " << raw(p->session) << " "
         << found->body_hash << " " << name(p->state) << " " << raw(p->attempt) << " "
         << (live.contains(number) ? live.at(number).failures : 0) << " "
+        << (live.contains(number) && live.at(number).prompt_tokens >= 0
+                ? live.at(number).session_tokens
+                : 0)
+        << " "
         << (p->started ? p->started->worker : "-") << " " << p->output_tokens << " "
         << (is_terminal(p->state) ? p->ended->tail_text : "") << " :";
     std::string text;

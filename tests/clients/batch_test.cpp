@@ -3,11 +3,16 @@
 #include <sys/resource.h>
 
 #include <csignal>
+#include <mutex>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 
 #include "clients/cli/batch_lines.h"
 #include "clients/cli/commands.h"
+#include "clients/cli/line_ids.h"
+#include "clients/cli/line_reader.h"
+#include "clients/cli/progress.h"
 #include "tests/clients/fake_broker.h"
 #include "tests/clients/temporary_folder.h"
 
@@ -17,6 +22,7 @@ namespace {
 using nlohmann::json;
 using test::FakeBroker;
 using testing::HasSubstr;
+using testing::Not;
 using testing::internal::CaptureStderr;
 using testing::internal::GetCapturedStderr;
 
@@ -67,6 +73,10 @@ TEST(BatchLines, WhatIsWrongIsSaid) {
   };
   EXPECT_THAT(error("3"), HasSubstr("body"));
   EXPECT_THAT(error("{}"), HasSubstr("messages"));
+  EXPECT_THAT(error(R"({"prompt": 5})"), HasSubstr("prompt"));
+  EXPECT_THAT(error(R"({"prompt": ["a", "b"]})"), HasSubstr("prompt"));
+  EXPECT_THAT(error(R"({"prompt": [1, -2]})"), HasSubstr("prompt"));
+  EXPECT_THAT(error(R"({"prompt": "x", "echo": true})"), HasSubstr("echo"));
   EXPECT_THAT(error(R"({"messages": []})"), HasSubstr("messages"));
   EXPECT_THAT(error(R"({"messages": [4]})"), HasSubstr("message"));
   EXPECT_THAT(error(R"({"messages": [{"content": "x"}]})"), HasSubstr("role"));
@@ -76,16 +86,118 @@ TEST(BatchLines, WhatIsWrongIsSaid) {
   EXPECT_THAT(error("{" + fine + R"(, "max_tokens": 0})"), HasSubstr("max_tokens"));
   EXPECT_THAT(error("{" + fine + R"(, "max_tokens": 9999999999})"), HasSubstr("max_tokens"));
   EXPECT_THAT(error("{" + fine + R"(, "temperature": -1})"), HasSubstr("temperature"));
+  EXPECT_THAT(error("{" + fine + R"(, "temperature": 1e39})"), HasSubstr("temperature"));
+  EXPECT_THAT(error("{" + fine + R"(, "top_p": -0.5})"), HasSubstr("top_p"));
+  EXPECT_THAT(error("{" + fine + R"(, "session": 5})"), HasSubstr("session"));
+  EXPECT_THAT(error("{" + fine + R"(, "tools": [{"type": "function"}]})"), HasSubstr("tools"));
+  EXPECT_THAT(error("{" + fine + R"(, "response_format": {"type": "json_object"}})"),
+              HasSubstr("response_format"));
+  EXPECT_EQ(error("{" + fine + R"(, "tools": [], "logprobs": false, "presence_penalty": 0,
+                  "response_format": {"type": "text"}, "stream": true})"), "");
   EXPECT_THAT(error("{" + fine + R"(, "n": 2})"), HasSubstr("n must"));
   EXPECT_THAT(error("{" + fine + R"(, "stop": [1]})"), HasSubstr("stop"));
   EXPECT_THAT(parsed(R"({"custom_id": "c", "url": "/v1/embeddings", "body": {}})").error,
               HasSubstr("url"));
   BatchLine out;
   for (const char* line :
-       {"", "nonsense", "[]", "{}", R"({"custom_id": ""})", R"({"custom_id": 5, "body": {}})"}) {
+       {"", "nonsense", "[]", "{}", R"({"custom_id": ""})",
+        R"({"custom_id": 5, "body": {}})",
+        "{\"custom_id\": \"\xff\", \"body\": {}}",
+        R"({"custom_id": "c", "body": {"x": NaN}})"}) {
     EXPECT_FALSE(parse_batch_line(line, 256, out)) << line;
     EXPECT_FALSE(out.error.empty());
   }
+}
+
+TEST(BatchLines, CompletionsTakeTextOrTokens) {
+  const BatchLine text = parsed(
+      R"({"custom_id": "c", "url": "/v1/completions", "body": {"prompt": "Once"}})");
+  EXPECT_EQ(text.error, "");
+  EXPECT_FALSE(text.chat);
+  EXPECT_EQ(text.spec.kind, InputKind::text);
+  EXPECT_EQ(text.spec.text, "Once");
+  for (const char* prompt : {"[3, 1, 4]", "[[3, 1, 4]]"}) {
+    const BatchLine ids =
+        parsed(R"({"custom_id": "c", "body": {"prompt": )" + std::string(prompt) + "}}");
+    EXPECT_EQ(ids.error, "");
+    EXPECT_EQ(ids.spec.tokens, (std::vector<Token>{3, 1, 4}));
+  }
+  BatchAnswer answer{.custom_id = "c", .job_id = "j", .model = "m", .text = "upon", .chat = false};
+  const json out = json::parse(batch_response(answer, Finished{}));
+  EXPECT_EQ(out["response"]["body"]["object"], "text_completion");
+  EXPECT_EQ(out["response"]["body"]["choices"][0]["text"], "upon");
+}
+
+TEST(BatchLines, ASessionMayStandBesideTheBodyOrInIt) {
+  const std::string body = R"({"messages": [{"role": "user", "content": "x"}]})";
+  const std::string inside =
+      R"({"messages": [{"role": "user", "content": "x"}], "session": "s"})";
+  const auto a = parsed(R"({"custom_id": "c", "session": "s", "body": )" + body + "}");
+  const auto b = parsed(R"({"custom_id": "c", "body": )" + inside + "}");
+  EXPECT_EQ(a.spec, b.spec);
+  EXPECT_EQ(a.spec.session, "s");
+  EXPECT_NE(a.spec.job_id, parsed(R"({"custom_id": "c", "body": )" + body + "}").spec.job_id);
+}
+
+TEST(BatchLines, DeepNestingIsNoRequest) {
+  BatchLine out;
+  EXPECT_FALSE(parse_batch_line(std::string(1 << 20, '['), 256, out));
+  EXPECT_FALSE(parse_batch_line(R"({"custom_id": "c", "body": )" + std::string(100, '[') +
+                                    std::string(100, ']') + "}", 256, out));
+}
+
+TEST(LineIds, RememberFlagsThroughGrowth) {
+  test::TemporaryFolder folder;
+  LineIds ids(folder.path().string());
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));  // its file has no name
+  for (int i = 0; i < 60000; ++i) {
+    ASSERT_EQ(ids.mark("id " + std::to_string(i), i % 2 == 0 ? LineIds::kSeen
+                                                             : LineIds::kAnswered), 0);
+  }
+  EXPECT_EQ(ids.size(), 60000u);
+  for (int i = 0; i < 60000; ++i) {
+    ASSERT_EQ(ids.mark("id " + std::to_string(i), LineIds::kAnswered),
+              i % 2 == 0 ? LineIds::kSeen : LineIds::kAnswered);
+  }
+  EXPECT_EQ(ids.mark("id 0", 0), LineIds::kSeen | LineIds::kAnswered);
+  EXPECT_THROW(LineIds("/proc/none"), std::runtime_error);
+}
+
+TEST(LineReader, GivesLinesOfAnyLengthWithTheirNumbers) {
+  test::TemporaryFolder folder;
+  const std::string longer(5000, 'x'), longest(9001, 'y');
+  const std::string text = "a\n\n \r\n" + longer + "\r\n" + longest + "\nlast";
+  LineReader in(folder.write("in", text), 9000);
+  std::string line;
+  ASSERT_TRUE(in.next(line));
+  EXPECT_EQ(line, "a");
+  EXPECT_EQ(in.number(), 1u);
+  ASSERT_TRUE(in.next(line));
+  EXPECT_EQ(line, longer + "\r");
+  EXPECT_EQ(in.number(), 4u);
+  EXPECT_FALSE(in.too_long());
+  ASSERT_TRUE(in.next(line));
+  EXPECT_TRUE(in.too_long());
+  EXPECT_EQ(line.size(), 9000u);
+  ASSERT_TRUE(in.next(line));
+  EXPECT_EQ(line, "last");
+  EXPECT_FALSE(in.whole());
+  EXPECT_FALSE(in.too_long());
+  EXPECT_EQ(in.position(), text.size());
+  EXPECT_EQ(in.size(), text.size());
+  EXPECT_FALSE(in.next(line));
+  EXPECT_FALSE(LineReader(folder.path().string(), 10).is_open());
+}
+
+TEST(ProgressLine, TellsShareRateAndTimeLeft) {
+  ProgressFigures f{.answered = 300, .failed = 2, .now_answered = 100, .position = 400,
+                    .size = 1000, .now_position = 100, .seconds = 20};
+  EXPECT_EQ(progress_line(f),
+            "[############..................]  40%  300 done  5.0/s  2 failed  0:02:00 left");
+  f.position = f.size;
+  EXPECT_THAT(progress_line(f), HasSubstr("100%"));
+  EXPECT_THAT(progress_line(f), Not(HasSubstr("left")));
+  EXPECT_EQ(progress_line({}), "0 done  0.0/s  0 failed");
 }
 
 class BatchTest : public testing::Test {
@@ -280,18 +392,86 @@ TEST_F(BatchTest, TheRequestsAreNeverTheOutput) {
   EXPECT_EQ(broker_.jobs(), 0u);
 }
 
+TEST_F(BatchTest, ABadLineIsThatLinesErrorAndNeverTheRuns) {
+  broker_.answer_at_once(3);
+  const std::string huge = R"({"custom_id": "huge", "body": {"messages": [{"role": "user",)"
+                           R"("content": ")" + std::string(kLongestBatchLine, 'x') + "\"}]}}\n";
+  folder_.write("in", request("a") + "nonsense\n" + request("a", "other") + huge +
+                          "{\"custom_id\": \"\xc3\x28\"}\n" + request("b"));
+  for (int run_number = 0; run_number < 2; ++run_number) {
+    EXPECT_EQ(run(), 1) << "the second run has nothing to do, but the errors are still there";
+    EXPECT_THAT(said_, HasSubstr("4 requests failed"));
+    std::istringstream in(folder_.read("out"));
+    std::map<uint64_t, std::string> errors;
+    std::set<std::string> answered;
+    for (std::string line; std::getline(in, line);) {
+      const json answer = json::parse(line);
+      if (answer["custom_id"].is_null()) {
+        EXPECT_TRUE(errors.emplace(answer["line"], answer["error"]["message"]).second);
+        EXPECT_TRUE(answer["response"].is_null());
+      } else {
+        EXPECT_TRUE(answered.insert(answer["custom_id"]).second);
+        EXPECT_TRUE(answer["error"].is_null());
+      }
+    }
+    EXPECT_EQ(answered, (std::set<std::string>{"a", "b"}));
+    ASSERT_EQ(errors.size(), 4u);
+    EXPECT_THAT(errors.at(2), HasSubstr("JSON"));
+    EXPECT_THAT(errors.at(3), HasSubstr("\"a\" was there before"));
+    EXPECT_THAT(errors.at(4), HasSubstr("16 MiB"));
+    EXPECT_THAT(errors.at(5), HasSubstr("UTF-8"));
+  }
+  EXPECT_EQ(broker_.jobs(), 2u);
+}
+
+// The second turn of a session is sent when the first has been accepted, however late that is.
+TEST_F(BatchTest, TurnsOfASessionAreAcceptedInTheirOrder) {
+  broker_.answer_at_once(3);
+  std::string in;
+  std::vector<std::string> ids;
+  for (int i = 0; i < 6; ++i) {
+    json line = json::parse(request("c" + std::to_string(i)));
+    line["session"] = i % 2 == 0 ? "even" : "odd";
+    in += line.dump() + "\n";
+    ids.push_back(parsed(line.dump()).spec.job_id);
+  }
+  std::mutex mutex;
+  std::vector<std::string> order;
+  std::set<std::string> put_off;
+  broker_.intercept([&](FakeBroker& b, const std::string& from, const ClientMessage& m) {
+    const auto* s = std::get_if<Submit>(&m);
+    if (s == nullptr) return false;
+    std::lock_guard lock(mutex);
+    // The first turn of each session is told to come again.
+    if ((s->spec->job_id == ids[0] || s->spec->job_id == ids[1]) &&
+        put_off.insert(s->spec->job_id).second) {
+      b.reply(from, Refused{s->spec->job_id, ErrorCode::busy, "busy", 50});
+      return true;
+    }
+    order.push_back(s->spec->job_id);
+    return false;
+  });
+  folder_.write("in", in);
+  EXPECT_EQ(run(6), 0) << said_;
+  EXPECT_EQ(answers().size(), 6u);
+  const auto place = [&](int i) {
+    return std::find(order.begin(), order.end(), ids[static_cast<size_t>(i)]) - order.begin();
+  };
+  for (const int first : {0, 1}) {
+    EXPECT_LT(place(first), place(first + 2));
+    EXPECT_LT(place(first + 2), place(first + 4));
+  }
+}
+
 TEST_F(BatchTest, MistakesAreFoundBeforeAnythingIsSent) {
-  folder_.write("in", request("a") + request("b") + request("a"));
-  EXPECT_EQ(run(), 1);
-  EXPECT_THAT(said_, HasSubstr("line 3"));
-  folder_.write("in", request("a") + "nonsense\n");
-  EXPECT_EQ(run(), 1);
-  EXPECT_THAT(said_, HasSubstr("line 2"));
   folder_.write("in", request("a"));
   folder_.write("out", "my thesis\n");
   EXPECT_EQ(run(), 1);
   EXPECT_EQ(folder_.read("out"), "my thesis\n");
   std::filesystem::remove(folder_.file("in"));
+  EXPECT_EQ(run(), 1);
+  EXPECT_THAT(said_, HasSubstr("cannot read"));
+  std::filesystem::create_directory(folder_.file("in"));
   EXPECT_EQ(run(), 1);
   EXPECT_THAT(said_, HasSubstr("cannot read"));
   EXPECT_EQ(broker_.jobs(), 0u);

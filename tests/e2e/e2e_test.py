@@ -240,8 +240,8 @@ class OneLineErrors(unittest.TestCase):
 
     def test_a_device_that_is_not_built(self):
         r, _ = self.run_limpet(BIN / "limpet-worker", "--broker", "tcp://127.0.0.1:1", "--model",
-                               EMBEDDED_MODEL, "--device", "cuda:0")
-        self.assert_one_line(r, 1, "LIMPET_CUDA")
+                               EMBEDDED_MODEL, "--device", "metal:0")
+        self.assert_one_line(r, 1, "LIMPET_METAL")
 
     def broker(self, data, front):
         return [BIN / "limpet-broker", "--frontend", front, "--backend", f"tcp://127.0.0.1:{free_port()}",
@@ -266,6 +266,30 @@ class OneLineErrors(unittest.TestCase):
                           ["--start-deadline-ms", "0"], ["--max-attempts", "0"]):
                 r, _ = self.run_limpet(*base, *flags)
                 self.assert_one_line(r, 2, flags[0])
+
+    def test_a_configuration_file(self):
+        with tempfile.TemporaryDirectory() as folder:
+            config = pathlib.Path(folder) / "limpet.toml"
+            config.write_text("[tenants.a]\nweight = -1\n")
+            r, _ = self.run_limpet(*self.broker(folder, f"tcp://127.0.0.1:{free_port()}"), "--config", config)
+            self.assert_one_line(r, 1, "limpet.toml:2", "weight")
+            config.write_text("")
+            with Cluster(BIN, workers=("one",), broker_args=("--config", config)) as cluster:
+                job = Job(cluster, "Tell me a story about a fox.", *LONG, session="long")
+                job.wait_for(lambda e: e["event"] == "tokens")
+                for text, line in (("[tenants.a]\nweight = 'much'\n", "event=config_refused"),
+                                   ("[tenant-defaults]\nmax_queued_jobs = 1\n", "event=config_reloaded")):
+                    config.write_text(text)
+                    cluster.broker.child.send_signal(signal.SIGHUP)
+                    wait_until(line, 5, lambda: line in cluster.broker.log_tail())
+                self.assertEqual(job.wait().status, 0)  # no connection was lost
+                cluster.workers["one"].kill9()  # what comes now waits, and one may
+                waiting = [Job(cluster, "Hello!", session=f"q{i}") for i in range(3)]
+                wait_until("busy", 10, lambda: metrics(cluster.http).get(
+                    'limpet_broker_rejections_total{code="busy"}', 0) > 0)
+                for w in waiting:
+                    w.child.kill()
+                    w.wait()
 
     def test_a_data_folder_that_cannot_be_written(self):
         r, _ = self.run_limpet(*self.broker("/proc/limpet", f"tcp://127.0.0.1:{free_port()}"))

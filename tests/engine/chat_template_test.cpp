@@ -52,6 +52,37 @@ TEST(ChatTemplate, RendersAsJinjaDoes) {
   }
 }
 
+// The templates of Llama 3, Qwen 2.5 and 3, Mistral and Phi, with system messages, tools, calls of
+// tools and their answers, against Jinja2 (make_models.py).
+TEST(ChatTemplate, RendersTheTemplatesOfModelsAsJinjaDoes) {
+  std::ifstream in("tests/golden/chat_templates/models.json");
+  const Json golden = Json::parse(in);
+  ASSERT_GE(golden["cases"].size(), 50u);
+  size_t refused = 0;
+  for (const Json& c : golden["cases"]) {
+    const auto name = c["template"].get<std::string>();
+    std::ifstream file("tests/golden/chat_templates/models/" + name);
+    const std::string source{std::istreambuf_iterator<char>(file), {}};
+    // Messages with calls of tools have more than a role and a content.
+    Json variables = c["variables"];
+    variables["conversation"] = variables["messages"];
+    variables.erase("messages");
+    const RenderOptions options{variables["add_generation_prompt"].get<bool>(),
+                                golden["now"].get<int64_t>(), variables.dump()};
+    const Rendered r = ChatTemplate::parse("{%- set messages = conversation -%}" + source)
+                           .render({}, options);
+    if (c.contains("error")) {
+      ++refused;
+      EXPECT_EQ(r.error, "the chat template refuses these messages: " +
+                             c["error"].get<std::string>()) << name;
+    } else {
+      EXPECT_EQ(r.error, "") << name;
+      EXPECT_EQ(r.text, c["text"].get<std::string>()) << name;
+    }
+  }
+  EXPECT_GE(refused, 3u);
+}
+
 TEST(ChatTemplate, ErrorsNameTheirLine) {
   const std::pair<const char*, const char*> cases[] = {
       {"a\n{% if x %}", "line 2: the template ends where {% endif %} is expected"},

@@ -52,6 +52,59 @@ TEST(Config, LinearScalingDividesEveryFrequency) {
   }
 }
 
+// Figures computed by transformers 5.24's _compute_yarn_parameters.
+TEST(Config, YarnIsReadInBothStylesWithItsDefaults) {
+  auto older = base();
+  older["rope_scaling"] = {{"type", "yarn"}, {"factor", 4.0},
+                           {"original_max_position_embeddings", 64}};
+  auto newer = base();
+  newer.erase("rope_theta");
+  newer["rope_parameters"] = {{"rope_type", "yarn"}, {"rope_theta", 500000.0}, {"factor", 4.0},
+                              {"original_max_position_embeddings", 64}};
+  const ModelConfig a = parse_config(older.dump(), "a"), b = parse_config(newer.dump(), "b");
+  EXPECT_EQ(a.rope, b.rope);
+  EXPECT_EQ(a.rope.kind, RopeKind::yarn);
+  EXPECT_DOUBLE_EQ(a.rope.attention_factor, 0.1 * std::log(4.0) + 1);
+  EXPECT_EQ(a.max_context, 512);  // the file's is longer than 4 * 64
+  newer["rope_parameters"]["attention_factor"] = 1.5;
+  EXPECT_DOUBLE_EQ(parse_config(newer.dump(), "b").rope.attention_factor, 1.5);
+  newer["rope_parameters"]["attention_factor"] = nullptr;
+  newer["rope_parameters"]["mscale"] = 1.0;
+  newer["rope_parameters"]["mscale_all_dim"] = 0.5;
+  EXPECT_NEAR(parse_config(newer.dump(), "b").rope.attention_factor, 1.0648, 1e-4);
+  older["rope_scaling"].erase("original_max_position_embeddings");
+  EXPECT_EQ(parse_config(older.dump(), "a").rope.original_context, 512);
+  EXPECT_EQ(parse_config(older.dump(), "a").max_context, 2048);
+}
+
+TEST(Config, WhatIsLeftOutIsWhatTheReferenceTakes) {
+  auto json = base();
+  json["architectures"] = {"MistralForCausalLM"};
+  EXPECT_EQ(parse_config(json.dump(), "x").window, (std::vector<int64_t>(4, 4096)));
+  json["sliding_window"] = nullptr;
+  EXPECT_EQ(parse_config(json.dump(), "x").window, (std::vector<int64_t>(4, 0)));
+  json = base();
+  json["architectures"] = {"Qwen3ForCausalLM"};
+  EXPECT_EQ(parse_config(json.dump(), "x").head_dim, 128);
+  json["use_sliding_window"] = true;  // max_window_layers is 28
+  EXPECT_EQ(parse_config(json.dump(), "x").window, (std::vector<int64_t>(4, 0)));
+  json["layer_types"] = {"full_attention", "sliding_attention", "full_attention",
+                         "sliding_attention"};
+  EXPECT_EQ(parse_config(json.dump(), "x").window, (std::vector<int64_t>{0, 4096, 0, 4096}));
+  json["layer_types"][1] = "chunked_attention";
+  EXPECT_NE(error_of(json).find("'chunked_attention'"), std::string::npos);
+}
+
+TEST(Config, DynamicScalingReachesBeyondTheTrainedLength) {
+  auto json = base();
+  json["rope_scaling"] = {{"type", "dynamic"}, {"factor", 4.0}};
+  const ModelConfig c = parse_config(json.dump(), "x");
+  EXPECT_EQ(c.rope.original_context, 512);
+  EXPECT_EQ(c.max_context, 2048);
+  EXPECT_EQ(rope_frequencies(c.rope, 16),
+            rope_frequencies(parse_config(base().dump(), "y").rope, 16));
+}
+
 TEST(Config, Llama3KeepsShortWavesAndStretchesLongOnes) {
   const RopeConfig rope{.kind = RopeKind::llama3, .theta = 10000, .factor = 8,
                         .original_context = 8192};
@@ -68,7 +121,12 @@ TEST(Config, RefusesWhatItCannotDoByName) {
     json[key] = value;
     return error_of(json);
   };
-  EXPECT_NE(with("rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}).find("'yarn'"),
+  EXPECT_NE(with("rope_scaling", {{"rope_type", "longrope"}, {"factor", 4.0}}).find("'longrope'"),
+            std::string::npos);
+  EXPECT_NE(with("rope_scaling", {{"rope_type", "dynamic"}, {"factor", 0.5}}).find("factor"),
+            std::string::npos);
+  EXPECT_NE(with("rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}, {"beta_fast", 0.5}})
+                .find("beta_fast"),
             std::string::npos);
   EXPECT_NE(with("hidden_act", "gelu").find("'gelu'"), std::string::npos);
   EXPECT_NE(with("quantization_config", {{"bits", 4}}).find("quantized"), std::string::npos);

@@ -227,8 +227,8 @@ TEST(EngineOpen, WhatCannotLoadSaysWhatToDo) {
   o.model_dir = "models/none";
   EXPECT_NE(error(o).find("model folder"), std::string::npos);
   o = tiny();
-  o.device = "cuda:0";
-  EXPECT_NE(error(o).find("LIMPET_CUDA"), std::string::npos) << error(o);
+  o.device = "metal:0";
+  EXPECT_NE(error(o).find("LIMPET_METAL"), std::string::npos) << error(o);
   o = tiny();
   o.kv_pages = 0;
   o.kv_bytes = 10;

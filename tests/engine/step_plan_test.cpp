@@ -37,7 +37,7 @@ TEST_F(StepPlanTest, RaggedGroupsAreLaidOutInOrder) {
   EXPECT_EQ(plan.wanted_rows, (Ints{0, 1, 2, 3}));
   EXPECT_EQ(plan.first, (std::vector<int64_t>{0, 3}));
   EXPECT_EQ(plan.longest_past, 5);
-  const Ints pages = plan.page_table(kv, 3);
+  const Ints pages = page_table(plan.sequences, kv, 3);
   EXPECT_EQ(pages, (Ints{kv.page_table(b)[0], 0, 0, kv.page_table(a)[0], kv.page_table(a)[1], 0}));
   ASSERT_EQ(plan_of({{b, three, Want::nothing}, {a, one, Want::last}}), "");
   EXPECT_EQ(plan.wanted_rows, Ints{3});

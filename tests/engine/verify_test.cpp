@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <tuple>
 
 namespace limpet::client {
@@ -29,8 +30,9 @@ TEST_P(Verify, MatchesTheReference) {
   options.model_dir = embedded ? "models/limpet-tiny" : "tests/golden/" + name;
   options.precision = precision;
   VerifyOptions checked = way.options;
-  // The random checkpoints' references were computed by models cast to bf16 as a whole.
-  checked.rope = embedded ? ReferenceRope::f32 : ReferenceRope::bf16;
+  // These random checkpoints' references were computed by models cast to bf16 as a whole.
+  const std::set<std::string> rounded = {"llama-gqa", "qwen2-gqa7", "qwen3-qknorm", "mistral-swa"};
+  checked.rope = rounded.contains(name) ? ReferenceRope::bf16 : ReferenceRope::f32;
   const VerifyReport report = verify_checkpoint(options, golden, checked);
   EXPECT_TRUE(report.pass(precision)) << report.json(precision);
   EXPECT_GT(report.logit_std, 0.01);
@@ -47,13 +49,28 @@ std::string name_of(const ::testing::TestParamInfo<Case>& info) {
 INSTANTIATE_TEST_SUITE_P(
     Checkpoints, Verify,
     ::testing::Combine(::testing::Values("llama-gqa", "qwen2-gqa7", "qwen3-qknorm", "mistral-swa",
-                                         "limpet-tiny"),
+                                         "limpet-tiny", "llama-yarn", "mistral-yarn-mscale",
+                                         "qwen2-dynamic", "qwen3-linear", "llama-wide-heads"),
                        ::testing::Values(Precision::f32, Precision::bf16),
                        ::testing::Values(Way{"whole", {}}, Way{"chunks_of_7", {.chunk = 7}},
                                          Way{"ragged_batch_of_5", {.batch_with = 4}},
                                          Way{"ragged_chunks_of_7",
                                              {.chunk = 7, .batch_with = 4}})),
     name_of);
+
+TEST(VerifyInt8, IsWithinItsToleranceAndNotWithinBf16s) {
+  for (const std::string name : {"llama-gqa", "mistral-yarn-mscale", "qwen3-linear"}) {
+    const Golden golden = load_golden("tests/golden/" + name + "/golden.safetensors");
+    auto options = verify_engine_options(golden, {});
+    options.model_dir = "tests/golden/" + name;
+    options.int8_weights = true;
+    VerifyReport report = verify_checkpoint(options, golden, {});
+    EXPECT_TRUE(report.int8_weights);
+    EXPECT_TRUE(report.pass(Precision::bf16)) << report.json(Precision::bf16);
+    report.int8_weights = false;
+    EXPECT_FALSE(report.pass(Precision::bf16)) << "the weights were not int8";
+  }
+}
 
 TEST(VerifyReport, ToleranceSeparatesGoodFromBad) {
   VerifyReport r;

@@ -29,7 +29,9 @@ bool run(std::string_view input) {
 std::vector<std::string> seeds() {
   std::vector<std::string> out;
   for (const char* folder :
-       {"models/limpet-tiny", "tests/golden/llama-gqa", "tests/golden/mistral-swa",
+       {"models/limpet-tiny", "tests/golden/llama-yarn", "tests/golden/mistral-yarn-mscale",
+        "tests/golden/qwen2-dynamic", "tests/golden/qwen3-linear",
+        "tests/golden/llama-gqa", "tests/golden/mistral-swa",
         "tests/golden/qwen2-gqa7", "tests/golden/qwen3-qknorm", "tests/golden/whisper-micro"}) {
     out.push_back(read_file(std::string(folder) + "/config.json"));
   }

@@ -21,7 +21,8 @@ const Named kAll[] = {{"wire", kWire},
                       {"chat_template", kChatTemplate},
                       {"safetensors", kSafetensors},
                       {"config", kConfig},
-                      {"journal", kJournal}};
+                      {"journal", kJournal},
+                      {"batch_lines", kBatchLines}};
 
 void mutate(std::string& bytes, const std::vector<std::string>& others, std::mt19937_64& random) {
   static constexpr char kTelling[] = "{}[]()\"\\,:%0-9e.|\n\xff\x7f\x80\xc3";

@@ -13,7 +13,8 @@ struct Target {
   std::vector<std::string> (*seeds)();
 };
 
-extern const Target kWire, kTokenizer, kChatTemplate, kSafetensors, kConfig, kJournal;
+extern const Target kWire, kTokenizer, kChatTemplate, kSafetensors, kConfig, kJournal,
+    kBatchLines;
 
 inline void expect(bool fine) {
   if (!fine) std::abort();

@@ -1,3 +1,6 @@
+#include <tuple>
+#include <utility>
+
 #include "tests/ops/run_op.h"
 
 namespace limpet::test {
@@ -106,9 +109,94 @@ TEST_P(LinearTest, SourcesAreStackedAndConvertedOnce) {
   }
 }
 
+// What the op's header says of i8, in double precision but for the scales.
+std::vector<double> int8_reference(const Case& c, const std::vector<Tensor>& in) {
+  const auto scale_of = [](const float* from, int64_t n) {
+    float largest = 0;
+    for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::abs(from[i]));
+    return largest / 127.0f;
+  };
+  const auto whole = [](float v, float scale) {
+    return scale > 0 ? std::nearbyint(static_cast<double>(v) / static_cast<double>(scale)) : 0.0;
+  };
+  std::vector<double> y(static_cast<size_t>(c.rows * c.n));
+  for (int64_t r = 0; r < c.rows; ++r) {
+    for (int64_t j = 0; j < c.n; ++j) {
+      const float* w = in[1].values.data() + j * c.k;
+      const float w_scale = scale_of(w, c.k);
+      double sum = 0;
+      for (int64_t g = 0; g < c.k; g += 64) {
+        const int64_t n = std::min<int64_t>(64, c.k - g);
+        const float* x = in[0].values.data() + r * c.k + g;
+        const float x_scale = scale_of(x, n);
+        double whole_sum = 0;
+        for (int64_t i = 0; i < n; ++i) {
+          whole_sum += whole(x[i], x_scale) * whole(w[g + i], w_scale);
+        }
+        sum += whole_sum * static_cast<double>(x_scale);
+      }
+      sum = sum * static_cast<double>(w_scale) + (c.bias ? in[2].values[j] : 0);
+      y[r * c.n + j] = sum + (c.residual ? in.back().values[r * c.n + j] : 0);
+    }
+  }
+  return y;
+}
+
+TEST(LinearInt8, EqualsTheReferenceByAllInstructions) {
+  for (const bool dot : {true, false}) {
+    auto backend = make_backend({}, {.threads = 2, .bf16_dot = dot});
+    for (const Case& c : kCases) {
+      SCOPED_TRACE(std::to_string(c.rows) + " x " + std::to_string(c.k) + " x " +
+                   std::to_string(c.n) + (dot ? " dot" : ""));
+      auto in = operands(c, DType::i8, 7);
+      const auto got =
+          run_op(*backend, ops::Linear{c.bias, c.residual}, in, {c.rows, c.n}, {.count = c.count});
+      // A quotient at a half may be rounded to either side: one unit of either scale.
+      expect_rows(got, int8_reference(c, in), 2e-3, c.n, c.count < 0 ? c.rows : c.count);
+      const auto exact = reference(c, in);
+      double error = 0, power = 0;
+      for (int64_t i = 0; i < (c.count < 0 ? c.rows : c.count) * c.n; ++i) {
+        error += std::pow(static_cast<double>(got[i]) - exact[i], 2);
+        power += std::pow(exact[i], 2);
+      }
+      EXPECT_LE(error, 2e-4 * power);
+    }
+  }
+}
+
+TEST(LinearInt8, ZerosAreZeroAndNoNumberStaysNone) {
+  for (const bool dot : {true, false}) {
+    auto backend = make_backend({}, {.threads = 1, .bf16_dot = dot});
+    std::vector<float> x(2 * 70, 0.0f), w(3 * 70, 0.5f);
+    for (int64_t i = 0; i < 70; ++i) w[70 + i] = 0;
+    x[70 + 3] = std::nanf("");
+    std::vector<Tensor> in = {f32({2, 70}, x), weight(Layout::linear, DType::i8, {3, 70}, w)};
+    const auto y = run_op(*backend, ops::Linear{}, in, {2, 3});
+    for (int64_t j = 0; j < 3; ++j) {
+      EXPECT_EQ(y[j], 0.0f);
+      EXPECT_TRUE(std::isnan(y[3 + j]));
+    }
+  }
+}
+
+TEST(LinearExact, Bf16WeightsGiveTheBitsOfF32Weights) {
+  for (const Case& c : kCases) {
+    auto in = operands(c, DType::bf16, 9);
+    for (float& v : in[1].values) v = rounded(DType::bf16, v);
+    auto wide = in;
+    wide[1].dtype = DType::f32;
+    auto backend = make_backend({}, {.threads = 2});
+    const ops::Linear plain{.bias = c.bias, .residual = c.residual};
+    const ops::Linear exact{.bias = c.bias, .residual = c.residual, .exact = true};
+    const auto want = run_op(*backend, plain, wide, {c.rows, c.n}, {.count = c.count});
+    EXPECT_EQ(run_op(*backend, exact, in, {c.rows, c.n}, {.count = c.count}), want);
+    EXPECT_THROW(run_op(*backend, exact, wide, {c.rows, c.n}), std::logic_error);
+  }
+}
+
 TEST(LinearRows, BitsDependNeitherOnTheBatchNorOnThreads) {
   const Case whole{23, 130, 100, true, true};
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::i8}) {
     auto in = operands(whole, dtype, 5);
     auto one = make_backend({}, {.threads = 1});
     const auto want = run_op(*one, ops::Linear{true, true}, in, {whole.rows, whole.n});
@@ -142,6 +230,29 @@ TEST(LinearPacked, RefusesSourcesThatDoNotFit) {
   EXPECT_THROW(backend->pack(Layout::gated, DType::f32, lone), std::logic_error);
   EXPECT_THROW(backend->pack(Layout::linear, DType::f16, lone), std::logic_error);
   EXPECT_THROW(backend->pack(Layout::linear, DType::f32, {}), std::logic_error);
+  EXPECT_THROW(backend->pack(Layout::dense, DType::i8, lone), std::logic_error);
+}
+
+std::vector<std::pair<const void*, size_t>> told;  // what pack() was done with
+
+TEST(LinearPacked, SaysOnceOfEachByteThatItHasBeenRead) {
+  auto backend = make_backend({}, {.threads = 1});
+  const std::vector<float> a(40 * 3), b(70 * 3);
+  const auto note = [](const void* from, size_t bytes) { told.emplace_back(from, bytes); };
+  const std::vector<WeightSource> stacked = {{a.data(), DType::f32, 40, 3, note},
+                                             {b.data(), DType::f32, 70, 3, note}};
+  const std::vector<WeightSource> pair = {{b.data(), DType::f32, 35, 3, note},
+                                          {b.data() + 105, DType::f32, 35, 3, note}};
+  const std::vector<WeightSource> one = {{a.data(), DType::f32, 40, 3, note}};
+  const std::tuple<Layout, const std::vector<WeightSource>*, size_t> cases[] = {
+      {Layout::linear, &stacked, 110}, {Layout::gated, &pair, 70}, {Layout::dense, &one, 40}};
+  for (const auto& [layout, sources, rows] : cases) {
+    told.clear();
+    backend->pack(layout, DType::bf16, *sources);
+    size_t bytes = 0;
+    for (const auto& [from, n] : told) bytes += n;
+    EXPECT_EQ(bytes, rows * 12);
+  }
 }
 
 LIMPET_ON_EVERY_DEVICE(LinearTest);

@@ -41,19 +41,21 @@ class Targets : public testing::Test {
 };
 
 TEST_F(Targets, Linear) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::i8}) {
     Random random(1);
     std::vector<Tensor> in = {f32({13, 75}, random.many(13 * 75)),
                               weight(Layout::linear, dtype, {50, 75}, random.many(50 * 75))};
     auto backend = make_backend({}, {.threads = 1, .bf16_dot = false});
     compare([&] { return run_op(*backend, ops::Linear{}, in, {13, 50}); }, 1e-5);
+    if (dtype != DType::bf16) continue;
+    compare([&] { return run_op(*backend, ops::Linear{.exact = true}, in, {13, 50}); }, 1e-5);
   }
 }
 
 TEST_F(Targets, RowsAloneHaveTheBitsOfTheBatchOnEach) {
   for (const int64_t target : all()) {
     use(target);
-    for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const DType dtype : {DType::f32, DType::bf16, DType::i8}) {
       Random random(2);
       std::vector<Tensor> in = {f32({11, 64}, random.many(11 * 64)),
                                 weight(Layout::linear, dtype, {40, 64}, random.many(40 * 64))};
@@ -70,17 +72,19 @@ TEST_F(Targets, RowsAloneHaveTheBitsOfTheBatchOnEach) {
   }
 }
 
-TEST_F(Targets, Bf16DotProductsHaveTheBitsOfTheOthers) {
-  for (const int64_t rows : {1, 2, 3, 8, 13}) {
-    for (const int64_t k : {1, 17, 48, 75, 512}) {
-      Random random(3);
-      std::vector<Tensor> in = {f32({rows, k}, random.many(rows * k)),
-                                weight(Layout::linear, DType::bf16, {50, k}, random.many(50 * k))};
-      auto dot = make_backend({}, {.threads = 1}),
-           plain = make_backend({}, {.threads = 1, .bf16_dot = false});
-      EXPECT_EQ(run_op(*dot, ops::Linear{}, in, {rows, 50}),
-                run_op(*plain, ops::Linear{}, in, {rows, 50}))
-          << rows << " rows of " << k;
+TEST_F(Targets, DotProductsHaveTheBitsOfTheOthers) {
+  for (const DType dtype : {DType::bf16, DType::i8}) {
+    for (const int64_t rows : {1, 2, 3, 8, 13}) {
+      for (const int64_t k : {1, 17, 48, 75, 512}) {
+        Random random(3);
+        std::vector<Tensor> in = {f32({rows, k}, random.many(rows * k)),
+                                  weight(Layout::linear, dtype, {50, k}, random.many(50 * k))};
+        auto dot = make_backend({}, {.threads = 1}),
+             plain = make_backend({}, {.threads = 1, .bf16_dot = false});
+        EXPECT_EQ(run_op(*dot, ops::Linear{}, in, {rows, 50}),
+                  run_op(*plain, ops::Linear{}, in, {rows, 50}))
+            << rows << " rows of " << k << ' ' << name_of(dtype);
+      }
     }
   }
 }

@@ -217,7 +217,8 @@ void BrokerProcess::judge_credit() {
         (spec.rewind_to < 0 ? all : std::min(spec.rewind_to, all)) + std::ssize(spec.tokens);
     const int64_t before = job.has_prompt ? job.base + std::ssize(job.prompt) : unstarted;
     int64_t& kv = kv_at_worker_[{s.home, s.incarnation}];
-    kv += std::min<int64_t>(before + spec.max_tokens, longest);
+    const int64_t in_pages = (before + spec.max_tokens + 3) / 4 * 4;
+    kv += std::min(in_pages, longest);
     if (world_.scene.share_prefixes || at_worker_[{s.home, s.incarnation}] == 1) continue;
     if (kv > pool) violated("credit exceeded: " + s.home + " has jobs for more KV than it holds");
   }

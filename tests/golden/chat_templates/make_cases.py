@@ -58,6 +58,8 @@ a{{ 1 }}b{# no #}c
 {% for x in xs %}{{ loop.previtem }}<{{ x }}>{{ loop.nextitem }} {% endfor %}{% for x in 'ab' %}{{ loop.cycle('1', '2') }}{{ x }}{% endfor %}{% for x in [1, 1, 2] %}{{ loop.changed(x) }}{% endfor %}
 {% for x in e %}a{% else %}none{% endfor %} {% for x in missing %}a{% else %}none{% endfor %} {% for k, v in d.items() %}{{ k }}={{ v }};{% endfor %} {% for k in d %}{{ k }}{% endfor %}
 {% for x in xs if x > 1 %}{{ loop.index }}{{ x }}{% endfor %} {% for (a, b) in [(1, 2), [3, 4]] %}{{ a }}{{ b }}{% endfor %} {% for x in 1, 2 %}{{ x }}{% endfor %}
+{% set ns = namespace(go=true) %}{% for x in [1, 2, 3] if ns.go %}{{ x }}{% set ns.go = x < 2 %}{% endfor %} {% set ns.go = true %}{% for x in [1, 2, 3] if ns.go %}{{ x }}{{ loop.last }}{% set ns.go = false %}{% endfor %}
+{% for x in xs if x > 1 %}{{ loop.last }}{{ loop.length }}{{ loop.revindex }}{{ loop.nextitem }}{{ loop.previtem }};{% else %}none{% endfor %} {% for x in xs if x > 7 %}{{ x }}{% else %}none{% endfor %} {% macro f(l) %}{{ l.last }}{{ l.length }}{% endmacro %}{% for x in xs if x < 3 %}{% for y in [1] %}{{ f(loop) }}{% endfor %}{{ f(loop) }}{% endfor %}
 {% for x in range(9) %}{% if x == 2 %}{% continue %}{% endif %}{% if x == 5 %}{% break %}{% endif %}{{ x }}{% endfor %}
 {% for x in xs %}{% for y in words %}{{ loop.index }}{% endfor %}{{ loop.index }}{% endfor %} {% for x in xs %}{% set outer = loop %}{% for y in 'ab' %}{{ outer.index }}{{ loop.index }} {% endfor %}{% endfor %}
 {% set x = 1 %}{% for i in xs %}{% set x = i %}{{ x }}{% endfor %}{{ x }} {% if true %}{% set x = 9 %}{% endif %}{{ x }} {% set a, b = 1, 2 %}{{ a }}{{ b }}

@@ -1,0 +1,43 @@
+// A decoder's layers on the kernels that take several ops at once (ops/*/*.cuh): a dozen launches
+// fewer a layer, and every activation but the residual stream in bf16.
+//
+// One row: matrix-vector products. 2 … 64 rows: tensor cores. More: the vendor's products. Which
+// one follows from the bucket's rows alone. Programs of other shapes run op by op.
+#pragma once
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "backends/gpu/memory.h"
+#include "backends/program.h"
+
+namespace limpet {
+
+class VendorProducts;
+
+inline namespace LIMPET_GPU_NAMESPACE {
+
+struct PlanOptions {
+  int processors = 0, warp = 32;
+  // For more than 64 rows; asked when it is needed; null: there is none.
+  std::function<VendorProducts*()> vendor{};
+};
+
+class DecoderPlan {
+ public:
+  // Null when the program is no decoder that these kernels take.
+  static std::unique_ptr<DecoderPlan> make(const Program& program, const PlanOptions& options);
+  virtual ~DecoderPlan() = default;
+
+  // Which steps it launches, in their places.
+  virtual bool takes(size_t step) const = 0;
+  // Launches what the plan makes of this step: at its first step the layers, later the head; for
+  // other steps that it takes nothing. `data`: of each value; the caller's until the next link.
+  virtual GpuError launch(size_t step, const std::vector<std::byte*>& data, GpuStream stream) = 0;
+  // Memory that is free between runs, which the caller gives once.
+  virtual int64_t scratch_bytes() const = 0;
+  virtual void give_scratch(std::byte* memory) = 0;
+};
+
+}  // namespace LIMPET_GPU_NAMESPACE
+}  // namespace limpet

@@ -1,0 +1,100 @@
+#include "broker/config_file.h"
+
+#include <fstream>
+#include <sstream>
+#include <toml.hpp>
+
+namespace limpet::broker {
+namespace {
+
+constexpr int64_t kMost = int64_t{1} << 40;
+constexpr std::streamsize kLargest = 1 << 20;  // bytes of a file
+
+class Reader {
+ public:
+  explicit Reader(const std::string& path) : path_(path) {}
+
+  BrokerConfig read() {
+    const toml::value root = parse();
+    BrokerConfig config;
+    for (const auto& [key, value] : root.as_table()) {
+      if (key == "tenant-defaults") {
+        config.tenants.standard = policy(value, {});
+      } else if (key != "tenants") {
+        wrong(value, "'" + key + "' is not known here; tenant-defaults and tenants are");
+      }
+    }
+    if (!root.contains("tenants")) return config;
+    for (const auto& [name, value] : table(root.at("tenants"), "tenants")) {
+      config.tenants.named[name] = policy(value, config.tenants.standard);
+    }
+    return config;
+  }
+
+ private:
+  [[noreturn]] void wrong(const toml::value& at, const std::string& what) const {
+    throw ConfigError(path_ + ":" + std::to_string(at.location().line()) + ": " + what);
+  }
+
+  toml::value parse() const {
+    std::ifstream file(path_, std::ios::binary);
+    std::string text(kLargest + 1, '\0');
+    if (file) file.read(text.data(), std::ssize(text));
+    if (!file.is_open() || file.bad()) throw ConfigError(path_ + ": cannot be read");
+    if (file.gcount() > kLargest) throw ConfigError(path_ + ": is larger than 1 MiB");
+    text.resize(static_cast<size_t>(file.gcount()));
+    std::istringstream in(text);
+    try {
+      return toml::parse(in, path_);
+    } catch (const toml::exception& e) {  // its message is a drawing of several lines
+      throw ConfigError(path_ + ":" + std::to_string(e.location().line()) + ": this is not TOML");
+    } catch (const std::exception& e) {
+      throw ConfigError(path_ + ": this is not TOML");
+    }
+  }
+
+  const toml::table& table(const toml::value& value, const std::string& name) const {
+    if (!value.is_table()) wrong(value, "'" + name + "' must be a table");
+    return value.as_table();
+  }
+
+  TenantPolicy policy(const toml::value& value, TenantPolicy p) const {
+    for (const auto& [key, one] : table(value, "a tenant")) {
+      if (key == "weight") {
+        p.weight = weight(one);
+      } else if (key == "max_queued_jobs") {
+        p.max_queued_jobs = cap(key, one);
+      } else if (key == "max_running_jobs") {
+        p.max_running_jobs = cap(key, one);
+      } else if (key == "max_resident_tokens") {
+        p.max_resident_tokens = cap(key, one);
+      } else {
+        wrong(one, "'" + key +
+                       "' is not known here; weight, max_queued_jobs, max_running_jobs and"
+                       " max_resident_tokens are");
+      }
+    }
+    return p;
+  }
+  double weight(const toml::value& value) const {
+    double w = 0;
+    if (value.is_floating()) w = value.as_floating();
+    if (value.is_integer()) w = static_cast<double>(value.as_integer());
+    if (!(w >= 0.001 && w <= 1e6)) wrong(value, "weight must be a number from 0.001 to 1000000");
+    return w;
+  }
+  int64_t cap(const std::string& key, const toml::value& value) const {
+    if (!value.is_integer() || value.as_integer() < 0 || value.as_integer() > kMost) {
+      wrong(value, key + " must be a whole number from 0 (no cap) to 2^40");
+    }
+    return value.as_integer();
+  }
+
+  std::string path_;
+};
+
+}  // namespace
+
+BrokerConfig read_config(const std::string& path) { return Reader(path).read(); }
+
+}  // namespace limpet::broker

@@ -1,0 +1,227 @@
+// Instructions that the compiler has no name for, each behind one wrapper, and launches with
+// overlap and clusters. No other file of ops/ contains assembly.
+//
+// Early start: a kernel launched with Start::early may begin while its predecessor still runs,
+// once every block of that one has called start_next() or ended. Before await_previous() it may
+// read only what no kernel of the same captured program writes: weights, tables, positions, and KV
+// of positions that earlier steps appended. Every kernel of such a chain calls await_previous(), so
+// completion is transitive along it and buffers can be used again. The first kernel of a captured
+// program is launched with Start::plain.
+//
+// On AMD there is no early start and no cluster: the waits are empty, copies are plain.
+#pragma once
+#include "ops/warp.cuh"
+
+namespace limpet::ops {
+namespace {
+
+#if defined(__HIP_PLATFORM_AMD__)
+#define LIMPET_GPU_PTX 0
+#else
+#define LIMPET_GPU_PTX 1
+#endif
+// Warp-group matrix products, which belong to one generation of chips.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define LIMPET_GPU_WGMMA 1
+#else
+#define LIMPET_GPU_WGMMA 0
+#endif
+
+__device__ __forceinline__ float low_bf16(uint32_t v) { return __uint_as_float(v << 16); }
+__device__ __forceinline__ float high_bf16(uint32_t v) { return __uint_as_float(v & 0xffff0000u); }
+
+#if LIMPET_GPU_PTX
+// Two floats to bf16, nearest even; the first in the low half.
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+  uint32_t r;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+// Keeps the compiler from unpacking a loop-invariant vector early (twice the registers, spills).
+__device__ __forceinline__ void keep_packed(uint4& v) {
+  asm volatile("" : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w));
+}
+// Never written while the process runs, so the read-only path is legal before await_previous().
+__device__ __forceinline__ uint4 load_weights(const void* p) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(p));
+  return v;
+}
+// Written by a kernel before, which may still run when this one starts: never the read-only path.
+__device__ __forceinline__ uint4 load_fresh(const void* p) {
+  uint4 v;
+  asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(p)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ void await_previous() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+__device__ __forceinline__ void start_next() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+__device__ __forceinline__ void copy_async(void* shared, const void* global) {  // 16 bytes
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(shared_address(shared)),
+               "l"(global)
+               : "memory");
+}
+__device__ __forceinline__ void copy_async_or_zero(void* shared, const void* global, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
+               "l"(global), "r"(there ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// All but the latest N groups that this thread committed have landed.
+template <int N>
+__device__ __forceinline__ void await_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+// Barriers in shared memory that count bytes, and the copy engine.
+__device__ __forceinline__ void init_barrier(uint64_t* b, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count)
+               : "memory");
+}
+__device__ __forceinline__ void publish_barriers() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+__device__ __forceinline__ void arrive(uint64_t* b) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
+}
+__device__ __forceinline__ void expect_bytes(uint64_t* b, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)),
+               "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void await_barrier(uint64_t* b, int parity) {
+  asm volatile(
+      "{\n.reg .pred p;\nW: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra D;\n"
+      "bra W;\nD:\n}" ::"r"(shared_address(b)),
+      "r"(parity)
+      : "memory");
+}
+// bytes: a multiple of 16; both addresses too.
+__device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint32_t bytes,
+                                          uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+      :
+      : "r"(shared_address(shared)), "l"(global), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+}
+
+// Blocks of one cluster.
+__device__ __forceinline__ void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
+                   : "memory");
+}
+// What block `rank` of this cluster has at the same place of its shared memory, 8-byte aligned.
+// Not ordered against other memory accesses, so that several can be under way: after a
+// cluster_sync(), and before the next.
+__device__ __forceinline__ float2 load_two_of_block(const float* local, int rank) {
+  uint32_t a;
+  float2 v;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(a) : "r"(shared_address(local)),
+               "r"(rank));
+  asm volatile("ld.shared::cluster.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(a));
+  return v;
+}
+
+// d (16 × 8, f32) += a (16 × 16, bf16, rows of k) · b (16 × 8, bf16, columns of k). Lane 4 g + j
+// holds d rows g and g + 8, columns 2 j and 2 j + 1; a0/a2 row g, a1/a3 row g + 8, k 2 j (+ 8).
+__device__ __forceinline__ void multiply_16x8x16(float (&d)[4], uint32_t a0, uint32_t a1,
+                                                 uint32_t a2, uint32_t a3, uint32_t b0,
+                                                 uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+      "{%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+// Four 8 × 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8.
+__device__ __forceinline__ uint4 load_matrices(const void* row) {
+  uint4 v;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(shared_address(row)));
+  return v;
+}
+__device__ __forceinline__ uint4 load_matrices_transposed(const void* row) {
+  uint4 v;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(shared_address(row)));
+  return v;
+}
+__device__ __forceinline__ float exp2_fast(float v) {
+  float r;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
+  return r;
+}
+#else
+__device__ inline void await_previous() {}
+__device__ inline void start_next() {}
+__device__ inline void keep_packed(uint4&) {}
+__device__ inline uint4 load_weights(const void* p) { return *static_cast<const uint4*>(p); }
+__device__ inline uint4 load_fresh(const void* p) { return *static_cast<const uint4*>(p); }
+__device__ inline uint32_t pack_bf16(float low, float high) {
+  return as_bf16(low) | static_cast<uint32_t>(as_bf16(high)) << 16;
+}
+#endif
+
+enum class Start { plain, early };
+
+// Launches with a cluster of `cluster` blocks along x, and with `shared` bytes of shared memory.
+struct Launch {
+  GpuStream stream{};
+  Start start = Start::early;
+  int warp = 32;  // lanes of the device's warps
+};
+template <class... P, class... A>
+GpuError launch(void (*kernel)(P...), dim3 grid, int threads, int cluster, size_t shared,
+                const Launch& how, A... args) {
+#if defined(LIMPET_GPU_HIP)
+  if (cluster != 1) return LIMPET_GPU(ErrorInvalidValue);
+  (void)how.start;
+  kernel<<<grid, threads, shared, how.stream>>>(P(args)...);
+  return LIMPET_GPU(GetLastError)();
+#else
+  if (shared > 48 * 1024) {
+    const GpuError error = LIMPET_GPU(FuncSetAttribute)(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+    if (error != cudaSuccess) return error;
+  }
+  cudaLaunchAttribute attributes[2];
+  unsigned count = 0;
+  if (how.start == Start::early) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count].val.clusterDim.x = static_cast<unsigned>(cluster);
+    attributes[count].val.clusterDim.y = 1;
+    attributes[count++].val.clusterDim.z = 1;
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared;
+  config.stream = how.stream;
+  config.attrs = attributes;
+  config.numAttrs = count;
+  return cudaLaunchKernelEx(&config, kernel, P(args)...);
+#endif
+}
+
+}  // namespace
+}  // namespace limpet::ops

@@ -1,0 +1,185 @@
+// A decoder on the kernels that take several ops at once gives what it gives op by op, within the
+// rounding of its activations to bf16.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <tuple>
+
+#include "backends/gpu/decoder_match.h"
+#include "engine/config.h"
+#include "engine/engine.h"
+#include "engine/graph.h"
+#include "engine/models/architecture.h"
+#include "tests/gpu/gpus.h"
+
+namespace limpet::engine {
+namespace {
+
+struct Model {
+  const char* name;
+  const char* architecture;
+  int hidden, inner, heads, kv_heads, head_dim, vocab, window;
+};
+constexpr Model kModels[] = {
+    {"llama", "LlamaForCausalLM", 256, 512, 8, 2, 32, 1000, 0},
+    {"qwen2", "Qwen2ForCausalLM", 448, 1216, 7, 1, 64, 777, 0},
+    {"qwen3", "Qwen3ForCausalLM", 192, 320, 4, 2, 128, 1024, 0},
+    {"mistral", "MistralForCausalLM", 320, 448, 4, 4, 80, 513, 40},
+};
+
+// A folder with the model's config.json, as long as it lives.
+class Folder {
+ public:
+  explicit Folder(const Model& m)
+      : path_(std::filesystem::temp_directory_path() /
+              ("limpet-fused-" + std::string(m.name) + "-" + std::to_string(getpid()))) {
+    std::filesystem::create_directories(path_);
+    std::ofstream out(path_ / "config.json");
+    out << R"({"architectures": [")" << m.architecture << R"("], "hidden_act": "silu",)"
+        << R"("rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 2048,)"
+        << R"("eos_token_id": 0, "num_hidden_layers": 3, "tie_word_embeddings": false,)"
+        << R"("hidden_size": )" << m.hidden << R"(, "intermediate_size": )" << m.inner
+        << R"(, "num_attention_heads": )" << m.heads << R"(, "num_key_value_heads": )" << m.kv_heads
+        << R"(, "head_dim": )" << m.head_dim << R"(, "vocab_size": )" << m.vocab;
+    if (m.window > 0) out << R"(, "sliding_window": )" << m.window;
+    out << "}";
+  }
+  ~Folder() { std::filesystem::remove_all(path_); }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+  std::string path() const { return path_.string(); }
+
+ private:
+  std::filesystem::path path_;
+};
+
+Program program_of(const Model& m, DType dtype, int64_t rows) {
+  const Folder folder(m);
+  const ModelConfig config = load_config(folder.path());
+  LowerOptions lowering{.weights = dtype, .attention_weights = dtype, .kv = dtype,
+                        .layers = config.layers, .kv_heads = config.kv_heads,
+                        .head_dim = config.head_dim, .pages = 8, .max_sequences = 4};
+  Graph graph = lower_module(
+      find_architecture(config.architecture).build(config, {rows, 128, std::min<int64_t>(rows, 2)}),
+      lowering);
+  fuse(graph);
+  return lower(graph);
+}
+
+TEST(DecoderMatch, FindsTheLayersOfEachArchitecture) {
+  for (const Model& m : kModels) {
+    SCOPED_TRACE(m.name);
+    const Program program = program_of(m, DType::bf16, 4);
+    const auto found = match_decoder(program);
+    ASSERT_TRUE(found.has_value());
+    EXPECT_EQ(found->layers.size(), 3u);
+    EXPECT_EQ(found->rows, 4);
+    EXPECT_EQ(found->hidden, m.hidden);
+    EXPECT_EQ(found->inner, m.inner);
+    EXPECT_EQ(found->heads, m.heads);
+    EXPECT_EQ(found->kv_heads, m.kv_heads);
+    EXPECT_EQ(found->head_dim, m.head_dim);
+    EXPECT_EQ(found->rotary, m.head_dim);
+    EXPECT_EQ(found->layers[2].layer, 2);
+    EXPECT_EQ(found->layers[1].window, m.window);
+    EXPECT_EQ(found->layers[0].q_norm >= 0, std::string(m.name) == "qwen3");
+    EXPECT_EQ(found->layers[0].qkv_bias >= 0, std::string(m.name) == "qwen2");
+    EXPECT_TRUE(std::holds_alternative<ops::GatherRows>(program.steps[found->end].op));
+  }
+}
+
+TEST(DecoderMatch, LeavesOtherProgramsAlone) {
+  EXPECT_FALSE(match_decoder(program_of(kModels[0], DType::f32, 4)).has_value());
+  Program program = program_of(kModels[0], DType::bf16, 4);
+  // The second layer's last product is added to something else than the residual stream.
+  int downs = 0;
+  for (ProgramStep& step : program.steps) {
+    const auto* op = std::get_if<ops::Linear>(&step.op);
+    if (op == nullptr || !op->residual || ++downs != 4) continue;
+    step.inputs[2] = program.steps[0].outputs[0];
+  }
+  const auto found = match_decoder(program);
+  ASSERT_TRUE(found.has_value());
+  EXPECT_EQ(found->layers.size(), 1u);
+  EXPECT_FALSE(match_decoder(Program{}).has_value());
+}
+
+std::vector<Token> text(size_t n) {
+  std::vector<Token> tokens(n);
+  for (size_t i = 0; i < n; ++i) tokens[i] = static_cast<Token>((i * 37 + 11) % 500);
+  return tokens;
+}
+
+using Case = std::tuple<std::string, int>;
+class GpuFused : public ::testing::TestWithParam<Case> {
+ protected:
+  std::unique_ptr<Engine> open(bool fused) const {
+    const Folder folder(kModels[std::get<1>(GetParam())]);
+    EngineOptions o;
+    o.model_dir = folder.path();
+    o.device = std::get<0>(GetParam());
+    o.kv_pages = 200;
+    o.max_rows = 512;
+    o.max_wanted = 512;
+    o.share_prefixes = false;
+    o.random_weights = 3;
+    o.fused = fused;
+    return Engine::open(o);
+  }
+};
+
+// The logits of every row of chunks of these sizes, each chunk beside rows of another sequence.
+std::vector<float> run(Engine& e, const std::vector<size_t>& chunks) {
+  std::vector<float> all;
+  const auto tokens = text(600);
+  const SequenceId a = e.kv().create(0), b = e.kv().create(0);
+  size_t at = 0, other = 0;
+  for (const size_t n : chunks) {
+    EXPECT_TRUE(e.kv().reserve(a, static_cast<int64_t>(n)));
+    EXPECT_TRUE(e.kv().reserve(b, 1));
+    std::vector<StepRow> rows = {{a, std::span(tokens).subspan(at, n), Want::all}};
+    if (n > 1) rows.push_back({b, std::span(tokens).subspan(100 + other++, 1), Want::last});
+    const StepResult r = e.step(rows);
+    EXPECT_TRUE(r.ok()) << r.error;
+    all.insert(all.end(), r.values.begin(), r.values.end());
+    at += n;
+  }
+  e.kv().destroy(a);
+  e.kv().destroy(b);
+  return all;
+}
+
+TEST_P(GpuFused, GivesWhatItGivesOpByOp) {
+  const auto fused = open(true), plain = open(false);
+  for (const std::vector<size_t>& chunks :
+       {std::vector<size_t>{1, 1, 1, 1}, {7, 1, 15, 30}, {63, 1, 33}, {100, 200, 1, 60, 130}}) {
+    const auto got = run(*fused, chunks), want = run(*plain, chunks);
+    ASSERT_EQ(got.size(), want.size());
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < got.size(); ++i) {
+      error += std::pow(got[i] - want[i], 2.0);
+      norm += std::pow(want[i], 2.0);
+    }
+    EXPECT_LT(std::sqrt(error / norm), 2e-2) << "chunks of " << chunks[0] << " …";
+    EXPECT_EQ(got, run(*fused, chunks)) << "again";
+  }
+  EXPECT_EQ(plain->counters().fused_programs, 0);
+  EXPECT_EQ(fused->counters().fused_programs, fused->counters().compiles);
+}
+
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(GpuFused);
+INSTANTIATE_TEST_SUITE_P(Models, GpuFused,
+                         ::testing::Combine(::testing::ValuesIn(test::gpus()),
+                                            ::testing::Range(0, 4)),
+                         [](const auto& info) {
+                           std::string name = std::get<0>(info.param);
+                           std::ranges::replace(name, ':', '_');
+                           return name + "_" + kModels[std::get<1>(info.param)].name;
+                         });
+
+}  // namespace
+}  // namespace limpet::engine

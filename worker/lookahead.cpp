@@ -1,0 +1,96 @@
+#include "worker/lookahead.h"
+
+#include <algorithm>
+
+namespace limpet::worker {
+
+// In order of the rows in flight.
+std::vector<Lookahead::Match> Lookahead::match(const Step& step) const {
+  std::vector<Match> all;
+  if (!ahead_) return all;
+  for (size_t g = 0; g < ahead_->size(); ++g) {
+    const Guess& guess = (*ahead_)[g];
+    const auto row = std::ranges::find_if(step.rows, [&](const StepRow& r) { return guess.is(r); });
+    if (row == step.rows.end()) continue;
+    all.push_back({static_cast<int32_t>(g), static_cast<size_t>(row - step.rows.begin())});
+  }
+  return all;
+}
+
+std::string Lookahead::submit(const Step& step, const std::vector<size_t>& rows,
+                              const SamplingOf& sampling_of) {
+  std::vector<engine::DrawRow> draws;
+  for (const size_t i : rows) {
+    const StepRow& row = step.rows[i];
+    draws.push_back({.sequence = row.sequence, .tokens = row.tokens, .draw = {},
+                     .position = row.position});
+    if (row.sample) draws.back().draw = sampling_of(row);
+  }
+  return engine_.submit(draws);
+}
+
+// None where a row may not or cannot go on; rows that are the last of their job do not.
+std::optional<std::vector<Lookahead::Guess>> Lookahead::begin_next(const Step& step,
+                                                                   const std::vector<Match>& rows) {
+  std::vector<int32_t> from;
+  std::vector<Guess> next;
+  for (const Match& m : rows) {
+    const StepRow& row = step.rows[m.planned];
+    if (!row.sample || row.tokens.size() != 1) return std::nullopt;
+    if (row.last) continue;
+    if (!engine_.kv().reserve(row.sequence, 2)) return std::nullopt;
+    from.push_back(m.in_flight);
+    next.push_back({row.job, row.attempt, row.sequence, row.position + 1});
+  }
+  if (from.empty() || !engine_.submit_next(from).empty()) return std::nullopt;
+  ++ahead_steps_;
+  return next;
+}
+
+void Lookahead::collect(const std::vector<Match>& rows, Outcome& out) {
+  std::vector<int32_t> keep;
+  for (const Match& m : rows) keep.push_back(m.in_flight);
+  auto drawn = engine_.collect(keep);
+  for (const Match& m : rows) {
+    out.rows[m.planned] = std::move(drawn[static_cast<size_t>(m.in_flight)]);
+  }
+}
+
+void Lookahead::settle() {
+  if (!ahead_) return;
+  engine_.collect({});
+  wasted_rows_ += std::ssize(*ahead_);
+  ahead_.reset();
+}
+
+Lookahead::Outcome Lookahead::run(const Step& step, const SamplingOf& sampling_of) {
+  Outcome out;
+  out.rows.resize(step.rows.size());
+  const std::vector<Match> guessed = match(step);
+  if (guessed.empty()) settle();
+  std::vector<size_t> rest;
+  for (size_t i = 0; i < step.rows.size(); ++i) {
+    if (std::ranges::find(guessed, i, &Match::planned) == guessed.end()) rest.push_back(i);
+  }
+  std::vector<Match> beside;  // rows of a step that was not begun before
+  for (size_t i = 0; i < rest.size(); ++i) beside.push_back({static_cast<int32_t>(i), rest[i]});
+  if (!rest.empty()) {
+    out.error = submit(step, rest, sampling_of);
+    if (!out.error.empty()) {
+      settle();
+      return out;
+    }
+  }
+  // Two steps at most are in flight, so only one that is alone is gone on from.
+  std::optional<std::vector<Guess>> next;
+  if (guessed.empty() || rest.empty()) next = begin_next(step, rest.empty() ? guessed : beside);
+  if (ahead_) {
+    wasted_rows_ += std::ssize(*ahead_) - std::ssize(guessed);
+    collect(guessed, out);
+  }
+  if (!rest.empty()) collect(beside, out);
+  ahead_ = std::move(next);
+  return out;
+}
+
+}  // namespace limpet::worker

@@ -1,0 +1,62 @@
+// Runs the core's steps on an engine that draws tokens itself, and keeps its device busy while the
+// host still learns what was drawn: when a step only decodes, the step after it is begun before its
+// tokens are known, on the guess that the core will plan the same rows again. What the core plans
+// decides: rows that it does not plan leave no trace, and rows beyond the guess run beside it.
+#pragma once
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+#include "worker/event.h"
+
+namespace limpet::worker {
+
+class Lookahead {
+ public:
+  using SamplingOf = std::function<engine::SamplingOptions(const StepRow&)>;
+  struct Outcome {
+    std::string error;                  // not empty: no row has advanced
+    std::vector<engine::Sampled> rows;  // of the step's rows; void where nothing is sampled
+  };
+
+  explicit Lookahead(engine::Engine& engine) : engine_(engine) {}
+
+  // Afterwards the rows' tokens are committed, as by Engine::step().
+  Outcome run(const Step& step, const SamplingOf& sampling_of);
+  // Forgets what was begun ahead; before Engine::step(), and when there is nothing to do.
+  void settle();
+
+  int64_t ahead_steps() const { return ahead_steps_; }  // that were begun before they were planned
+  int64_t wasted_rows() const { return wasted_rows_; }  // of them, that were not planned
+
+ private:
+  // A row that was begun ahead, as the core would plan it.
+  struct Guess {
+    JobNumber job{};
+    Attempt attempt{};
+    engine::SequenceId sequence{};
+    int64_t position = 0;
+    bool is(const StepRow& row) const {
+      return row.sample && row.tokens.size() == 1 && row.job == job && row.attempt == attempt &&
+             row.sequence == sequence && row.position == position;
+    }
+  };
+  // A row of the step in flight, and the planned row that it computes.
+  struct Match {
+    int32_t in_flight = 0;
+    size_t planned = 0;
+  };
+  std::vector<Match> match(const Step& step) const;
+  std::string submit(const Step& step, const std::vector<size_t>& rows,
+                     const SamplingOf& sampling_of);
+  std::optional<std::vector<Guess>> begin_next(const Step& step, const std::vector<Match>& rows);
+  void collect(const std::vector<Match>& rows, Outcome& out);
+
+  engine::Engine& engine_;
+  std::optional<std::vector<Guess>> ahead_;
+  int64_t ahead_steps_ = 0, wasted_rows_ = 0;
+};
+
+}  // namespace limpet::worker

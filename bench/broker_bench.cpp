@@ -16,6 +16,7 @@ struct Options {
   int64_t jobs = 100000, tokens = 8, sessions = 1000, window = 1024;
   int64_t streams = 256, length = 4000;
   double rate = 100000;
+  bool keys = false;
 };
 
 void print(const nlohmann::json& line) { std::printf("%s\n", line.dump().c_str()); }
@@ -38,16 +39,16 @@ std::function<LoadClient::Job(int64_t)> one_each(int64_t first) {
 }
 
 void jobs(const Options& o) {
-  BrokerProcess broker;
-  WorkerDouble worker(broker.backend(), {.tokens = o.tokens});
-  LoadClient client(broker.frontend());
+  BrokerProcess broker({}, o.keys);
+  WorkerDouble worker(broker.backend(), {.tokens = o.tokens}, broker.worker());
+  LoadClient client(broker.frontend(), broker.client());
   client.run(2000, o.window, o.tokens, random_jobs(o, int64_t{1} << 40));  // warm
   const double cpu = broker.cpu_seconds();
   const int64_t start = now_ns();
   client.run(o.jobs, o.window, o.tokens, random_jobs(o, 0));
   const double seconds = static_cast<double>(now_ns() - start) * 1e-9;
   print({{"bench", "broker"}, {"mode", "jobs"}, {"jobs", o.jobs}, {"tokens_per_job", o.tokens},
-         {"sessions", o.sessions}, {"window", o.window}, {"seconds", seconds},
+         {"sessions", o.sessions}, {"window", o.window}, {"keys", o.keys}, {"seconds", seconds},
          {"jobs_per_second", static_cast<double>(o.jobs) / seconds},
          {"broker_cpu_us_per_job",
           (broker.cpu_seconds() - cpu) / static_cast<double>(o.jobs) * 1e6},
@@ -158,6 +159,7 @@ int broker_bench(int argc, char** argv) {
   app.add_option("--window", o.window, "Jobs on their way at a time")->capture_default_str();
   app.add_option("--streams", o.streams, "Long streams at a time")->capture_default_str();
   app.add_option("--length", o.length, "Tokens of a long stream")->capture_default_str();
+  app.add_flag("--keys", o.keys, "With keys (CURVE), in mode jobs");
   app.add_option("--rate", o.rate, "Tokens per second in mode latency")->capture_default_str();
   try {
     app.parse(argc, argv);

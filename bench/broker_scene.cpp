@@ -50,13 +50,24 @@ std::string job_name(int64_t i) {
 
 // ---- BrokerProcess -----------------------------------------------------------------------------
 
-BrokerProcess::BrokerProcess(const std::vector<std::string>& extra_flags) {
+BrokerProcess::BrokerProcess(const std::vector<std::string>& extra_flags, bool with_keys) {
   folder_ = (fs::temp_directory_path() / "limpet-bench-XXXXXX").string();
   if (mkdtemp(folder_.data()) == nullptr) throw std::runtime_error("cannot make a folder");
   const std::string program = fs::read_symlink("/proc/self/exe").parent_path() / "limpet-broker";
   argv_ = {program, "--frontend", frontend(), "--backend", backend(), "--data", folder_ + "/data",
            "--http", "", "--log-level", "warn"};
   argv_.insert(argv_.end(), extra_flags.begin(), extra_flags.end());
+  if (with_keys) {
+    const keys::KeyPair server = keys::draw();
+    client_ = {keys::draw(), server.public_key};
+    worker_ = {keys::draw(), server.public_key};
+    keys::write(folder_ + "/server", server);
+    std::ofstream(folder_ + "/keys") << "client bench " << client_.own.public_key << "\nworker "
+                                     << worker_.own.public_key << "\n";
+    for (const char* a : {"--server-key", "/server", "--keys", "/keys"}) {
+      argv_.push_back(a[0] == '/' ? folder_ + a : a);
+    }
+  }
   start();
 }
 
@@ -121,11 +132,12 @@ int64_t BrokerProcess::stored_bytes() const {
 
 // ---- Link --------------------------------------------------------------------------------------
 
-Link::Link(const std::string& endpoint) {
+Link::Link(const std::string& endpoint, const keys::Identity& identity) {
   context_ = zmq_ctx_new();
   socket_ = zmq_socket(context_, ZMQ_DEALER);
   const int linger = 0;
   zmq_setsockopt(socket_, ZMQ_LINGER, &linger, sizeof(linger));
+  keys::use(socket_, identity);
   if (zmq_connect(socket_, endpoint.c_str()) != 0) throw std::runtime_error("cannot connect");
 }
 
@@ -152,8 +164,9 @@ bool Link::receive(std::string& frame) {
 
 // ---- WorkerDouble ------------------------------------------------------------------------------
 
-WorkerDouble::WorkerDouble(const std::string& endpoint, Options options)
-    : link_(endpoint), options_(options), thread_([this] { run(); }) {}
+WorkerDouble::WorkerDouble(const std::string& endpoint, Options options,
+                           const keys::Identity& identity)
+    : link_(endpoint, identity), options_(options), thread_([this] { run(); }) {}
 
 WorkerDouble::~WorkerDouble() {
   stop_ = true;

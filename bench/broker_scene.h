@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "keys/keys.h"
 #include "schema/messages.h"
 
 namespace limpet::bench {
@@ -17,13 +18,16 @@ int64_t now_ns();
 // limpet-broker from the folder of this program; killed and its folder removed at the end.
 class BrokerProcess {
  public:
-  explicit BrokerProcess(const std::vector<std::string>& extra_flags = {});
+  // With keys, it lets in one client and one worker.
+  explicit BrokerProcess(const std::vector<std::string>& extra_flags = {}, bool with_keys = false);
   ~BrokerProcess();
   void kill_and_restart();  // kill -9; the same folder and endpoints
   int wait_for_exit();      // its exit status
   int pid() const { return pid_; }
   std::string frontend() const { return "ipc://" + folder_ + "/front"; }
   std::string backend() const { return "ipc://" + folder_ + "/back"; }
+  const keys::Identity& client() const { return client_; }  // none without keys
+  const keys::Identity& worker() const { return worker_; }
   double cpu_seconds() const;       // user and system, so far
   int64_t resident_bytes() const;
   int64_t peak_resident_bytes() const;
@@ -33,13 +37,14 @@ class BrokerProcess {
   void start();
   std::string folder_;
   std::vector<std::string> argv_;
+  keys::Identity client_, worker_;
   int pid_ = -1;
 };
 
 // One frame at a time over a DEALER socket. One thread.
 class Link {
  public:
-  explicit Link(const std::string& endpoint);
+  explicit Link(const std::string& endpoint, const keys::Identity& identity = {});
   ~Link();
   void send(const std::string& frame);  // waits while the peer does not read
   bool wait(int milliseconds);          // true: a frame is there
@@ -60,7 +65,7 @@ class WorkerDouble {
     int64_t start_when = 1;        // the first step waits for so many jobs
     std::vector<std::atomic<int64_t>>* sent_ns = nullptr;  // by token index: when its step left
   };
-  WorkerDouble(const std::string& endpoint, Options options);
+  WorkerDouble(const std::string& endpoint, Options options, const keys::Identity& identity = {});
   ~WorkerDouble();
   void hold() { holding_ = true; }   // announces no room from now on
 
@@ -94,7 +99,8 @@ class LoadClient {
   struct Job {
     std::string id, session;
   };
-  explicit LoadClient(const std::string& endpoint) : link_(endpoint) {}
+  explicit LoadClient(const std::string& endpoint, const keys::Identity& identity = {})
+      : link_(endpoint, identity) {}
 
   // Until all of them have finished. `next` names the i-th job.
   void run(int64_t jobs, int64_t window, int64_t tokens, const std::function<Job(int64_t)>& next);

@@ -44,6 +44,10 @@ Broker::Broker(const BrokerOptions& options)
   now_ = read_clocks();
   core_.recovered(now_);
   last_turn_ms_ = mono_ms();
+  for (const std::string& place : store_->mended()) {
+    spdlog::warn("event=store_mended what=\"a flipped bit of the write-ahead log\" at=\"{}\"",
+                 place);
+  }
   const auto stored = store_->counters();
   spdlog::info("event=started frontend={} backend={} sessions={} live_jobs={}",
                transport_.frontend(), transport_.backend(), stored.sessions, stored.live_jobs);

@@ -22,6 +22,11 @@ void Checkpointer::wanted() {
   changed_.notify_one();
 }
 
+std::string Checkpointer::damage() {
+  const std::lock_guard lock(mutex_);
+  return damage_;
+}
+
 void Checkpointer::run() {
   for (;;) {
     {
@@ -33,6 +38,8 @@ void Checkpointer::run() {
     try {
       db_.execute("PRAGMA wal_checkpoint(PASSIVE)");
     } catch (const StoreError&) {  // a full disk, say: the writer meets it too, and tells
+      const std::lock_guard lock(mutex_);
+      damage_ = db_.damage();
     }
   }
 }

@@ -18,7 +18,9 @@ class Checkpointer {
   Checkpointer(const Checkpointer&) = delete;
   Checkpointer& operator=(const Checkpointer&) = delete;
 
-  void wanted();  // from any thread; returns at once
+  void wanted();
+  // What the thread has found that is not as it was written; empty: nothing.
+  std::string damage();  // from any thread; returns at once
 
  private:
   void run();
@@ -27,6 +29,7 @@ class Checkpointer {
   std::mutex mutex_;
   std::condition_variable changed_;
   bool wanted_ = false, stop_ = false;
+  std::string damage_;
   std::thread thread_;
 };
 

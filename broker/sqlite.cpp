@@ -76,13 +76,15 @@ std::string_view Statement::blob(int column) const {
 
 Database::Database(std::string path) : path_(std::move(path)) {
   const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
-  if (sqlite3_open_v2(path_.c_str(), &handle_, flags, nullptr) != SQLITE_OK) {
+  if (sqlite3_open_v2(path_.c_str(), &handle_, flags, vfs_.name()) != SQLITE_OK) {
     const std::string why = handle_ ? sqlite3_errmsg(handle_) : "out of memory";
     sqlite3_close_v2(handle_);
     throw StoreError("cannot open the store " + path_ + ": " + why);
   }
   sqlite3_extended_result_codes(handle_, 1);
   sqlite3_busy_timeout(handle_, 1000);
+  int reserve = kPageChecksumBytes;  // of a new file; one that is there keeps what it has
+  sqlite3_file_control(handle_, "main", SQLITE_FCNTL_RESERVE_BYTES, &reserve);
 }
 
 void Database::count_log_pages() {
@@ -111,8 +113,14 @@ std::string Database::text(const char* sql) {
   return s.step() ? std::string(s.text(0)) : std::string();
 }
 
+void throw_damaged(const std::string& path, const std::string& what) {
+  throw StoreError("the store " + path + " is damaged (" + what +
+                   "): restore it from a copy, or choose another folder with --data.");
+}
+
 void Database::fail(std::string_view doing) {
   const int code = sqlite3_extended_errcode(handle_) & 0xff;
+  if (const std::string place = damage(); !place.empty()) throw_damaged(path_, place);
   std::string line = std::string(doing) + " the store " + path_ + " failed: " +
                      sqlite3_errmsg(handle_) + " (" +
                      std::to_string(sqlite3_extended_errcode(handle_)) + "). ";

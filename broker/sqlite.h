@@ -1,4 +1,5 @@
-// A thin owner of one SQLite connection and of prepared statements. Every failure throws
+// A thin owner of one SQLite connection, whose file is checked (checked_vfs.h), and of prepared
+// statements. Every failure throws
 // StoreError with SQLite's words and the file's name. One thread.
 #pragma once
 #include <cstdint>
@@ -7,6 +8,8 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+
+#include "broker/checked_vfs.h"
 
 struct sqlite3;
 struct sqlite3_stmt;
@@ -24,6 +27,9 @@ class StoreFull : public StoreError {
  public:
   using StoreError::StoreError;
 };
+
+// Throws what a store that is not what was written to it throws.
+[[noreturn]] void throw_damaged(const std::string& path, const std::string& what);
 
 class Database;
 
@@ -68,6 +74,8 @@ class Database {
   int64_t integer(const char* sql);  // the first column of the first row
   std::string text(const char* sql);
   const std::string& path() const { return path_; }
+  // Where the file is not what was written to it, when that has been met; empty otherwise.
+  std::string damage() const { return vfs_.damage(); }
   sqlite3* handle() const { return handle_; }
   void count_log_pages();  // from here on, for log_pages(); takes the place of autocheckpoint
   int64_t log_pages() const { return log_pages_; }  // of the write-ahead log, at the last commit
@@ -76,6 +84,7 @@ class Database {
 
  private:
   std::string path_;
+  CheckedVfs vfs_;
   sqlite3* handle_ = nullptr;
   int64_t log_pages_ = 0;
 };

@@ -44,6 +44,8 @@ std::vector<JobInfo> Store::ended_jobs(uint32_t limit, const std::string* tenant
   return impl_->ended_jobs(limit, tenant);
 }
 
+const std::vector<std::string>& Store::mended() const { return impl_->mended; }
+
 Store::Counters Store::counters() const {
   Counters c = impl_->counters;
   c.live_jobs = static_cast<int64_t>(impl_->state.jobs.size());
@@ -76,11 +78,13 @@ void Store::Impl::commit(std::span<const JournalEntry> entries) {
 // The thread copies the log while we go on, so it is never quite done; beyond a bound the little
 // that is left is copied here, and the log begins anew.
 void Store::Impl::checkpoint() {
+  if (const std::string what = checkpointer_->damage(); !what.empty()) damaged(what);
   if (db_.log_pages() < options_.checkpoint_pages) return;
   if (db_.log_pages() < kLongestLog * options_.checkpoint_pages) return checkpointer_->wanted();
   try {
     db_.execute("PRAGMA wal_checkpoint(PASSIVE)");
   } catch (const StoreError&) {  // the commit is durable; what is wrong fails the next one
+    if (!db_.damage().empty()) throw;
   }
 }
 

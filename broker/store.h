@@ -71,6 +71,8 @@ class Store {
   std::vector<JobInfo> ended_jobs(uint32_t limit, const std::string* tenant);
 
   Counters counters() const;
+  // Flipped bits that were put right when it was opened, by their place: wal_check.h.
+  const std::vector<std::string>& mended() const;
 
  private:
   class Impl;

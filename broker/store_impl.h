@@ -7,7 +7,7 @@
 namespace limpet::broker {
 
 inline constexpr int32_t kStoreApplication = 0x4c4d5054;  // "LMPT" in the file's header
-inline constexpr int64_t kStoreVersion = 3;
+inline constexpr int64_t kStoreVersion = 4;
 
 // A chunk's key: a job's spec, its prompt, then its output by first index.
 inline constexpr int kChunkBits = 22;
@@ -22,9 +22,10 @@ inline int64_t chunk_key(JobNumber job, Slot slot, int64_t first = 0) {
 
 // store_tables.cpp
 void create_tables(Database& db);
-// The same path; a store of an older version there is one of this version when it returns: copied
-// into a new file, which then takes the old one's place. Only under the folder's lock.
-std::string upgraded(const std::string& path);
+// The same path, when the store there can be opened: its write-ahead log has been looked at
+// (wal_check.h), and one of an older version is of this version: copied into a new file, which has
+// taken the old one's place. Only under the folder's lock.
+std::string made_ready(const std::string& path, std::vector<std::string>& mended);
 
 // An exclusive lock on a file of the data folder; released with the process at the latest.
 class FolderLock {
@@ -60,6 +61,7 @@ class Store::Impl {
 
   Counters counters;
   JournalState state;
+  std::vector<std::string> mended;  // in the write-ahead log, when it was opened
 
  private:
   struct Statements {

@@ -57,8 +57,7 @@ class Reading {
 }  // namespace
 
 void Store::Impl::damaged(const std::string& what) const {
-  throw StoreError("the store " + db_.path() + " is damaged (" + what +
-                   "): restore it from a copy, or choose another folder with --data.");
+  throw_damaged(db_.path(), what);
 }
 
 std::optional<StoredJob> Store::Impl::find_job(std::string_view tenant,

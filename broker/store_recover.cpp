@@ -48,7 +48,7 @@ FolderLock::~FolderLock() { ::close(fd_); }
 Store::Impl::Impl(const Options& options)
     : options_(options),
       lock_(options.folder),
-      db_(upgraded(in_folder(options.folder, "limpet.sqlite"))) {
+      db_(made_ready(in_folder(options.folder, "limpet.sqlite"), mended)) {
   check_file();
   sql_.begin = Statement(db_, "BEGIN IMMEDIATE");
   sql_.commit = Statement(db_, "COMMIT");
@@ -98,7 +98,10 @@ void Store::Impl::check_file() {
   db_.execute("PRAGMA cache_size = -32768");
   db_.count_log_pages();  // and no autocheckpoint: checkpointer_ does it
   db_.execute("PRAGMA journal_size_limit = 67108864");
-  if (fresh) create_tables(db_);
+  if (fresh) {
+    create_tables(db_);
+    db_.execute("PRAGMA wal_checkpoint(TRUNCATE)");  // its header now says what it is
+  }
   checkpointer_.emplace(db_.path());
 }
 

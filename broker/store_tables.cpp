@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "broker/store_impl.h"
+#include "broker/wal_check.h"
 
 namespace limpet::broker {
 namespace {
@@ -50,10 +51,10 @@ void remove_store(const std::string& path) {
   for (const char* suffix : {"", "-journal", "-wal", "-shm"}) ::unlink((path + suffix).c_str());
 }
 
-// Version 1 had no session.model and no job.failures, version 2 no tenants. Log rows are read as
-// they are.
+// Version 1 had no session.model and no job.failures, version 2 no tenants, version 3 no checksums
+// of pages. Log rows are read as they are.
 void copy_rows(Database& to, int64_t version) {
-  const std::string added = version == 1 ? ", 0, ''" : ", ''";
+  const std::string added = version == 1 ? ", 0, ''" : version == 2 ? ", ''" : "";
   to.execute("INSERT INTO main.log SELECT * FROM old.log");
   to.execute(("INSERT INTO main.session SELECT *" + added + " FROM old.session").c_str());
   to.execute(("INSERT INTO main.job SELECT *" + added + " FROM old.job").c_str());
@@ -79,9 +80,12 @@ void create_tables(Database& db) {
   db.execute("COMMIT");
 }
 
-std::string upgraded(const std::string& path) {
+std::string made_ready(const std::string& path, std::vector<std::string>& mended) {
   const std::string fresh = path + ".upgrade";
   remove_store(fresh);
+  const WalCheck log = check_wal(path + "-wal");
+  if (!log.damage.empty()) throw_damaged(path, log.damage + " of its write-ahead log");
+  mended = log.mended;
   const int64_t version = older_version(path);
   if (version == 0) return path;
   {

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "broker/sqlite.h"
 #include "tests/broker/journal_reference.h"
 #include "tests/broker/scratch_folder.h"
 
@@ -35,14 +36,34 @@ class StoreTest : public testing::Test {
     return "";
   }
 
-  // Past the store, into its file.
-  void execute(const char* sql) {
+  // Past the store, into its file; its pages keep their checksums.
+  void execute(const char* sql) { Database(file()).execute(sql); }
+  // As a program that knows nothing of checksums.
+  static void execute_plainly(const std::string& path, const std::string& sql) {
     sqlite3* db = nullptr;
-    ASSERT_EQ(sqlite3_open(file().c_str(), &db), SQLITE_OK);
-    EXPECT_EQ(sqlite3_exec(db, sql, nullptr, nullptr, nullptr), SQLITE_OK);
+    ASSERT_EQ(sqlite3_open(path.c_str(), &db), SQLITE_OK);
+    EXPECT_EQ(sqlite3_exec(db, sql.c_str(), nullptr, nullptr, nullptr), SQLITE_OK)
+        << sqlite3_errmsg(db);
     sqlite3_close(db);
   }
-
+  // What a version before 4 has written: no page has a checksum.
+  void make_version(int version) {
+    std::string sql = "ATTACH '" + file() + "' AS f;";
+    {
+      Database from(file());
+      Statement schema(from, "SELECT sql, name, type FROM sqlite_schema WHERE sql IS NOT NULL");
+      while (schema.step()) {
+        const std::string name(schema.text(1));
+        sql += std::string(schema.text(0)) + ";";
+        if (schema.text(2) != "table") continue;
+        sql += "INSERT INTO " + name + " SELECT * FROM f." + name + ";";
+      }
+    }
+    const std::string plain = file() + ".plain";
+    execute_plainly(plain, sql + "PRAGMA application_id = 1280135252; PRAGMA user_version = " +
+                               std::to_string(version));
+    fs::rename(plain, file());
+  }
   // The tables of version 2 instead of today's.
   void make_older() {
     execute("DROP INDEX tenant_job");
@@ -69,7 +90,6 @@ class StoreTest : public testing::Test {
     execute("DROP TABLE job");
     execute("ALTER TABLE older RENAME TO job");
     execute("CREATE INDEX live_job ON job(number) WHERE state < 3");
-    execute("PRAGMA user_version = 2");
   }
 
   ScratchFolder scratch_;
@@ -220,7 +240,7 @@ TEST_F(StoreTest, ForeignNewerAndDamagedFilesAreRefused) {
   EXPECT_THAT(open_error(), testing::HasSubstr("not a sound limpet store"));
   fs::remove(file());
 
-  execute("CREATE TABLE other(x)");
+  execute_plainly(file(), "CREATE TABLE other(x)");
   EXPECT_THAT(open_error(), testing::HasSubstr("is not a limpet store"));
   fs::remove(file());
 
@@ -261,7 +281,7 @@ TEST_F(StoreTest, AStoreOfVersionOneIsUpgraded) {
   make_older();
   execute("ALTER TABLE session DROP COLUMN model");
   execute("ALTER TABLE job DROP COLUMN failures");
-  execute("PRAGMA user_version = 1");
+  make_version(1);
   {
     auto store = Store::open(options());
     EXPECT_EQ(store->counters().sessions, static_cast<int64_t>(world.sessions.size()));
@@ -277,6 +297,7 @@ TEST_F(StoreTest, AStoreOfVersionTwoIsUpgradedWithAllThatItHolds) {
     for (int commit = 0; commit < 300; ++commit) store->commit(world.make_commit());
   }
   make_older();
+  make_version(2);
   std::ofstream(file() + ".upgrade") << "what a broker left that died while it upgraded";
   {
     auto store = Store::open(options());
@@ -287,6 +308,19 @@ TEST_F(StoreTest, AStoreOfVersionTwoIsUpgradedWithAllThatItHolds) {
   auto store = Store::open(options());
   EXPECT_EQ(describe(*store, world), describe(world));
   EXPECT_FALSE(fs::exists(file() + ".upgrade"));
+}
+
+TEST_F(StoreTest, AStoreOfVersionThreeIsUpgradedToPagesWithChecksums) {
+  ReferenceWorld world(7);
+  {
+    auto store = Store::open(options());
+    for (int commit = 0; commit < 300; ++commit) store->commit(world.make_commit());
+  }
+  make_version(3);
+  EXPECT_EQ(describe(*Store::open(options()), world), describe(world));
+  std::string page(4096, '\0');
+  std::ifstream(file(), std::ios::binary).read(page.data(), 4096);
+  EXPECT_EQ(page[20], 8) << "bytes that SQLite leaves for a checksum";
 }
 
 TEST_F(StoreTest, AFolderThatCannotBeIsToldClearly) {

@@ -22,6 +22,23 @@ def free_port():
         return s.getsockname()[1]
 
 
+def free_ports(n):
+    """The first of n ports in a row that are free, and the others."""
+    while True:
+        first = free_port()
+        held = []
+        try:
+            for port in range(first, first + n):
+                held.append(socket.socket())
+                held[-1].bind(("127.0.0.1", port))
+            return list(range(first, first + n))
+        except (OSError, OverflowError):
+            continue
+        finally:
+            for s in held:
+                s.close()
+
+
 def http_get(address, path, timeout=2.0):
     """(status, body); status 0 when nobody answers."""
     try:

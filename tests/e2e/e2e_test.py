@@ -13,7 +13,8 @@ import tempfile
 import time
 import unittest
 
-from cluster import EMBEDDED_MODEL, Cluster, Job, free_port, http_get, metrics, wait_until
+from cluster import (EMBEDDED_MODEL, Cluster, Job, free_port, free_ports, http_get, metrics,
+                     wait_until)
 
 BIN = pathlib.Path("build/bin")
 LONG = ["--max-tokens", 900, "--ignore-eos", "--seed", 3]
@@ -307,7 +308,7 @@ class OneLineErrors(unittest.TestCase):
 
     def test_up_stops_on_ctrl_c(self):
         folder = tempfile.mkdtemp()
-        ports = [free_port() for _ in range(3)]
+        ports = free_ports(8)  # it takes them in a row, from the first on
         up = subprocess.Popen([BIN / "limpet", "up", "--workers", "2", "--data", folder, "--port",
                                str(ports[0])], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:

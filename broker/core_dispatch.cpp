@@ -86,7 +86,10 @@ void Core::State::settle(Turn& t) {
 // No worker has the KV for it now. It waits at the one that is the next to have enough, so that
 // those behind it may go to the others.
 bool Core::State::wait_at_one(Turn& t, Session& session) {
-  Worker* worker = workers.roomiest(session.first->avoid);
+  const uint32_t avoid = session.first->avoid;
+  Worker* worker = workers.roomiest(avoid);
+  // One that avoids the only worker with a place waits at another, or it would hold up that one.
+  if (!worker && avoid != kNoWorker) worker = workers.another(avoid);
   if (!worker) return false;
   unready(session);
   enqueue(session, worker->slot);

@@ -89,7 +89,7 @@ void Core::State::start_overdue(Turn& t, Job& job) {
   Session& session = *job.session;
   if (!job.in_flight()) {
     job.start_by = Time::max();
-    if (session.waits_at == kNoWorker) job.avoid = kNoWorker;
+    job.avoid = kNoWorker;  // nobody else had a place for it in all that time
     unready(session);
     return enqueue(session, kNoWorker);
   }

@@ -140,6 +140,17 @@ Worker* WorkerTable::freest(uint32_t avoid, uint64_t model) {
   return slots_[std::get<3>(*ranks_.begin())].get();
 }
 
+Worker* WorkerTable::another(uint32_t but) {
+  Worker* best = nullptr;
+  for (const auto& [connection, slot] : connections_) {
+    Worker* worker = slots_[slot].get();
+    if (slot == but || worker->leaving) continue;
+    const auto key = [](const Worker* w) { return std::pair(w->in_flight.size(), w->slot); };
+    if (!best || key(worker) < key(best)) best = worker;
+  }
+  return best;
+}
+
 Worker* WorkerTable::roomiest(uint32_t avoid) {
   for (const auto& [credit, slot] : mosts_)
     if (slot != avoid || alone(avoid)) return slots_[slot].get();

@@ -143,6 +143,8 @@ class WorkerTable {
   Worker* freest(uint32_t avoid, uint64_t model);
   // the one with the most KV that is free or gives way, all of it where there are no jobs.
   Worker* roomiest(uint32_t avoid);
+  // A ready worker that stays, but this one, with the fewest jobs; it may have no free slot.
+  Worker* another(uint32_t but);
 
   template <typename Visit>
   void each(Visit visit) {

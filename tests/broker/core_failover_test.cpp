@@ -244,6 +244,31 @@ TEST(CoreFailover, TheOneThatFailedIsAvoidedWhileAnotherLives) {
   EXPECT_TRUE(s.has(2, "a"));
 }
 
+TEST(CoreFailover, WhoAvoidsAWorkerHoldsNobodyElseBackThere) {
+  Scenario s;
+  s.at(1).slots = s.at(2).slots = 1;
+  s.enroll(2);
+  s.submit("busy");
+  s.start(2, "busy");
+  s.enroll(1);
+  s.submit("home", "at1");
+  s.run(1, "home");
+  s.submit("a", "chat");
+  JobEnded m = ended(s.held(1, "a").dispatch, false);
+  m.retryable = true;
+  m.code = ErrorCode::worker_error;
+  s.say(1, m);  // it waits for 2
+  s.submit("next", "at1");
+  EXPECT_TRUE(s.has(1, "next"));
+  s.run(1, "next");
+  s.submit("new");
+  EXPECT_TRUE(s.has(1, "new"));
+  // Should the other one never have a place, it is thought over.
+  s.run(1, "new");
+  s.pass_alive(milliseconds(6000), {1, 2});
+  EXPECT_TRUE(s.has(1, "a"));
+}
+
 TEST(CoreFailover, FailuresAreCountedOverARestart) {
   CoreOptions o;
   o.max_attempts = 2;

@@ -68,7 +68,7 @@ void Sessions::set_idle(Session& session) {
 
 void Sessions::enter_idle(Session& session) {
   session.idle_since = next_idle_++;
-  idle_.emplace(session.idle_since, session.number);
+  idle_.emplace(std::pair(session.kept, session.idle_since), session.number);
   idle_pages_ += pages_of(session);
 }
 
@@ -100,7 +100,7 @@ int64_t Sessions::pages_of(const Session& session) const {
 
 void Sessions::leave_idle(Session& session) {
   if (session.idle_since == 0) return;
-  idle_.erase(session.idle_since);
+  idle_.erase({session.kept, session.idle_since});
   idle_pages_ -= pages_of(session);
   session.idle_since = 0;
 }

@@ -52,7 +52,9 @@ class Sessions : public SessionKv {
   size_t max_idle_;
   std::map<SessionNumber, Session> sessions_;
   std::map<std::string, uint64_t> scopes_;  // by tenant; grows with those that were ever here
-  std::map<uint64_t, SessionNumber> idle_;  // longest idle first
+  // In the order in which they give way: those whose clients have asked for no time, the longest
+  // idle first, then the others.
+  std::map<std::pair<bool, uint64_t>, SessionNumber> idle_;
   uint64_t next_idle_ = 1;
   int64_t idle_pages_ = 0;
   int64_t evictions_ = 0;

@@ -90,6 +90,11 @@ struct CloseText {  // nobody wants more of this attempt
   JobNumber job{};
   Attempt attempt{};
 };
+// Where the next messages to this endpoint go, and whose it must be: the receiver's public key;
+// empty: keys are off.
+struct CallReceiver {
+  std::string endpoint, key;
+};
 struct ToReceiver {
   std::string endpoint;
   GiverMessage message;
@@ -110,8 +115,8 @@ struct StorePage {
 struct HangUp {  // nothing more is to go there
   std::string endpoint;
 };
-using Command = std::variant<Tokenize, OpenText, CloseText, ToReceiver, SendPage, ToGiver,
-                             StorePage, HangUp>;
+using Command = std::variant<Tokenize, OpenText, CloseText, CallReceiver, ToReceiver, SendPage,
+                             ToGiver, StorePage, HangUp>;
 
 // One row group of a step: `tokens` are appended to the sequence; a token is sampled after the
 // last of them when `sample` is set. Pages are reserved already.

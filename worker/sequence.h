@@ -29,6 +29,7 @@ struct Session {
   bool migrated = false;         // it came so, and no job has started on it since
   std::optional<JobNumber> job;  // the one at work; none: idle
   uint64_t idle_since = 0;       // order of becoming idle
+  bool kept = false;             // its client has asked for a time: it gives way after the others
 };
 
 enum class Stage : uint8_t {

@@ -21,9 +21,13 @@ void Core::State::from(const Turn& turn, const HandOver& m) {
     if (o.epoch == m.epoch && o.endpoint == m.endpoint && o.receiver == m.receiver) return;
     stop_giving(turn, m.session);
   }
-  Session* session = sessions.find(m.session);
+  Session* below = sessions.find(m.session);
+  if (below != nullptr && !below->job && !below->sequence && !below->incoming &&
+      sessions.bring_back(*below) == Restore::later) {
+    return;  // it is told again
+  }
+  const Session* session = sessions.find(m.session);
   const bool ours = session != nullptr && session->epoch == m.epoch && !session->incoming;
-  if (ours && !session->job && !session->sequence) sessions.bring_back(*session);
   if (!ours || options.kv_layout == 0 || (session->restore == 0 && !session->sequence) ||
       (session->sequence && kv.length(*session->sequence) == 0)) {
     return say(turn, HandOverFailed{m.session, m.epoch, "none of its KV is here"});

@@ -43,11 +43,12 @@ class Sessions : public SessionKv {
 
   // ---- core_tiers.cpp: KV below the device ----
   Restore restore(Session& session) override;
-  bool moving() const override { return !moves_.empty(); }
+  bool moving() const override { return !moves_.empty() || !tiers_.idle(); }
   // Tokens of the session whose KV is here, on the device or below it.
   int64_t kv_tokens(const Session& session) const;
-  // For a session without a job: begins to bring its KV back. False: it cannot be now.
-  bool bring_back(Session& session);
+  // For a session without a job or KV on the device: begins to bring its KV back. later: there is
+  // no room yet; nothing: there is none.
+  Restore bring_back(Session& session);
   // The session whose move has ended; null when it is gone. Its job may go on.
   Session* moved(const PagesMoved& moved);
   // Copies idle sessions below the device before their pages are needed; lets go of sessions whose

@@ -36,13 +36,14 @@ void Sessions::unlist(Session& session) {
 
 Evict Sessions::evict_idle() {
   if (idle_.empty()) return moves_.empty() ? Evict::nothing : Evict::later;
-  const auto [since, number] = *idle_.begin();
+  const SessionNumber number = idle_.begin()->second;
   Session& oldest = sessions_.at(number);
   if (!keeps(oldest)) {
     give_up(oldest);
     return Evict::done;
   }
-  if (!copied_.contains(since) && !tiers_.moving(number)) spill(oldest, copied_.empty());
+  const bool copied = copied_.contains(oldest.idle_since);
+  if (!copied && !tiers_.moving(number)) spill(oldest, copied_.empty());
   if (!copied_.empty()) {
     release(sessions_.at(copied_.begin()->second));
     return Evict::done;
@@ -99,23 +100,27 @@ int64_t Sessions::kv_tokens(const Session& session) const {
   return std::max(device, below);
 }
 
-bool Sessions::bring_back(Session& session) {
-  const int64_t covered = tiers_.covered(session.number, session.tokens);
-  if (session.restore != 0) return true;
-  if (covered == 0 || tiers_.moving(session.number)) return false;
+Restore Sessions::bring_back(Session& session) {
+  const SessionNumber number = session.number;
+  const int64_t covered = tiers_.covered(number, session.tokens);
+  if (session.restore != 0) return Restore::begun;
+  if (covered == 0) return Restore::nothing;
+  if (tiers_.moving(session.number)) return Restore::later;
   const engine::SequenceId sequence = kv_.create(session.scope);
   kv_.adopt_prefix(sequence, session.tokens);
   while (!kv_.reserve(sequence, std::max<int64_t>(covered - kv_.length(sequence), 0))) {
-    if (evict_idle() == Evict::done) continue;
+    const Evict evicted = evict_idle();
+    const bool there = find(number) != nullptr;  // not given up for that room
+    if (evicted == Evict::done && there) continue;
     kv_.destroy(sequence);
-    return false;
+    return evicted == Evict::later ? Restore::later : Restore::nothing;
   }
   session.sequence = sequence;
-  if (restore(session) == Restore::begun) return true;
+  if (restore(session) == Restore::begun) return Restore::begun;
   tiers_.set_spare(session.number, true);
   kv_.truncate(sequence, kv_.length(sequence));
   enter_idle(session);
-  return true;
+  return Restore::begun;
 }
 
 Session* Sessions::moved(const PagesMoved& moved) {

@@ -50,7 +50,6 @@ void add_flags(CLI::App& app, Flags& f) {
   auto& o = f.options;
   const auto at_least_one = CLI::Range(int64_t{1}, int64_t{1} << 20);
   o.broker = "tcp://127.0.0.1:5556";
-  o.tiers.disk_folder = "/var/tmp";
   o.name = own_name();
   o.engine.model_dir = "models/limpet-tiny";
   app.add_option("--broker", o.broker, "The broker's --backend")->capture_default_str();
@@ -85,22 +84,6 @@ void add_flags(CLI::App& app, Flags& f) {
                  "Tokens of KV to keep; 0: four times the model's context, at most 1 GiB")
       ->capture_default_str()
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 34));
-  app.add_option("--kv-host-bytes", o.tiers.host_bytes,
-                 "Host memory for KV of idle sessions that the device has no room for, as in 16G; "
-                 "0: none, they are computed again")
-      ->transform(CLI::AsSizeValue(false))
-      ->capture_default_str();
-  app.add_option("--kv-disk-bytes", o.tiers.disk_bytes,
-                 "Disk for KV that the host's memory has no room for; 0: none")
-      ->transform(CLI::AsSizeValue(false))
-      ->capture_default_str();
-  app.add_option("--kv-disk-dir", o.tiers.disk_folder,
-                 "Folder for it; its file has no name and is gone with the process")
-      ->capture_default_str();
-  app.add_option("--kv-least-tokens", o.tiers.least_tokens,
-                 "Shorter sessions are computed again instead of being kept below the device")
-      ->capture_default_str()
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 34));
   app.add_option("--max-jobs", o.max_jobs, "Jobs at a time, running or waiting for pages")
       ->capture_default_str()
       ->check(CLI::Range(1, 4096));
@@ -122,6 +105,26 @@ void add_flags(CLI::App& app, Flags& f) {
   app.add_option("--log-level", f.log_level, "What to log on stderr")
       ->capture_default_str()
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
+}
+
+void add_tiers(CLI::App& app, limpet::worker::TierSizes& o) {
+  o.disk_folder = "/var/tmp";
+  app.add_option("--kv-host-bytes", o.host_bytes,
+                 "Host memory for KV of idle sessions that the device has no room for, as in 16G; "
+                 "0: none, they are computed again")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_option("--kv-disk-bytes", o.disk_bytes,
+                 "Disk for KV that the host's memory has no room for; 0: none")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_option("--kv-disk-dir", o.disk_folder,
+                 "Folder for it; its file has no name and is gone with the process")
+      ->capture_default_str();
+  app.add_option("--kv-least-tokens", o.least_tokens,
+                 "Shorter sessions are computed again instead of being kept below the device")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 34));
 }
 
 limpet::worker::WorkerOptions options_of(const Flags& f) {
@@ -176,6 +179,7 @@ int main(int argc, char** argv) {
       "Example: limpet-worker --broker tcp://127.0.0.1:5556 --model models/limpet-tiny"};
   app.name("limpet-worker");
   add_flags(app, flags);
+  add_tiers(app, flags.options.tiers);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -29,7 +29,7 @@ class SessionKv {
   // Begins to bring what stands below the device to the session's sequence, which has its pages.
   // nothing: the sequence lacks nothing that stands there. later: it is being moved.
   virtual Restore restore(Session& session) = 0;
-  virtual bool moving() const = 0;  // pages of the device are being moved
+  virtual bool moving() const = 0;  // something moves: there will be other pages then
   virtual int64_t idle_pages() const = 0;  // at most so many would come free by that
 };
 

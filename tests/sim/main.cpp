@@ -82,6 +82,8 @@ int run(const Arguments& a) {
   std::printf(
       "%lld hand-overs, %lld came to nothing, %lld pages; %lld starts migrated\n",
       n(s.hand_overs), n(s.hand_overs_failed), n(s.pages_moved), n(s.migrated_starts));
+  std::printf("%lld moves to and from tiers; %lld starts restored\n", n(s.tier_moves),
+              n(s.restored_starts));
   std::printf(
       "%lld broker crashes, %lld worker crashes, %lld messages, %lld lost, %lld simulated "
       "seconds\n",

@@ -346,7 +346,7 @@ const std::vector<Plant>& all_plants() {
       Plant::no_attempt_deadline, Plant::numbers_reused,     Plant::credit_inflated,
       Plant::kv_credit_inflated,  Plant::ended_forgotten,    Plant::tokens_not_durable,
       Plant::wrong_transcript,    Plant::page_altered,       Plant::pages_lost,
-      Plant::move_not_durable};
+      Plant::move_not_durable,    Plant::tier_told_early,    Plant::tier_page_altered};
   return all;
 }
 
@@ -380,6 +380,10 @@ std::string_view name(Plant plant) {
       return "pages-lost";
     case Plant::move_not_durable:
       return "move-not-durable";
+    case Plant::tier_told_early:
+      return "tier-told-early";
+    case Plant::tier_page_altered:
+      return "tier-page-altered";
   }
   return "?";
 }

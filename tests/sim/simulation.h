@@ -24,6 +24,8 @@ enum class Plant : uint8_t {
   page_altered,         // a page of KV is not what was sent, and its checksum says nothing
   pages_lost,           // no page of KV ever reaches the worker that it is for
   move_not_durable,     // the disk drops the new home of a session that was handed over
+  tier_told_early,      // KV that moves below the device or back is told of before it is there
+  tier_page_altered,    // a page from below the device is not what went, and nothing says so
 };
 std::string_view name(Plant plant);
 const std::vector<Plant>& all_plants();  // without none
@@ -34,6 +36,7 @@ struct Verdict {
   int64_t jobs = 0, finished = 0, failed = 0, stopped = 0;  // stopped: cancelled or expired
   int64_t attempts = 0, tokens = 0, resident_starts = 0, moves = 0;
   int64_t migrated_starts = 0, hand_overs = 0, hand_overs_failed = 0, pages_moved = 0;
+  int64_t restored_starts = 0, tier_moves = 0;
   int64_t broker_crashes = 0, worker_crashes = 0, messages = 0, messages_lost = 0;
 };
 

@@ -40,7 +40,7 @@ void add_serve_options(CLI::App& app, ServeOptions& o) {
 
 // So many that none of them ends while the long prompt is prefilled.
 int64_t jobs_beside_draw(const ServeOptions& o) {
-  return o.prompt / std::max<int64_t>(o.chunk, 1) + 400;
+  return o.prompt / std::max<int64_t>(o.chunk, 1) + 200;
 }
 
 std::unique_ptr<Engine> open_for(const ServeOptions& o, const std::vector<int64_t>& lengths) {
@@ -57,7 +57,7 @@ std::unique_ptr<Engine> open_for(const ServeOptions& o, const std::vector<int64_
   int64_t tokens = o.prompt + o.steps * 2 * o.batch;  // later turns draw the half of that
   tokens += o.beside * (jobs_beside_draw(o) + o.fresh);
   for (const int64_t n : lengths) tokens += n + 32;
-  e.kv_pages = (o.kv_tokens > 0 ? o.kv_tokens : tokens) / 16 + 64;
+  e.kv_pages = o.kv_tokens > 0 ? o.kv_tokens / 16 : tokens / 16 + 64;
   return Engine::open(e);
 }
 

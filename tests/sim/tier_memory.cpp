@@ -71,7 +71,9 @@ int64_t TierMemory::copy(const worker::MovePages& move) {
     }
   }
   const bool altered = world_.plant == Plant::tier_page_altered && move.kind != MoveKind::spill;
-  if (altered && !move.pages.empty()) target[page_tokens_ * static_cast<size_t>(move.pages.front().to)] ^= 1;
+  if (altered && !move.pages.empty()) {
+    target[page_tokens_ * static_cast<size_t>(move.pages.front().to)] ^= 1;
+  }
   return good;
 }
 

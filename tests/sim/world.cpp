@@ -1,5 +1,6 @@
 #include "tests/sim/world.h"
 
+#include <algorithm>
 #include <cstdio>
 
 namespace limpet::sim {
@@ -45,8 +46,23 @@ Scene Scene::draw(Rng& rng) {
   s.core.max_attempts = rng.chance(500) ? 3 : 50;
   s.core.max_queued_jobs = rng.chance(200) ? 3 : 1000;
   s.core.hand_over_deadline = milliseconds(rng.between(200, 3000));
+  if (rng.chance(200)) s.be_tight(rng);
   if (rng.chance(150)) s.be_calm(rng);
   return s;
+}
+
+// Sessions that take turns on a pool which holds few of them, with room for the others below it.
+void Scene::be_tight(Rng& rng) {
+  workers = 1;
+  sessions = rng.between(3, 5);
+  jobs = rng.between(12, 24);
+  max_context = rng.between(30, 60);
+  pages = max_context / 4 + rng.between(1, 8);
+  host_pages = rng.between(8, 30);
+  disk_pages = rng.chance(700) ? rng.between(8, 60) : 0;
+  least_tokens = rng.between(0, 6);
+  worker_crashes = std::min<int64_t>(worker_crashes, 1);
+  leaves = 0;
 }
 
 void Scene::be_calm(Rng& rng) {

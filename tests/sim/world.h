@@ -39,6 +39,7 @@ struct Scene {
   int64_t cancels = 0, deadlines = 0, rewinds = 0, residents = 0;  // per mille of jobs
   broker::CoreOptions core;
   static Scene draw(Rng& rng);
+  void be_tight(Rng& rng);
   void be_calm(Rng& rng);
 };
 

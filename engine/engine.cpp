@@ -466,7 +466,8 @@ void DeviceEngine::warm(int64_t max_batch, int64_t max_past, const WarmProgress&
     }
   }
   std::ranges::reverse(keys);
-  WarmedBucket bucket{.all = std::ssize(keys)};
+  WarmedBucket bucket;
+  bucket.all = std::ssize(keys);
   for (const BucketKey key : keys) {
     const auto start = std::chrono::steady_clock::now();
     cache_.get(key);

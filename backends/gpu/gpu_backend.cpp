@@ -55,7 +55,7 @@ class GpuBackend final : public Backend {
     info_.scattered_rows = options.fused ? kScatteredRows : 0;
     shared_.stream = stream_.get();
     shared_.processors = about.multiProcessorCount;
-    shared_.warp = about.warpSize;
+    shared_.warp = gpu_lanes(about);
     shared_.graphs = options.graphs;
     shared_.timed = options.timed;
     shared_.fused = options.fused;

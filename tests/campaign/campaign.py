@@ -17,7 +17,7 @@ from namespaces import Network, isolate
 from plans import PLANS, kind
 from scene import TENANTS, WORKERS, Scene
 
-DISK_MB = 96
+DISK_MB, DISK_MB_A_MINUTE = 64, 32  # of memory; what the store grows by on a fast machine
 # Small enough that sessions give way to each other; replies must not depend on it.
 WORKER_ARGS = ("--kv-tokens", 6000, "--grace-ms", 8000)
 BROKER_ARGS = ("--lease-ms", 1500, "--home-grace-ms", 2000, "--start-deadline-ms", 3000,
@@ -80,6 +80,24 @@ def figures(a, scene, load, faults, recorder, seconds):
     }
 
 
+def summary(f):
+    """The figures that are asked for first."""
+    faults, found = f["faults"], f["recoveries"]
+    again = sum(n for (why, residency, _), n in found.items() if why != "first turn" and residency == "reprefilled")
+    kept = {r: sum(n for (why, residency, _), n in found.items() if why != "first turn" and residency == r)
+            for r in ("resident", "restored", "migrated")}
+    return {
+        "jobs answered": f["load"].get("answered", 0),
+        "kills (-9) of processes": faults.get("kill -9", 0) + 4 * faults.get("kill -9 of all", 0)
+        + faults.get("damaged store", 0) + f["load"].get("client killed", 0),
+        "of them clients": f["load"].get("client killed", 0),
+        "partitions": faults.get("partition", 0) + faults.get("partition one way", 0),
+        "longest stall of a stream, s": round(f["stalls"]["between tokens"][0], 2),
+        "longest time in which no client got anything, s": round(f["stalls"]["anything, all clients"][0], 2),
+        "starts of later turns and attempts": ", ".join(f"{n} {r}" for r, n in kept.items()) + f", {again} re-prefilled",
+    }
+
+
 def judge(a, folder, f, load, faults, answers):
     count = 0
 
@@ -92,7 +110,7 @@ def judge(a, folder, f, load, faults, answers):
     violations += [f"campaign: {e}" for e in load.errors] + faults.problems
     if load.counts.get("answered", 0) == 0:
         violations.append("no job was answered: nothing was tested")
-    f.update(records=count, violations=violations,
+    f.update(records=count, summary=summary(f), violations=violations,
              verdict="all histories are valid" if not violations else f"{len(violations)} violations")
     return report.write(folder, f)
 
@@ -131,7 +149,8 @@ def main():
     work = pathlib.Path(tempfile.mkdtemp(prefix="limpet-campaign-"))
     network = Network(WORKERS, missing)
     recorder = Recorder(folder / "history.jsonl")
-    scene = Scene(a.bin, work, network, BROKER_ARGS, WORKER_ARGS, DISK_MB)
+    scene = Scene(a.bin, work, network, BROKER_ARGS, WORKER_ARGS,
+                  DISK_MB + int(DISK_MB_A_MINUTE * a.minutes))
     ok = False
     try:
         scene.start()

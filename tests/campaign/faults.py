@@ -30,7 +30,7 @@ class Faults:
         self.only_if(network.shaper or scene_.proxies, "slow links", "no netem, no tbf, no proxy", (self.slow_link, 3))
         self.only_if(scene_.disk, "a full disk", network.missing or "no small disk was asked for", (self.full_disk, 3))
         self.threads = [threading.Thread(target=self.run, args=(name, list_, pause)) for name, list_, pause in (
-            ("processes", self.processes, (0.5, 4)), ("surroundings", self.surroundings, (0.5, 5)))]
+            ("processes", self.processes, (0.5, 3)), ("surroundings", self.surroundings, (0.3, 3)))]
         self.threads.append(threading.Thread(target=self.watch))
 
     def only_if(self, possible, what, why, *faults):

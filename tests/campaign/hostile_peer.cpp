@@ -139,7 +139,8 @@ WorkerMessage replayed(Peer& peer) {
     case 0:
       return JobStarted{job, attempt, Residency::resident, Reason::none, 10, 0, {7, 7, 7}};
     case 1:
-      return StepTokens{{StepRow{job, attempt, static_cast<int64_t>(peer.below(50)), {666}, "!", {}}}};
+      return StepTokens{
+          {StepRow{job, attempt, static_cast<int64_t>(peer.below(50)), {666}, "!", {}}}};
     case 2:
       return JobEnded{job, attempt, peer.below(2) == 0, FinishReason::stop,
                       static_cast<int64_t>(peer.below(50)), "", ErrorCode::worker_error, "it says",
@@ -192,7 +193,8 @@ int run(const Arguments& a) {
     else return 2;
   }
   if (works) peer.say_message(WorkerMessage(Leaving{incarnation}));
-  std::printf("{\"mode\":\"%s\",\"frames\":%lld,\"bytes\":%lld,\"not_taken\":%lld,\"answers\":%lld}\n",
+  std::printf("{\"mode\":\"%s\",\"frames\":%lld,\"bytes\":%lld,\"not_taken\":%lld,"
+              "\"answers\":%lld}\n",
               a.mode.c_str(), static_cast<long long>(peer.sent), static_cast<long long>(peer.bytes),
               static_cast<long long>(peer.stuck), static_cast<long long>(peer.answers));
   return 0;

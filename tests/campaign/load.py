@@ -57,7 +57,8 @@ class Call:
         self.load, self.job, self.recorder = load, job, load.recorder
         self.number = self.recorder.next_call()
         self.last, self.lines, self.killed, self.seen = None, 0, False, first
-        self.pending = None
+        self.pending, self.errors = None, ""
+        job.last_token = None
         self.recorder.write("call", call=self.number, kind=kind, tenant=job.tenant, session=job.session,
                             turn=job.turn, job=job.name, plan=job.plan, **{"from": first})
         self.child = load.start(job.tenant, argv)
@@ -84,14 +85,14 @@ class Call:
                 self.stall(r)
         self.flush()
         self.child.stdout.read()
-        errors = self.child.stderr.read()
+        self.errors = self.child.stderr.read().strip()
         self.child.wait()
         if timer:
             timer.cancel()
         self.child.stdout.close(), self.child.stderr.close()
         self.load.ended(self.child)
         self.recorder.write("return", call=self.number, by="killed" if self.killed else "itself",
-                            status=self.child.returncode, stderr=errors.strip()[-200:])
+                            status=self.child.returncode, stderr=self.errors[-200:])
         return self
 
     def stall(self, r):
@@ -249,13 +250,19 @@ class Load:
                 self.count("client killed")
                 continue
             if call.last is None:
-                if not self.abandoned.is_set():
-                    self.errors.append(f"{job.name}: a client went without a word: {call.child.returncode}")
-                    time.sleep(1)
+                self.without_a_word(job, call)
                 continue
             if self.is_over(job, call.last):
                 return
             time.sleep(0.3)
+
+    def without_a_word(self, job, call):
+        """A command that cannot reach the broker within its 5 seconds says so and ends."""
+        if any(w in call.errors for w in ("no broker answers", "does not let us in")):
+            self.count("client found no broker for 5 s")
+        elif not self.abandoned.is_set():
+            self.errors.append(f"{job.name}: a client ended without a word: {call.child.returncode} {call.errors}")
+            time.sleep(1)
 
     def is_over(self, job, last):
         if last["event"] in ("finished", "failed"):

@@ -24,6 +24,7 @@ def write(folder, f):
     lines = ["# Reliability campaign", "", f"**Verdict: {f['verdict']}**", ""]
     lines += [f"Seed {f['seed']}, {f['seconds']:.0f} s under load and faults on {f['cores']} cores, "
               f"{f['clients']} clients, workers {', '.join(f['workers'])}.", ""]
+    lines += table("Summary", f["summary"].items(), ("", ""))
     lines += table("Work", sorted(f["load"].items()), ("what", "how many"))
     lines += table("Faults", sorted(f["faults"].items()), ("fault", "times"))
     if f["skipped"]:

@@ -14,7 +14,9 @@ void add(Verdict& sum, const Verdict& v) {
                      &Verdict::resident_starts, &Verdict::moves,
                      &Verdict::migrated_starts, &Verdict::hand_overs,
                      &Verdict::hand_overs_failed, &Verdict::pages_moved, &Verdict::broker_crashes,
-                     &Verdict::worker_crashes, &Verdict::messages, &Verdict::messages_lost}) {
+                     &Verdict::worker_crashes, &Verdict::messages, &Verdict::messages_lost,
+                     &Verdict::partitions, &Verdict::slow_links, &Verdict::stalls,
+                     &Verdict::full_disks, &Verdict::solo}) {
     sum.*field += v.*field;
   }
 }

@@ -83,6 +83,10 @@ int run(const Arguments& a) {
       "%lld hand-overs, %lld came to nothing, %lld pages; %lld starts migrated\n",
       n(s.hand_overs), n(s.hand_overs_failed), n(s.pages_moved), n(s.migrated_starts));
   std::printf(
+      "%lld partitions, %lld slow links, %lld broker stalls, %lld turns on a full disk; %lld "
+      "scenes judged for turns\n",
+      n(s.partitions), n(s.slow_links), n(s.stalls), n(s.full_disks), n(s.solo));
+  std::printf(
       "%lld broker crashes, %lld worker crashes, %lld messages, %lld lost, %lld simulated "
       "seconds\n",
       n(s.broker_crashes), n(s.worker_crashes), n(s.messages), n(s.messages_lost),

@@ -1,73 +1,57 @@
 #include "tests/sim/simulation.h"
 
 namespace limpet::sim {
+namespace {
+
+struct Line {
+  Plant plant;
+  std::string_view name, breaks;
+};
+constexpr Line kPlants[] = {  // as in README.md
+    {Plant::attempt_unchecked, "attempt-unchecked", "an old owner's report became durable"},
+    {Plant::epoch_unchecked, "epoch-unchecked", "given up on an old lease's word"},
+    {Plant::send_before_commit, "send-before-commit",
+     "a worker decodes an attempt that is not durable"},
+    {Plant::no_attempt_deadline, "no-attempt-deadline", "no progress after healing"},
+    {Plant::numbers_reused, "numbers-reused", "its number was used before"},
+    {Plant::credit_inflated, "credit-inflated", "has more jobs than places"},
+    {Plant::kv_credit_inflated, "kv-credit-inflated", "has jobs for more KV than it holds"},
+    {Plant::ended_forgotten, "ended-forgotten", "acknowledged: refused as not_found"},
+    {Plant::tokens_not_durable, "tokens-not-durable", "ends where an undisturbed run would not"},
+    {Plant::wrong_transcript, "wrong-transcript", "a token that its transcript does not give"},
+    {Plant::page_altered, "page-altered", "decodes on KV of other tokens"},
+    {Plant::pages_lost, "pages-lost", "prefilled again though its home left in peace"},
+    {Plant::move_not_durable, "move-not-durable", "a session has two owners"},
+    {Plant::dispatch_doubled, "dispatch-doubled", "a session has two owners"},
+    {Plant::moved_unserved, "moved-unserved", "nobody serves session"},
+    {Plant::tenant_forgotten, "tenant-forgotten", "taken into a session of another tenant"},
+    {Plant::listing_unfiltered, "listing-unfiltered", "a tenant is listed another one's"},
+    {Plant::prefixes_shared, "prefixes-shared", "decodes on KV of another tenant"},
+    {Plant::running_cap_ignored, "running-cap-ignored", "more jobs running than it may"},
+    {Plant::queue_cap_ignored, "queue-cap-ignored", "more jobs queued than it may"},
+    {Plant::kv_cap_ignored, "kv-cap-ignored", "need more KV than it may have"},
+    {Plant::tenant_favoured, "tenant-favoured", "tokens more than its share"},
+    {Plant::priority_lost, "priority-lost", "which is more urgent"},
+};
+
+const Line* line(Plant plant) {
+  for (const Line& l : kPlants)
+    if (l.plant == plant) return &l;
+  return nullptr;
+}
+
+}  // namespace
 
 const std::vector<Plant>& all_plants() {
-  static const std::vector<Plant> all{
-      Plant::attempt_unchecked,   Plant::epoch_unchecked,    Plant::send_before_commit,
-      Plant::no_attempt_deadline, Plant::numbers_reused,     Plant::credit_inflated,
-      Plant::kv_credit_inflated,  Plant::ended_forgotten,    Plant::tokens_not_durable,
-      Plant::wrong_transcript,    Plant::page_altered,       Plant::pages_lost,
-      Plant::move_not_durable,    Plant::dispatch_doubled,   Plant::moved_unserved,
-      Plant::tenant_forgotten,
-      Plant::listing_unfiltered,  Plant::prefixes_shared,    Plant::running_cap_ignored,
-      Plant::queue_cap_ignored,   Plant::kv_cap_ignored,     Plant::tenant_favoured,
-      Plant::priority_lost};
+  static const std::vector<Plant> all = [] {
+    std::vector<Plant> plants;
+    for (const Line& l : kPlants) plants.push_back(l.plant);
+    return plants;
+  }();
   return all;
 }
 
-std::string_view name(Plant plant) {
-  switch (plant) {
-    case Plant::none:
-      return "none";
-    case Plant::attempt_unchecked:
-      return "attempt-unchecked";
-    case Plant::epoch_unchecked:
-      return "epoch-unchecked";
-    case Plant::send_before_commit:
-      return "send-before-commit";
-    case Plant::no_attempt_deadline:
-      return "no-attempt-deadline";
-    case Plant::numbers_reused:
-      return "numbers-reused";
-    case Plant::credit_inflated:
-      return "credit-inflated";
-    case Plant::kv_credit_inflated:
-      return "kv-credit-inflated";
-    case Plant::ended_forgotten:
-      return "ended-forgotten";
-    case Plant::tokens_not_durable:
-      return "tokens-not-durable";
-    case Plant::wrong_transcript:
-      return "wrong-transcript";
-    case Plant::page_altered:
-      return "page-altered";
-    case Plant::pages_lost:
-      return "pages-lost";
-    case Plant::move_not_durable:
-      return "move-not-durable";
-    case Plant::dispatch_doubled:
-      return "dispatch-doubled";
-    case Plant::moved_unserved:
-      return "moved-unserved";
-    case Plant::tenant_forgotten:
-      return "tenant-forgotten";
-    case Plant::listing_unfiltered:
-      return "listing-unfiltered";
-    case Plant::prefixes_shared:
-      return "prefixes-shared";
-    case Plant::running_cap_ignored:
-      return "running-cap-ignored";
-    case Plant::queue_cap_ignored:
-      return "queue-cap-ignored";
-    case Plant::kv_cap_ignored:
-      return "kv-cap-ignored";
-    case Plant::tenant_favoured:
-      return "tenant-favoured";
-    case Plant::priority_lost:
-      return "priority-lost";
-  }
-  return "?";
-}
+std::string_view name(Plant plant) { return line(plant) ? line(plant)->name : "none"; }
+std::string_view breaks(Plant plant) { return line(plant) ? line(plant)->breaks : ""; }
 
 }  // namespace limpet::sim

@@ -36,6 +36,8 @@ enum class Plant : uint8_t {
   priority_lost,        // clients' priorities are dropped on their way
 };
 std::string_view name(Plant plant);
+// The promise that it breaks, in the words of the violation.
+std::string_view breaks(Plant plant);
 const std::vector<Plant>& all_plants();  // without none
 
 struct Verdict {

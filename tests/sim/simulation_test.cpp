@@ -37,7 +37,7 @@ TEST(Simulation, OneSeedIsOneRun) {
 class PlantedBug : public testing::TestWithParam<Plant> {};
 
 TEST_P(PlantedBug, IsFound) {
-  const Campaign c = run_campaign(0, 5000, 2, GetParam(), 1);
+  const Campaign c = run_campaign(0, 5000, 2, GetParam(), 1, breaks(GetParam()));
   EXPECT_FALSE(c.violations.empty()) << name(GetParam()) << " in " << c.seeds << " seeds";
 }
 

@@ -1,5 +1,5 @@
-"""What goes wrong in a campaign, by a seed: to processes on one thread, to their surroundings on
-another, so that faults meet. Every fault ends by itself, and what was broken is healed."""
+"""What goes wrong in a campaign, by a seed: to processes on two threads, to their surroundings on
+a third, so that faults meet. Every fault ends by itself, and what was broken is healed."""
 import json
 import os
 import random
@@ -30,7 +30,8 @@ class Faults:
         self.only_if(network.shaper or scene_.proxies, "slow links", "no netem, no tbf, no proxy", (self.slow_link, 3))
         self.only_if(scene_.disk, "a full disk", network.missing or "no small disk was asked for", (self.full_disk, 3))
         self.threads = [threading.Thread(target=self.run, args=(name, list_, pause)) for name, list_, pause in (
-            ("processes", self.processes, (0.5, 3)), ("surroundings", self.surroundings, (0.3, 3)))]
+            ("processes", self.processes, (0.5, 3)), ("more processes", self.processes, (1, 5)),
+            ("surroundings", self.surroundings, (0.3, 3)))]
         self.threads.append(threading.Thread(target=self.watch))
 
     def only_if(self, possible, what, why, *faults):
@@ -54,7 +55,7 @@ class Faults:
     def run(self, name, choices, pause):
         """Each kind once, in an order drawn, before chance and weight decide."""
         r = random.Random(f"{self.seed}-{name}")
-        first = [f for f, _ in choices]
+        first = [] if name.startswith("more") else [f for f, _ in choices]
         r.shuffle(first)
         while not self.stop.wait(r.uniform(*pause)):
             fault = first.pop() if first else r.choices([f for f, _ in choices], [w for _, w in choices])[0]
@@ -108,8 +109,9 @@ class Faults:
     def kill_all(self, r):
         """The power goes, for all at once."""
         with self.active("kill -9 of all", "all"):
-            for m in self.scene.machines():
+            for m in self.scene.machines():  # always in this order: nobody waits for ever
                 m.lock.acquire()
+            for m in self.scene.machines():
                 m.kill9()
             self.hold(r.uniform(0.1, 1))
             for m in self.scene.machines():
@@ -125,7 +127,7 @@ class Faults:
             machine.child.send_signal(signal.SIGCONT)
 
     def stop_worker(self, r):
-        self.suspend(self.worker(r), r.uniform(0.5, 8))
+        self.suspend(self.worker(r), r.uniform(0.5, 6))
 
     def stop_broker(self, r):
         self.suspend(self.scene.broker, r.uniform(0.5, 5))
@@ -139,7 +141,7 @@ class Faults:
             else:
                 self.scene.limpet("ops", "drain", machine.name, "--no-wait", "--give-up", 20, timeout=60)
                 try:
-                    status = machine.child.wait(60)
+                    status = machine.child.wait(15)
                 except subprocess.TimeoutExpired:  # the request was lost with a broker
                     status = machine.stop(60)
             if status != 0:

@@ -195,7 +195,7 @@ void BrokerProcess::judge_tenant(const JournalEntry& entry, const Decided& by) {
   const auto* e = std::get_if<broker::JobAccepted>(&entry);
   if (!e) return;
   const ReferenceStore::Session& s = *disk_.find(e->session);
-  if (!by.client || s.tenant != tenant_of(*by.client)) {
+  if (!by.client || s.tenant != (tenant_of ? tenant_of(*by.client) : "")) {
     violated(tag(e->job) + "taken into a session of another tenant");
   }
   if (s.name != e->spec->session) violated(tag(e->job) + "taken into another session");

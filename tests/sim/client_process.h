@@ -19,6 +19,7 @@ class ClientProcess {
 
   ClientProcess(World& world, std::string tenant, Send send, Gone gone)
       : world_(world), tenant_(std::move(tenant)), send_(send), gone_(gone) {}
+  ClientProcess(World& world, Send send, Gone gone) : ClientProcess(world, "", send, gone) {}
 
   void want(std::shared_ptr<const JobSpec> spec, int64_t in_ms);
   void cancel(const std::string& job_id, int64_t in_ms);

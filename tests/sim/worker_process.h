@@ -37,11 +37,6 @@ class WorkerProcess {
   Peers peers;
 
  private:
-  // A row of KV is the token that it was computed from, and whose it is.
-  struct Row {
-    Token token = -1;
-    int32_t tenant = 0;
-  };
   void post(std::function<void()> action);  // now, or when the process turns again
   void tell(const worker::Event& event);
   void carry_out(const worker::Output& out);
@@ -54,7 +49,7 @@ class WorkerProcess {
   void carry_out(const worker::StorePage& c);
   void carry_out(const worker::HangUp&) {}
   void make_copies();
-  void write_row(engine::SequenceId sequence, int64_t row, Row value);
+  void write_row(engine::SequenceId sequence, int64_t row, KvRow value);
   void judge_kv(engine::SequenceId sequence, int32_t tenant);
   int32_t tenant_of(JobNumber job) const;  // as a number
   void leave_or_go();
@@ -70,7 +65,7 @@ class WorkerProcess {
   uint64_t connection_ = 0;
   std::unique_ptr<engine::KvCache> kv_;
   std::unique_ptr<worker::Core> core_;
-  std::vector<Row> memory_;  // the pool's
+  std::vector<KvRow> memory_;  // the pool's
   std::map<JobNumber, uint64_t> seeds_;
   std::vector<std::function<void()>> held_;
   bool hung_ = false;

@@ -24,6 +24,12 @@ struct Rng {
   bool chance(int64_t per_mille) { return below(1000) < per_mille; }
 };
 
+// A row of a worker's KV: the token that it was computed from, and whose it is.
+struct KvRow {
+  Token token = -1;
+  int32_t tenant = 0;
+};
+
 // Drawn from the seed: how big the scene is and what goes wrong in it.
 struct Scene {
   int64_t workers, clients, sessions, jobs, slots, pages, max_context;
@@ -58,6 +64,7 @@ class World {
   // Brings a message over the network: late, twice, or not at all while there are faults. `link`
   // is the machine at its other end than the broker's; between two workers, one of them.
   void carry(const std::string& link, std::function<void()> deliver);
+  void carry(std::function<void()> deliver) { carry("", std::move(deliver)); }
   void cut(const std::string& link, int64_t ms);   // nothing passes
   void slow(const std::string& link, int64_t ms);  // everything is late, in order
   bool run_next();  // false: nothing is left to do

@@ -40,6 +40,9 @@ Scene Scene::draw(Rng& rng) {
   s.rewinds = sometimes(200);
   s.residents = sometimes(100);
   s.damaged_pages = sometimes(200);
+  s.host_pages = rng.chance(700) ? rng.between(2, 30) : 0;
+  s.disk_pages = s.host_pages > 0 && rng.chance(700) ? rng.between(2, 60) : 0;
+  s.least_tokens = rng.between(0, 12);
   s.core.heartbeat = milliseconds(100);
   s.core.lease = milliseconds(rng.between(400, 1200));
   s.core.start_deadline = milliseconds(rng.between(300, 2000));

@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -87,6 +88,16 @@ class Executable {
   virtual int64_t arena_bytes() const = 0;
 };
 
+// Attention of single rows over their paged KV, each over its own sequence, for benches: bf16
+// [rows, heads * head_dim] q and out, i32 [rows] positions, i32 [rows, max_pages] page_table, bf16
+// [pages, layers, 2, kv_heads, 16, head_dim] pool.
+struct RowsAttention {
+  const Buffer *q, *pool, *positions, *row_sequence, *page_table;
+  Buffer* out;
+  int64_t rows, heads, kv_heads, head_dim, layers, max_pages, window;
+  float scale;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -126,6 +137,10 @@ class Backend {
   // bound of everything that must read its weights. The median of a few passes over a buffer of
   // this size, by all threads or processors. For benches.
   virtual double read_bandwidth(int64_t bytes) = 0;
+
+  // Seconds in which the device does the attention of one layer after the other, alone, by the
+  // kernel that a fused decode step of such rows runs. Nothing: the backend fuses no such steps.
+  virtual std::optional<double> time_attention(const RowsAttention&) { return std::nullopt; }
 
   // Validates the program and prepares it; throws std::logic_error when it is malformed.
   virtual std::unique_ptr<Executable> compile(const Program& program) = 0;

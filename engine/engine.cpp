@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <stdexcept>
 
 #include "backends/make_backend.h"
@@ -145,7 +146,7 @@ class DeviceEngine final : public Engine {
   bool moves_done(uint64_t number) override { return backend_->side_copies_done(number); }
   bool has(std::string_view handle) const override { return parse_handle(handle).has_value(); }
   std::vector<float> read(std::string_view handle, SequenceId id) override;
-  void warm(int64_t max_batch, int64_t max_past) override;
+  void warm(int64_t max_batch, int64_t max_past, const WarmProgress& told) override;
   void fill_kv(uint64_t seed) override {
     backend_->fill(handles_.at("kv_pool"), dtype_of(options_.precision), seed, 1.0f);
   }
@@ -466,7 +467,7 @@ std::vector<float> DeviceEngine::read(std::string_view handle, SequenceId id) {
 }
 
 // Largest first: what programs share on a device is then allocated once.
-void DeviceEngine::warm(int64_t max_batch, int64_t max_past) {
+void DeviceEngine::warm(int64_t max_batch, int64_t max_past, const WarmProgress& told) {
   std::vector<BucketKey> keys;
   for (const Ladder::Range& batch : cache_.options().batch.ranges()) {
     if (batch.low > std::max<int64_t>(max_batch, 1)) break;
@@ -476,7 +477,15 @@ void DeviceEngine::warm(int64_t max_batch, int64_t max_past) {
     }
   }
   std::ranges::reverse(keys);
-  for (const BucketKey key : keys) cache_.get(key);
+  WarmedBucket bucket;
+  bucket.all = std::ssize(keys);
+  for (const BucketKey key : keys) {
+    const auto start = std::chrono::steady_clock::now();
+    cache_.get(key);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    ++bucket.done, bucket.key = key, bucket.seconds = took.count();
+    if (told) told(bucket);
+  }
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 // to do; what is expected while running (no page reserved, too long) is StepResult::error.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -135,6 +136,13 @@ struct EngineCounters {
   double busy_seconds = 0;
 };
 
+// One bucket of a warm-up, the done-th of `all`.
+struct WarmedBucket {
+  int64_t done = 0, all = 0;
+  BucketKey key;         // its upper bounds
+  double seconds = 0;  // to compile, bind and, on a device that can, capture it
+};
+
 class Engine {
  public:
   static std::unique_ptr<Engine> open(const EngineOptions& options);
@@ -197,8 +205,10 @@ class Engine {
   virtual void reset_binding() = 0;
   virtual void reset_after_block() = 0;
 
-  // Compiles the programs of every bucket up to these bounds now, so that no step waits for it.
-  virtual void warm(int64_t max_batch, int64_t max_past) = 0;
+  // Compiles the programs of every bucket up to these bounds now, the largest first, so that no
+  // step waits for it; `told` after each. std::runtime_error when there is no memory for one.
+  using WarmProgress = std::function<void(const WarmedBucket&)>;
+  virtual void warm(int64_t max_batch, int64_t max_past, const WarmProgress& told = {}) = 0;
 
   // ---- For benches ----
   // Random KV in every page, so that what is read is neither constant nor computed.

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <optional>
 #include <random>
@@ -107,6 +108,23 @@ void add_flags(CLI::App& app, Flags& f) {
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
 }
 
+void add_ladders(CLI::App& app, limpet::engine::BucketOptions& o) {
+  using limpet::engine::LadderKind;
+  const std::map<std::string, LadderKind> kinds = {{"powers-of-two", LadderKind::powers_of_two},
+                                                   {"linear", LadderKind::linear},
+                                                   {"single", LadderKind::single}};
+  const auto add = [&](const char* flag, LadderKind& kind, const char* what) {
+    app.add_option(flag, kind, what)
+        ->transform(CLI::CheckedTransformer(kinds).description(""))
+        ->type_name("powers-of-two|linear|single")
+        ->default_str("powers-of-two");
+  };
+  add("--batch-buckets", o.batch,
+      "How numbers of rows are rounded up to the shapes that are compiled at the start: linear\n"
+      "pads less, single compiles one shape, which all steps pay for");
+  add("--past-buckets", o.past, "The same of the sequences' lengths");
+}
+
 void add_tiers(CLI::App& app, limpet::worker::TierSizes& o) {
   o.disk_folder = "/var/tmp";
   app.add_option("--kv-host-bytes", o.host_bytes,
@@ -179,6 +197,7 @@ int main(int argc, char** argv) {
       "Example: limpet-worker --broker tcp://127.0.0.1:5556 --model models/limpet-tiny"};
   app.name("limpet-worker");
   add_flags(app, flags);
+  add_ladders(app, flags.options.engine.buckets);
   add_tiers(app, flags.options.tiers);
   try {
     app.parse(argc, argv);

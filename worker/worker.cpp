@@ -16,6 +16,7 @@ constexpr milliseconds kLongestWait{200};
 constexpr milliseconds kGaugesEvery{250};
 constexpr milliseconds kDiskLook{1};  // while the disk reads or writes KV
 constexpr milliseconds kTellUnlinked{2000};  // without a broker, before it is worth a line
+constexpr milliseconds kTellWarming{500};  // between two lines of a long warm-up
 constexpr int64_t kAliveMs = 10000;
 constexpr int64_t kTransferWindow = 64 << 20;  // bytes on their way to it, of one session
 constexpr int64_t kMostTransferPages = 256;
@@ -98,7 +99,17 @@ Worker::~Worker() = default;
 
 void Worker::warm() {
   const Time start = mono();
-  engine_->warm(options_.token_budget, engine_->info().max_context);
+  Time told = start;
+  double most = 0;
+  const auto tell = [&](const engine::WarmedBucket& b) {
+    if (b.done > 1) most = std::max(most, b.seconds);
+    const Time now = mono();
+    if (b.done < b.all && now - told < kTellWarming) return;
+    told = now;
+    spdlog::info("event=warming shapes={}/{} ms={:.1f} most_after_first_ms={:.1f} last=\"{}\"",
+                 b.done, b.all, Seconds(now - start).count() * 1e3, most * 1e3, to_string(b.key));
+  };
+  engine_->warm(options_.token_budget, engine_->info().max_context, tell);
   metrics_.compiled(Seconds(mono() - start).count());
 }
 

@@ -19,6 +19,12 @@ TEST(Simulation, NoSeedBreaksAPromise) {
   EXPECT_GT(c.sum.broker_crashes, 500);
   EXPECT_GT(c.sum.worker_crashes, 500);
   EXPECT_GT(c.sum.messages_lost, 10000);
+  EXPECT_GT(c.sum.migrated_starts, 50);
+  EXPECT_GT(c.sum.partitions, 500);
+  EXPECT_GT(c.sum.slow_links, 500);
+  EXPECT_GT(c.sum.stalls, 500);
+  EXPECT_GT(c.sum.full_disks, 500);
+  EXPECT_GT(c.sum.solo, 100);
 }
 
 TEST(Simulation, OneSeedIsOneRun) {
@@ -33,7 +39,7 @@ TEST(Simulation, OneSeedIsOneRun) {
 class PlantedBug : public testing::TestWithParam<Plant> {};
 
 TEST_P(PlantedBug, IsFound) {
-  const Campaign c = run_campaign(0, 2000, 2, GetParam(), 1);
+  const Campaign c = run_campaign(0, 5000, 2, GetParam(), 1, breaks(GetParam()));
   EXPECT_FALSE(c.violations.empty()) << name(GetParam()) << " in " << c.seeds << " seeds";
 }
 

@@ -8,15 +8,15 @@ namespace limpet::sim {
 
 using worker::MoveKind;
 
-TierMemory::TierMemory(World& world, std::string worker, std::vector<Token>& pool,
+TierMemory::TierMemory(World& world, std::string worker, std::vector<KvRow>& pool,
                        int64_t page_tokens)
     : world_(world),
       worker_(std::move(worker)),
       pool_(pool),
       page_tokens_(static_cast<size_t>(page_tokens)),
       options_{world.scene.host_pages, world.scene.disk_pages, world.scene.least_tokens},
-      host_(static_cast<size_t>(options_.host_pages) * page_tokens_, -2),
-      disk_(static_cast<size_t>(options_.disk_pages) * page_tokens_, -3) {}
+      host_(static_cast<size_t>(options_.host_pages) * page_tokens_, KvRow{-2}),
+      disk_(static_cast<size_t>(options_.disk_pages) * page_tokens_, KvRow{-3}) {}
 
 TierMemory::Place TierMemory::from(MoveKind kind) {
   return kind == MoveKind::spill          ? Place::pool
@@ -30,7 +30,7 @@ TierMemory::Place TierMemory::to(MoveKind kind) {
                                     : Place::pool;
 }
 
-std::vector<Token>& TierMemory::memory(Place place) {
+std::vector<KvRow>& TierMemory::memory(Place place) {
   return place == Place::pool ? pool_ : place == Place::host ? host_ : disk_;
 }
 
@@ -67,12 +67,12 @@ int64_t TierMemory::copy(const worker::MovePages& move) {
     if (i < good) {
       std::copy_n(source.begin() + static_cast<ptrdiff_t>(page_tokens_) * p.from, page_tokens_, at);
     } else {
-      std::fill_n(at, page_tokens_, Token{-4});
+      std::fill_n(at, page_tokens_, KvRow{-4});
     }
   }
   const bool altered = world_.plant == Plant::tier_page_altered && move.kind != MoveKind::spill;
   if (altered && !move.pages.empty()) {
-    target[page_tokens_ * static_cast<size_t>(move.pages.front().to)] ^= 1;
+    target[page_tokens_ * static_cast<size_t>(move.pages.front().to)].token ^= 1;
   }
   return good;
 }

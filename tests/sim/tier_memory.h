@@ -15,7 +15,7 @@ namespace limpet::sim {
 class TierMemory {
  public:
   // `pool`: rows of KV by page, the device's.
-  TierMemory(World& world, std::string worker, std::vector<Token>& pool, int64_t page_tokens);
+  TierMemory(World& world, std::string worker, std::vector<KvRow>& pool, int64_t page_tokens);
 
   worker::TierOptions options() const { return options_; }
   // `over` hears of the end, unless the worker's life is over by then.
@@ -28,16 +28,16 @@ class TierMemory {
   enum class Place : uint8_t { pool, host, disk };
   static Place from(worker::MoveKind kind);
   static Place to(worker::MoveKind kind);
-  std::vector<Token>& memory(Place place);
+  std::vector<KvRow>& memory(Place place);
   void use(Place place, int32_t page, int readers);  // below 0: a writer
   int64_t copy(const worker::MovePages& move);       // pages that have arrived
 
   World& world_;
   std::string worker_;
-  std::vector<Token>& pool_;
+  std::vector<KvRow>& pool_;
   size_t page_tokens_;
   worker::TierOptions options_;
-  std::vector<Token> host_, disk_;
+  std::vector<KvRow> host_, disk_;
   std::map<std::pair<Place, int32_t>, int> used_;  // by moves: readers, or -1 for a writer
 };
 

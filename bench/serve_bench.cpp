@@ -19,7 +19,7 @@ using engine::Engine;
 struct ServeOptions : Options {
   int64_t sessions = 256, shortest = 200, longest = 2000, output = 128, prompt = 8192, beside = 32;
   int64_t budget = 256, kv_tokens = 0, host_bytes = 0;
-  bool split = false;
+  bool together = false;
 };
 
 void add_serve_options(CLI::App& app, ServeOptions& o) {
@@ -35,7 +35,7 @@ void add_serve_options(CLI::App& app, ServeOptions& o) {
   app.add_option("--budget", o.budget, "token rows of a step")->capture_default_str();
   app.add_option("--kv-tokens", o.kv_tokens, "of the pool; 0: as many as are needed")
       ->capture_default_str();
-  app.add_flag("--split", o.split, "prompts as steps of their own, right after those that decode");
+  app.add_flag("--together", o.together, "prompts in one step with those that decode");
   app.add_option("--host-bytes", o.host_bytes, "host memory below the pool")
       ->capture_default_str();
 }
@@ -205,7 +205,8 @@ int serve_bench(int argc, char** argv) {
   const double bandwidth = measured_read_bandwidth(*e);
   e->warm(o.budget, o.longest + 4 * (o.fresh + o.output));
   Server server(*e, {static_cast<int32_t>(o.batch), static_cast<int32_t>(o.budget),
-                     static_cast<int32_t>(o.chunk), o.split,
+                     static_cast<int32_t>(o.chunk),
+                     !o.together && e->info().runs_ahead,
                      {.host_bytes = o.host_bytes, .disk_bytes = 0, .disk_folder = {},
                       .least_tokens = 1}});
   auto j = describe("serve", *e, o);

@@ -72,7 +72,7 @@ CoreOptions core_options(const WorkerOptions& o, const engine::EngineInfo& info,
 Worker::Worker(const WorkerOptions& options)
     : options_(options),
       engine_(engine::Engine::open(engine_options(options))),
-      lookahead_(*engine_),
+      lookahead_(*engine_, engine_->info().runs_ahead),
       text_(text_model(options, engine_->info())),
       states_(text_),
       transfer_(options.transfer),

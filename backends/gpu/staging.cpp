@@ -24,6 +24,16 @@ void Event::wait() const {
   gpu_check(LIMPET_GPU(EventSynchronize)(event_), "waiting for the device");
 }
 
+bool Event::done() const {
+  const GpuError error = LIMPET_GPU(EventQuery)(event_);
+  if (error == LIMPET_GPU(ErrorNotReady)) {
+    (void)LIMPET_GPU(GetLastError)();  // it is no failure
+    return false;
+  }
+  gpu_check(error, "asking whether the device is done");
+  return true;
+}
+
 void Staging::at_least(Piece& piece, int64_t bytes) {
   if (piece.memory.bytes() < bytes) piece.memory = PinnedMemory(std::max(bytes, kSmallest));
   piece.bytes = bytes;

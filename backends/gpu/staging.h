@@ -19,6 +19,8 @@ class Event {
   Event& operator=(const Event&) = delete;
   void record(GpuStream stream);
   void wait() const;  // returns at once when nothing was recorded
+  bool done() const;  // likewise
+  GpuEvent get() const { return event_; }
 
  private:
   GpuEvent event_{};

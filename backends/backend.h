@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -28,6 +29,20 @@ class Buffer {
  public:
   virtual ~Buffer() = default;
   virtual int64_t bytes() const = 0;
+};
+
+// Host memory that copies reach without passing through other memory: pinned where the device has
+// memory of its own.
+class HostBuffer {
+ public:
+  virtual ~HostBuffer() = default;
+  virtual std::span<std::byte> bytes() = 0;
+};
+
+struct SideCopy {
+  int64_t offset = 0;  // in the device's buffer
+  std::byte* host = nullptr;
+  int64_t bytes = 0;
 };
 
 struct BackendInfo {
@@ -73,6 +88,16 @@ class Executable {
   virtual int64_t arena_bytes() const = 0;
 };
 
+// Attention of single rows over their paged KV, each over its own sequence, for benches: bf16
+// [rows, heads * head_dim] q and out, i32 [rows] positions, i32 [rows, max_pages] page_table, bf16
+// [pages, layers, 2, kv_heads, 16, head_dim] pool.
+struct RowsAttention {
+  const Buffer *q, *pool, *positions, *row_sequence, *page_table;
+  Buffer* out;
+  int64_t rows, heads, kv_heads, head_dim, layers, max_pages, window;
+  float scale;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -92,6 +117,14 @@ class Backend {
   virtual void copy(Buffer& to, int64_t to_offset, const Buffer& from, int64_t from_offset,
                     int64_t bytes) = 0;
 
+  virtual std::unique_ptr<HostBuffer> allocate_host(int64_t bytes) = 0;
+  // Begins copies between `buffer` and memory of allocate_host(), beside the runs: behind the work
+  // so far, but later work does not wait for them. Until they are done nobody may write what they
+  // read, nor touch what they write. Their number; they are done in its order in each direction.
+  virtual uint64_t begin_side_copies(Buffer& buffer, bool to_device,
+                                     std::span<const SideCopy> copies) = 0;
+  virtual bool side_copies_done(uint64_t number) = 0;
+
   // A weight on the device in the layout and dtype (f32 or bf16, rounded to nearest even) that
   // its op wants. dense: one source. linear: one or more of the same cols, stacked by rows.
   // gated: two of the same shape, gate and up. Bind the buffer at offset 0.
@@ -104,6 +137,10 @@ class Backend {
   // bound of everything that must read its weights. The median of a few passes over a buffer of
   // this size, by all threads or processors. For benches.
   virtual double read_bandwidth(int64_t bytes) = 0;
+
+  // Seconds in which the device does the attention of one layer after the other, alone, by the
+  // kernel that a fused decode step of such rows runs. Nothing: the backend fuses no such steps.
+  virtual std::optional<double> time_attention(const RowsAttention&) { return std::nullopt; }
 
   // Validates the program and prepares it; throws std::logic_error when it is malformed.
   virtual std::unique_ptr<Executable> compile(const Program& program) = 0;

@@ -9,6 +9,7 @@ int decode_bench(int argc, char** argv);  // decode steps, one begun ahead of th
 int prefill_bench(int argc, char** argv);   // a long prompt
 int copyback_bench(int argc, char** argv);  // KV through the host at every step, as a baseline
 int bucket_bench(int argc, char** argv);  // what a bucket's padding and its change cost
+int attention_bench(int argc, char** argv);  // paged attention alone; attention_bench.cpp
 int cpu_bench(int argc, char** argv);      // the CPU against its own memory; cpu_bench.cpp
 int prefill_bench(int argc, char** argv);  // chunks of a prompt
 int tokenize_bench(int argc, char** argv);  // text to ids; tokenize_bench.cpp

@@ -3,7 +3,7 @@
 #pragma once
 #include "ops/embedding/embed_rows.cuh"
 #include "ops/linear/skinny.cuh"
-#include "backends/cuda/vendor_product.h"
+#include "backends/gpu/vendor_product.h"
 #include "ops/paged_attention/prefill.cuh"
 #include "ops/rms_norm/norm_rows.cuh"
 #include "ops/rope_append/append_rows.cuh"

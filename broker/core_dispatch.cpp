@@ -73,7 +73,8 @@ void Core::State::let_go(Worker& worker) {
 void Core::State::settle(Turn& t) {
   for (;;) {
     if (tenants.several()) workers.several_tenants();
-    if (const FairQueue::First first = first_of(anywhere, workers.any_open())) {
+    const FairQueue::First first = first_of(anywhere);
+    if (first && (workers.any_open() || first.tenant->in_flight == 0)) {
       if (Worker* there = room_for(*first.session)) {
         pump(t, *there);
         continue;
@@ -124,12 +125,9 @@ int64_t Core::State::kv_need(const Job& job, const Worker& worker) {
   return need;
 }
 
-// Who is next there, of those that their tenants' caps let go. `open`: a place is left besides the
-// one that is kept for tenants without jobs at work.
-FairQueue::First Core::State::first_of(const FairQueue& queue, bool open) {
-  return queue.first([this, open](const Session& session) {
-    return (open || session.tenant->in_flight == 0) && within_caps(session);
-  });
+// Who is next there, of those that their tenants' caps let go.
+FairQueue::First Core::State::first_of(const FairQueue& queue) {
+  return queue.first([this](const Session& session) { return within_caps(session); });
 }
 
 // Where a session that may go anywhere goes now: its home, if that will do; the worker that has the
@@ -155,9 +153,12 @@ Worker* Core::State::room_for(const Session& session) {
 // whose turn is later takes it.
 void Core::State::pump(Turn& t, Worker& worker) {
   while (worker.credit() > 0 && !worker.held) {
-    const bool open = workers.open(worker);
-    const FairQueue::First far = first_of(anywhere, open), near = first_of(worker.ready, open);
-    if (far && (!near || far.before(near))) {
+    const FairQueue::First far = first_of(anywhere), near = first_of(worker.ready);
+    const bool is_far = far && (!near || far.before(near));
+    const FairQueue::First& next = is_far ? far : near;
+    // Its last place is not for one that has jobs at work, whoever waits behind it.
+    if (next && next.tenant->in_flight > 0 && !workers.open(worker)) return;
+    if (is_far) {
       Worker* there = room_for(*far.session);
       if (!there) return;  // it is given a place to wait at in settle()
       place(t, *far.session, *there);

@@ -115,7 +115,7 @@ struct Core::State {
   void let_go(Worker& worker);
   int64_t kv_need(const Job& job, const Worker& worker);
   Worker* room_for(const Session& session);
-  FairQueue::First first_of(const FairQueue& queue, bool open = true);
+  FairQueue::First first_of(const FairQueue& queue);
   void pump(Turn& t, Worker& worker);
   void balance(Turn& t, Worker& worker);
   // `why`: told as the reason of the move; empty: what is told with the next start.

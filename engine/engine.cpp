@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <stdexcept>
 
 #include "backends/make_backend.h"
@@ -11,6 +12,7 @@
 #include "engine/device_support.h"
 #include "engine/drawn_steps.h"
 #include "engine/handles.h"
+#include "engine/host_pages.h"
 #include "engine/kv_layout.h"
 #include "engine/models/architecture.h"
 #include "engine/step_io.h"
@@ -94,6 +96,7 @@ class DeviceEngine final : public Engine {
              .share_prefixes = options.share_prefixes}),
         limits_(make_limits()),
         handles_(*backend_),
+        host_pages_(*backend_, layout_.page_bytes()),
         weights_(*backend_),
         io_(*backend_, io_sizes()),
         cache_(make_cache()),
@@ -133,9 +136,17 @@ class DeviceEngine final : public Engine {
   HostKv sync_to_host(SequenceId id) override;
   void read_page(int32_t page, std::span<std::byte> to) override;
   void write_page(int32_t page, std::span<const std::byte> from) override;
+  void make_host_pages(int64_t pages) override { host_pages_.make(pages); }
+  std::span<std::byte> host_page(int32_t page) override { return host_pages_.at(page); }
+  uint64_t begin_moves(bool to_device, std::span<const HostMove> moves) override {
+    make_copies();
+    const Traffic traffic(*backend_, counters_.kv_bytes_up, counters_.kv_bytes_down);
+    return host_pages_.begin(handles_.at("kv_pool"), to_device, moves);
+  }
+  bool moves_done(uint64_t number) override { return backend_->side_copies_done(number); }
   bool has(std::string_view handle) const override { return parse_handle(handle).has_value(); }
   std::vector<float> read(std::string_view handle, SequenceId id) override;
-  void warm(int64_t max_batch, int64_t max_past) override;
+  void warm(int64_t max_batch, int64_t max_past, const WarmProgress& told) override;
   void fill_kv(uint64_t seed) override {
     backend_->fill(handles_.at("kv_pool"), dtype_of(options_.precision), seed, 1.0f);
   }
@@ -283,6 +294,7 @@ class DeviceEngine final : public Engine {
   KvCache kv_;
   StepLimits limits_;
   Handles handles_;
+  HostPages host_pages_;
   WeightStore weights_;
   StepIo io_;
   CompileCache cache_;
@@ -455,7 +467,7 @@ std::vector<float> DeviceEngine::read(std::string_view handle, SequenceId id) {
 }
 
 // Largest first: what programs share on a device is then allocated once.
-void DeviceEngine::warm(int64_t max_batch, int64_t max_past) {
+void DeviceEngine::warm(int64_t max_batch, int64_t max_past, const WarmProgress& told) {
   std::vector<BucketKey> keys;
   for (const Ladder::Range& batch : cache_.options().batch.ranges()) {
     if (batch.low > std::max<int64_t>(max_batch, 1)) break;
@@ -465,7 +477,15 @@ void DeviceEngine::warm(int64_t max_batch, int64_t max_past) {
     }
   }
   std::ranges::reverse(keys);
-  for (const BucketKey key : keys) cache_.get(key);
+  WarmedBucket bucket;
+  bucket.all = std::ssize(keys);
+  for (const BucketKey key : keys) {
+    const auto start = std::chrono::steady_clock::now();
+    cache_.get(key);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    ++bucket.done, bucket.key = key, bucket.seconds = took.count();
+    if (told) told(bucket);
+  }
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 // to do; what is expected while running (no page reserved, too long) is StepResult::error.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -117,18 +118,29 @@ struct HostKv {
   std::vector<Layer> layers{};
 };
 
+struct HostMove {
+  int32_t pool_page = 0, host_page = 0;
+};
+
 // Bytes are what the backend has counted as they moved.
 struct EngineCounters {
   int64_t steps = 0, rows = 0;           // steps that succeeded, and their rows
   int64_t bytes_up = 0, bytes_down = 0;  // all that crossed to and from the device in step()
-  int64_t kv_bytes_up = 0;      // by install()
-  int64_t kv_bytes_down = 0;    // by sync_to_host(), read()
+  int64_t kv_bytes_up = 0;      // by install(), write_page(), begin_moves()
+  int64_t kv_bytes_down = 0;    // by sync_to_host(), read(), read_page(), begin_moves()
   int64_t kv_bytes_moved = 0;   // within the device: copies of pages
   int64_t weight_bytes_up = 0;  // all other that went up: weights, while they are loaded
   int64_t compiles = 0, compile_hits = 0, compile_evictions = 0;
   // As BackendCounters.
   int64_t graph_launches = 0, eager_runs = 0, captures = 0, fused_programs = 0;
   double busy_seconds = 0;
+};
+
+// One bucket of a warm-up, the done-th of `all`.
+struct WarmedBucket {
+  int64_t done = 0, all = 0;
+  BucketKey key;         // its upper bounds
+  double seconds = 0;  // to compile, bind and, on a device that can, capture it
 };
 
 class Engine {
@@ -172,6 +184,16 @@ class Engine {
   virtual void read_page(int32_t page, std::span<std::byte> to) = 0;
   virtual void write_page(int32_t page, std::span<const std::byte> from) = 0;
 
+  // ---- Pages of host memory below the pool (pinned where the device has its own) ----
+  // Once. std::runtime_error: there is not so much.
+  virtual void make_host_pages(int64_t pages) = 0;
+  virtual std::span<std::byte> host_page(int32_t page) = 0;
+  // Begins to copy pages between the pool and host memory, behind the steps so far and beside those
+  // that follow. Until they are done nobody may write what they read, nor touch what they write:
+  // whoever calls keeps the pages. Their number; in each direction they are done in its order.
+  virtual uint64_t begin_moves(bool to_device, std::span<const HostMove> moves) = 0;
+  virtual bool moves_done(uint64_t number) = 0;
+
   // The persistent handles, by name: past_k_0, past_v_0, past_k_1, … They are laid out in pages,
   // so reading one is reading a sequence's rows of it: [length, kv_dim].
   virtual bool has(std::string_view handle) const = 0;
@@ -183,8 +205,10 @@ class Engine {
   virtual void reset_binding() = 0;
   virtual void reset_after_block() = 0;
 
-  // Compiles the programs of every bucket up to these bounds now, so that no step waits for it.
-  virtual void warm(int64_t max_batch, int64_t max_past) = 0;
+  // Compiles the programs of every bucket up to these bounds now, the largest first, so that no
+  // step waits for it; `told` after each. std::runtime_error when there is no memory for one.
+  using WarmProgress = std::function<void(const WarmedBucket&)>;
+  virtual void warm(int64_t max_batch, int64_t max_past, const WarmProgress& told = {}) = 0;
 
   // ---- For benches ----
   // Random KV in every page, so that what is read is neither constant nor computed.

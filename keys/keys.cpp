@@ -139,7 +139,8 @@ KeyPair read_secret(const std::string& path) {
 }
 
 std::string read_public(const std::string& file_or_key) {
-  if (is_key(file_or_key)) return file_or_key;
+  // A path may well have 40 of the characters that keys are written in.
+  if (is_key(file_or_key) && access(file_or_key.c_str(), F_OK) != 0) return file_or_key;
   const File file(file_or_key, O_RDONLY);
   const std::string key = parse(text_of(file, file_or_key), file_or_key).public_key;
   if (key.empty()) fail(file_or_key + " holds no public key");

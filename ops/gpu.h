@@ -1,6 +1,9 @@
 // What GPU kernels are given, and the one file that names both vendors. Kernels are written once
 // (ops/<op>/<op>_gpu.cu) and compiled for each vendor, whose context is a type of its own, so that
 // both can be linked into one program.
+//
+// HIP has two platforms: AMD's own, and one that is a thin layer over CUDA. With the second one the
+// same backend runs on an NVIDIA card: what differs then is the interface, not the instructions.
 #pragma once
 #if defined(LIMPET_GPU_HIP)
 #include <hip/hip_runtime.h>
@@ -12,6 +15,20 @@
 #define LIMPET_GPU(name) cuda##name
 #define LIMPET_GPU_NAMESPACE cuda_gpu
 #define LIMPET_GPU_CONTEXT CudaContext
+#endif
+
+// Whose instructions: NVIDIA's, by either interface, or AMD's; and the lanes of a warp, where code
+// for the device is compiled (the host asks GpuContext::warp, since it serves every device).
+#if defined(__HIP_PLATFORM_AMD__)
+#define LIMPET_GPU_PTX 0
+#else
+#define LIMPET_GPU_PTX 1
+#endif
+// With LIMPET_GPU_PLAYED_WAVES two of NVIDIA's warps play one wave of 64 lanes, for tests.
+#if defined(LIMPET_GPU_PLAYED_WAVES) || (defined(__HIP_PLATFORM_AMD__) && defined(__GFX9__))
+#define LIMPET_GPU_LANES 64
+#else
+#define LIMPET_GPU_LANES 32
 #endif
 
 #include <cstddef>
@@ -40,7 +57,23 @@ using GpuProperties = hipDeviceProp_t;
 using GpuProperties = cudaDeviceProp;
 #endif
 
-// The one call whose arguments differ between the vendors' versions.
+// Lanes of the device's warps.
+inline int gpu_lanes(const GpuProperties& device) {
+#if defined(LIMPET_GPU_PLAYED_WAVES)
+  return 2 * device.warpSize;
+#else
+  return device.warpSize;
+#endif
+}
+
+// Whether blocks can be launched as clusters, which read each other's shared memory.
+#if defined(LIMPET_GPU_HIP)
+constexpr bool kGpuClusters = false;
+#else
+constexpr bool kGpuClusters = true;
+#endif
+
+// The calls whose names or arguments differ.
 inline GpuError gpu_instantiate(GpuGraphExec* to, GpuGraph graph) {
 #if defined(LIMPET_GPU_HIP)
   return hipGraphInstantiate(to, graph, nullptr, nullptr, 0);
@@ -48,6 +81,71 @@ inline GpuError gpu_instantiate(GpuGraphExec* to, GpuGraph graph) {
   return cudaGraphInstantiate(to, graph, 0);
 #endif
 }
+inline GpuError gpu_allocate_pinned(void** to, size_t bytes) {
+#if defined(LIMPET_GPU_HIP)
+  return hipHostMalloc(to, bytes, 0);
+#else
+  return cudaHostAlloc(to, bytes, 0);
+#endif
+}
+inline GpuError gpu_free_pinned(void* at) {
+#if defined(LIMPET_GPU_HIP)
+  return hipHostFree(at);
+#else
+  return cudaFreeHost(at);
+#endif
+}
+
+#if defined(__CUDACC__) || defined(__HIPCC__)
+// shared: bytes that the launch adds to the kernel's own; cluster: blocks along x, 1 where there
+// are none; early: whether it may begin before its predecessor has ended (no promise).
+struct GpuGrid {
+  dim3 blocks;
+  unsigned threads = 1, cluster = 1;
+  size_t shared = 0;
+  bool early = false;
+};
+template <class... P>
+GpuError gpu_launch(void (*kernel)(P...), const GpuGrid& g, GpuStream stream, P... args) {
+  if (g.cluster != 1 && !kGpuClusters) return LIMPET_GPU(ErrorInvalidValue);
+  if (g.shared > 48 * 1024) {
+#if defined(LIMPET_GPU_HIP)
+    const GpuError error =
+        hipFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                            hipFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(g.shared));
+#else
+    const GpuError error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(g.shared));
+#endif
+    if (error != LIMPET_GPU(Success)) return error;
+  }
+#if defined(LIMPET_GPU_HIP)
+  kernel<<<g.blocks, g.threads, g.shared, stream>>>(args...);
+  return hipGetLastError();
+#else
+  cudaLaunchAttribute attributes[2];
+  unsigned count = 0;
+  if (g.early) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (g.cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count].val.clusterDim.x = g.cluster;
+    attributes[count].val.clusterDim.y = 1;
+    attributes[count++].val.clusterDim.z = 1;
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = g.blocks;
+  config.blockDim = dim3(g.threads);
+  config.dynamicSmemBytes = g.shared;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = count;
+  return cudaLaunchKernelEx(&config, kernel, args...);
+#endif
+}
+#endif
 
 class LIMPET_GPU_CONTEXT {
  public:

@@ -1,5 +1,5 @@
 // Instructions that the compiler has no name for, each behind one wrapper, and launches with
-// overlap and clusters. No other file of ops/ contains assembly.
+// overlap and clusters (gpu.h). No other file of ops/ contains assembly.
 //
 // Early start: a kernel launched with Start::early may begin while its predecessor still runs,
 // once every block of that one has called start_next() or ended. Before await_previous() it may
@@ -8,18 +8,13 @@
 // completion is transitive along it and buffers can be used again. The first kernel of a captured
 // program is launched with Start::plain.
 //
-// On AMD there is no early start and no cluster: the waits are empty, copies are plain.
+// Without PTX there is no early start and no cluster: the waits are empty, copies are plain.
 #pragma once
 #include "ops/warp.cuh"
 
 namespace limpet::ops {
 namespace {
 
-#if defined(__HIP_PLATFORM_AMD__)
-#define LIMPET_GPU_PTX 0
-#else
-#define LIMPET_GPU_PTX 1
-#endif
 // Warp-group matrix products, which belong to one generation of chips.
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define LIMPET_GPU_WGMMA 1
@@ -171,7 +166,10 @@ __device__ __forceinline__ float exp2_fast(float v) {
 __device__ inline void await_previous() {}
 __device__ inline void start_next() {}
 __device__ inline void keep_packed(uint4&) {}
-__device__ inline uint4 load_weights(const void* p) { return *static_cast<const uint4*>(p); }
+// Past the caches: a weight is read once a step.
+__device__ inline uint4 load_weights(const void* p) {
+  return load_once(static_cast<const uint4*>(p));
+}
 __device__ inline uint4 load_fresh(const void* p) { return *static_cast<const uint4*>(p); }
 __device__ inline uint32_t pack_bf16(float low, float high) {
   return as_bf16(low) | static_cast<uint32_t>(as_bf16(high)) << 16;
@@ -189,38 +187,10 @@ struct Launch {
 template <class... P, class... A>
 GpuError launch(void (*kernel)(P...), dim3 grid, int threads, int cluster, size_t shared,
                 const Launch& how, A... args) {
-#if defined(LIMPET_GPU_HIP)
-  if (cluster != 1) return LIMPET_GPU(ErrorInvalidValue);
-  (void)how.start;
-  kernel<<<grid, threads, shared, how.stream>>>(P(args)...);
-  return LIMPET_GPU(GetLastError)();
-#else
-  if (shared > 48 * 1024) {
-    const GpuError error = LIMPET_GPU(FuncSetAttribute)(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
-    if (error != cudaSuccess) return error;
-  }
-  cudaLaunchAttribute attributes[2];
-  unsigned count = 0;
-  if (how.start == Start::early) {
-    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
-  }
-  if (cluster > 1) {
-    attributes[count].id = cudaLaunchAttributeClusterDimension;
-    attributes[count].val.clusterDim.x = static_cast<unsigned>(cluster);
-    attributes[count].val.clusterDim.y = 1;
-    attributes[count++].val.clusterDim.z = 1;
-  }
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared;
-  config.stream = how.stream;
-  config.attrs = attributes;
-  config.numAttrs = count;
-  return cudaLaunchKernelEx(&config, kernel, P(args)...);
-#endif
+  return gpu_launch(kernel,
+                    {grid, static_cast<unsigned>(threads), static_cast<unsigned>(cluster), shared,
+                     how.start == Start::early},
+                    how.stream, P(args)...);
 }
 
 }  // namespace

@@ -27,7 +27,7 @@ CLIENT_OF_ENGINE = ("clients/verify/", "clients/tokenize/")
 # Code that decides: no clock, thread, socket, file, environment, randomness.
 PURE = re.compile(
     r"^(broker/(core|event|listing|session_table|job_table|tenant_table|worker_table|timers|ready_|fair_|[a-z_]*queue)"
-    r"|worker/(core|event|scheduler|sequence)|engine/(kv_cache|sampling|text_stream|bucket)|schema/)")
+    r"|worker/(core|event|scheduler|sequence|tiers|tier_event)|engine/(kv_cache|sampling|text_stream|bucket)|schema/)")
 # What pure code may include of ours besides pure code: plain data, and text as a function of ids.
 PURE_MAY_INCLUDE = re.compile(r"^(engine/(token|detokenizer|tokenizer|tokenizer_utf8)|ops/sample/philox)\.h$")
 IMPURE_INCLUDE = re.compile(
@@ -39,6 +39,9 @@ IMPURE_CALL = re.compile(
 ENGINE_IGNORES = re.compile(r"#include\s*[<\"](zmq|flatbuffers|.*_generated\.h)")
 VENDOR = re.compile(r"#include\s*<(cuda|hip/)")
 VENDOR_AT_HOME = re.compile(r"^(ops/gpu\.h|backends/(cuda|hip|gpu)/)")
+# Names of a vendor's interface and instructions in kernels and the backend that both share.
+VENDOR_NAME = re.compile(r"\b(cuda|hip|cublas)[A-Z]\w*|__HIP\w*|__GFX\w*|__CUDA_ARCH__")
+VENDOR_NEUTRAL = re.compile(r"^(ops/(?!gpu\.h$)|backends/gpu/)")
 GETENV = re.compile(r"\bgetenv\(")
 GETENV_AT_HOME = re.compile(r"(^|/)main\.cpp$|^tests/|^bench/")
 # What a finished project does not say, and what would tie it to the machine it was written on.
@@ -91,6 +94,8 @@ def check_source(rel, lines, bad):
             bad.append(f"{rel}:{n}: {len(line)} columns (at most {MAX_COLUMNS})")
         if top in MAY_INCLUDE:
             check_includes(rel, top, n, line, bad)
+        if VENDOR_NEUTRAL.match(rel) and VENDOR_NAME.search(line.split("//")[0]):
+            bad.append(f"{rel}:{n}: a vendor's name belongs in ops/gpu.h")
         if PURE.match(rel) and (IMPURE_INCLUDE.search(line) or IMPURE_CALL.search(line)):
             bad.append(f"{rel}:{n}: pure code touches the outside world")
         ours = re.match(r'\s*#include "([^"]+)"', line)
@@ -160,6 +165,8 @@ def self_test():
         ("engine/engine.cpp", "#include <zmq.hpp>", "neither ZeroMQ"),
         ("engine/engine.cpp", "x = std::getenv(\"X\");", "environment"),
         ("engine/engine.cpp", "#include <cuda_runtime.h>", "vendor"),
+        ("ops/add/add_gpu.cu", "cudaStreamSynchronize(s);", "vendor's name"),
+        ("backends/gpu/memory.cpp", "#if defined(__HIP_PLATFORM_AMD__)", "vendor's name"),
         ("worker/worker.cpp", "x" * 101, "columns"),
     ]
     for rel, line, want in cases:

@@ -1,4 +1,4 @@
-#include "backends/cuda/vendor_product.h"
+#include "backends/gpu/vendor_product.h"
 
 #include <dlfcn.h>
 
@@ -6,6 +6,7 @@
 #include <vector>
 
 namespace limpet {
+inline namespace LIMPET_GPU_NAMESPACE {
 namespace {
 
 // The part of cuBLASLt's C interface that is used here (cublasLt.h of CUDA 12 and 13; its values
@@ -166,4 +167,5 @@ std::unique_ptr<VendorProducts> VendorProducts::open(void* workspace, size_t wor
   return std::make_unique<CublasLt>(library, handle, workspace, workspace_bytes);
 }
 
+}  // namespace LIMPET_GPU_NAMESPACE
 }  // namespace limpet

@@ -29,7 +29,7 @@ __global__ void read_pieces(const uint4* from, int64_t pieces, uint32_t* sum) {
   for (; i + (kLoads - 1) * step < pieces; i += kLoads * step) {
     uint4 v[kLoads];
 #pragma unroll
-    for (int j = 0; j < kLoads; ++j) v[j] = __ldcs(from + i + j * step);
+    for (int j = 0; j < kLoads; ++j) v[j] = ops::load_once(from + i + j * step);
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) all ^= v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
   }

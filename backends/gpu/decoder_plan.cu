@@ -5,8 +5,8 @@
 #include <optional>
 #include <string>
 
-#include "backends/cuda/vendor_product.h"
 #include "backends/gpu/decoder_match.h"
+#include "backends/gpu/vendor_product.h"
 #include "ops/embedding/embed_rows.cuh"
 #include "ops/linear/skinny.cuh"
 #include "ops/linear/weight.h"
@@ -394,6 +394,36 @@ std::unique_ptr<DecoderPlan> DecoderPlan::make(const Program& program,
   auto plan = std::make_unique<Plan>(program, *decoder, options);
   if (!plan->fits()) return nullptr;
   return plan;
+}
+
+bool time_attention(const RowsAttention& shape, const RowsInMemory& at, int processors,
+                    GpuStream stream, Clock& clock) {
+  const auto whole = [](const std::byte* p) { return reinterpret_cast<const int32_t*>(p); };
+  const int rows = static_cast<int>(shape.rows), heads = static_cast<int>(shape.heads);
+  const int kv_heads = static_cast<int>(shape.kv_heads), dim = static_cast<int>(shape.head_dim);
+  const int max_pages = static_cast<int>(shape.max_pages);
+  PagedRows a{reinterpret_cast<const uint16_t*>(at.q), reinterpret_cast<uint16_t*>(at.out),
+              reinterpret_cast<const uint16_t*>(at.pool), whole(at.positions),
+              whole(at.row_sequence), whole(at.page_table), nullptr, rows, heads, kv_heads, 0,
+              static_cast<int>(shape.layers), max_pages, static_cast<int>(shape.window),
+              shape.scale};
+  if (rows > kFewRows || !split_supports(a, dim)) return false;
+  const DeviceMemory parts(
+      static_cast<int64_t>(split_parts_bytes(rows, heads, kv_heads, dim, max_pages)));
+  const DeviceMemory arrived(4 * shape.rows * head_blocks(heads, kv_heads));
+  gpu_check(LIMPET_GPU(MemsetAsync)(arrived.data(), 0, static_cast<size_t>(arrived.bytes()),
+                                    stream),
+            "clearing memory");
+  const SplitSpace space{reinterpret_cast<float*>(parts.data()),
+                         reinterpret_cast<unsigned*>(arrived.data()), split_parts_of(max_pages)};
+  clock.start(stream);
+  for (; a.layer < a.layers; ++a.layer) {
+    const Launch how{stream, a.layer == 0 ? Start::plain : Start::early};
+    gpu_check(launch_split(a, space, dim, processors, how), "attention");
+  }
+  clock.stop(stream);
+  (void)clock.seconds();  // the memory above is in use until then
+  return true;
 }
 
 }  // namespace LIMPET_GPU_NAMESPACE

@@ -8,14 +8,16 @@
 #include <memory>
 #include <vector>
 
+#include "backends/backend.h"
+#include "backends/gpu/clock.h"
 #include "backends/gpu/memory.h"
 #include "backends/program.h"
 
 namespace limpet {
 
-class VendorProducts;
-
 inline namespace LIMPET_GPU_NAMESPACE {
+
+class VendorProducts;
 
 struct PlanOptions {
   int processors = 0, warp = 32;
@@ -38,6 +40,16 @@ class DecoderPlan {
   virtual int64_t scratch_bytes() const = 0;
   virtual void give_scratch(std::byte* memory) = 0;
 };
+
+// Device memory of a RowsAttention (backend.h).
+struct RowsInMemory {
+  const std::byte *q, *pool, *positions, *row_sequence, *page_table;
+  std::byte* out;
+};
+// Launches the attention of a plan of `rows` rows for every layer, between the clock's start and
+// stop. False: no plan takes such rows.
+bool time_attention(const RowsAttention& shape, const RowsInMemory& at, int processors,
+                    GpuStream stream, Clock& clock);
 
 }  // namespace LIMPET_GPU_NAMESPACE
 }  // namespace limpet

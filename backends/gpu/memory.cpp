@@ -36,13 +36,13 @@ PinnedMemory::PinnedMemory(int64_t bytes) : bytes_(bytes) {
   if (bytes < 0) throw std::logic_error("PinnedMemory: negative size");
   if (bytes == 0) return;
   void* at = nullptr;
-  gpu_check(LIMPET_GPU(HostAlloc)(&at, static_cast<size_t>(bytes), 0),
+  gpu_check(gpu_allocate_pinned(&at, static_cast<size_t>(bytes)),
             ("allocating " + std::to_string(bytes) + " bytes of pinned memory").c_str());
   data_ = static_cast<std::byte*>(at);
 }
 
 PinnedMemory::~PinnedMemory() {
-  if (data_ != nullptr) (void)LIMPET_GPU(FreeHost)(data_);
+  if (data_ != nullptr) (void)gpu_free_pinned(data_);
 }
 
 }  // namespace LIMPET_GPU_NAMESPACE

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 
 #include "ops/linear/bf16_dot.h"
 #include "ops/linear/panel.h"
@@ -68,6 +69,71 @@ HWY_INLINE void RowsBf16(const char* x, size_t stride, const uint32_t* panel, si
   for (size_t i = 0; i < kRows * kVectors; ++i) hn::StoreU(sum[i], d, sums + i * kLanes);
 }
 
+// Where no instruction adds a product, lanes are few too, or none: a pass over bf16 weights has
+// registers for one row. So a block of them, small enough for the nearest cache, becomes float32
+// once, in the order of the sum, for all rows; by the compiler's own vectors.
+constexpr bool kUnpacks = kRowsAtOnce == 1 && HWY_NATIVE_FMA == 0;
+constexpr size_t kBlockPairs = 64;
+using Four = float __attribute__((vector_size(16)));
+using FourWhole = uint32_t __attribute__((vector_size(16)));
+
+template <bool kRounded>
+HWY_INLINE void Unpack(const uint32_t* panel, size_t pairs, float* block) {
+  for (size_t p = 0; p < pairs; ++p, panel += 32, block += 64) {
+    for (size_t v = 0; v < 32; v += 4) {
+      const auto both = *reinterpret_cast<const FourWhole*>(panel + v);
+      const FourWhole even = both << 16, odd = both & 0xffff0000u;
+      *reinterpret_cast<FourWhole*>(block + v) = kRounded ? odd : even;
+      *reinterpret_cast<FourWhole*>(block + 32 + v) = kRounded ? even : odd;
+    }
+  }
+}
+
+// Half of a panel's outputs: with the weights in hand, registers hold the sums of two rows.
+template <bool kRounded, size_t kRows>
+HWY_INLINE void AddBlock(const char* x, size_t stride, const float* block, size_t pairs,
+                         float* sums) {
+  Four sum[kRows][4], times[kRows];
+  for (size_t r = 0; r < kRows; ++r) std::memcpy(sum[r], sums + r * 32, sizeof sum[r]);
+  for (size_t p = 0; p < pairs; ++p, x += 2 * sizeof(float)) {
+    for (size_t half = 0; half < 2; ++half, block += 32) {
+      for (size_t r = 0; r < kRows; ++r) {
+        const auto* pair = reinterpret_cast<const float*>(x + r * stride);
+        times[r] = Four{} + pair[kRounded ? 1 - half : half];
+      }
+      for (size_t v = 0; v < 4; ++v) {
+        const Four weights = *reinterpret_cast<const Four*>(block + v * 4);
+        for (size_t r = 0; r < kRows; ++r) sum[r][v] += weights * times[r];
+      }
+    }
+  }
+  for (size_t r = 0; r < kRows; ++r) std::memcpy(sums + r * 32, sum[r], sizeof sum[r]);
+}
+
+template <bool kRounded, size_t kRows>
+HWY_INLINE void AddHalves(const char* x, size_t stride, const float* block, size_t pairs,
+                          float* sums) {
+  AddBlock<kRounded, kRows>(x, stride, block, pairs, sums);
+  AddBlock<kRounded, kRows>(x, stride, block + 16, pairs, sums + 16);
+}
+
+template <bool kRounded>
+HWY_INLINE void MultiplyUnpacked(const char* x, size_t stride, const uint32_t* panel, size_t pairs,
+                                 size_t rows, float* sums) {
+  alignas(64) float block[kBlockPairs * 64];
+  std::fill_n(sums, rows * 32, 0.0f);
+  for (size_t p = 0; p < pairs; p += kBlockPairs) {
+    const size_t some = std::min(kBlockPairs, pairs - p);
+    Unpack<kRounded>(panel + p * 32, some, block);
+    const char* from = x + 2 * p * sizeof(float);
+    size_t r = 0;
+    for (; r + 2 <= rows; r += 2) {
+      AddHalves<kRounded, 2>(from + r * stride, stride, block, some, sums + r * 32);
+    }
+    if (r < rows) AddHalves<kRounded, 1>(from + r * stride, stride, block, some, sums + r * 32);
+  }
+}
+
 void MultiplyF32(const void* x, size_t stride, const void* panel, size_t k, size_t rows,
                  float* sums) {
   const auto* from = static_cast<const char*>(x);
@@ -89,6 +155,12 @@ HWY_INLINE void MultiplyPairs(const void* x, size_t stride, const void* panel, s
                               size_t rows, float* sums) {
   const auto* from = static_cast<const char*>(x);
   const auto* weights = static_cast<const uint32_t*>(panel);
+  if constexpr (kUnpacks) {
+    if (rows > 1) {
+      MultiplyUnpacked<kRounded>(from, stride, weights, k / 2, rows, sums);
+      return;
+    }
+  }
   size_t r = 0;
   for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) {
     RowsBf16<kRounded, kRowsAtOnce>(from + r * stride, stride, weights, k / 2, sums + r * 32);

@@ -71,7 +71,7 @@ __global__ void few_rows(Product p) {
     const int some = static_cast<int>(p.k - at < 8 ? p.k - at : 8);
 #pragma unroll
     for (int r = 0; r < kFewRows; ++r) {
-      if (r >= rows) break;
+      if (r >= rows) continue;  // no break: every compiler is to unroll this
       const float* x = p.x + (first + r) * p.x_stride + at;
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
@@ -81,7 +81,7 @@ __global__ void few_rows(Product p) {
   }
 #pragma unroll
   for (int r = 0; r < kFewRows; ++r) {
-    if (r >= rows) break;
+    if (r >= rows) continue;
     const float sum = warp_sum(sums[r]);
     if (lane == 0) p.finish(first + r, i, sum);
   }

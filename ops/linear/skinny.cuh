@@ -214,7 +214,7 @@ __global__ void __launch_bounds__(Groups * 128, Groups == 2 ? 2 : 3)
 // What was fastest within whole steps on an H100 at 8B's shapes, or near it.
 inline SkinnyCut choose_skinny(int rows, int n, int k, int processors) {
   const int tiles = (n + 127) / 128;
-  if (k < 1024) return {1, 1};
+  if (k < 1024 || !kGpuClusters) return {1, 1};
   if (rows == 1) return {1, k >= 4096 ? 4 : 1};
   if (rows <= 32) return {tiles >= processors / 3 && tiles < processors ? 2 : 1, 4};
   if (tiles >= processors) return {tiles >= 4 * processors ? 1 : 2, 1};

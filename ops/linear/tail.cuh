@@ -167,7 +167,7 @@ struct PairEnd {
       unsigned long long key = there ? best_key(sum0, first) : 0;
       if (there && twice && sum1 > sum0) key = best_key(sum1, second);
       for (int lanes = segment / 2; lanes > 0; lanes /= 2) {
-        const unsigned long long other = shuffle_xor_long(key, lanes);
+        const unsigned long long other = shuffle_xor(key, lanes);
         key = other > key ? other : key;
       }
       if (there && lane % segment == 0) atomicMax(t.best + row * kRowSlots, key);
@@ -196,14 +196,6 @@ struct PairEnd {
       atomicAdd(reinterpret_cast<unsigned long long*>(t.squares) + row * kRowSlots,
                 static_cast<unsigned long long>(squares * kSquaresUnit));
     }
-  }
-  static __device__ __forceinline__ unsigned long long shuffle_xor_long(unsigned long long v,
-                                                                        int lanes) {
-#if defined(__HIP_PLATFORM_AMD__)
-    return __shfl_xor(v, lanes);
-#else
-    return __shfl_xor_sync(~0u, v, lanes);
-#endif
   }
 };
 

@@ -108,7 +108,7 @@ class Cluster:
     """A broker and named workers on free ports, with their data in a folder of their own."""
 
     def __init__(self, bin_dir, workers=("one", "two"), model=EMBEDDED_MODEL, broker_args=(),
-                 worker_args=(), folder=None, client_args=(), frontend_host="127.0.0.1"):
+                 worker_args=(), folder=None, client_args=(), frontend_host="127.0.0.1", device="cpu"):
         self.client_args = [str(a) for a in client_args]  # of every `limpet` command
         self.bin = pathlib.Path(bin_dir).resolve()
         self.own_folder = folder is None
@@ -127,7 +127,7 @@ class Cluster:
             self.worker_http[name] = address
             self.workers[name] = Process(name, [
                 self.bin / "limpet-worker", "--broker", self.backend, "--model", model, "--device",
-                "cpu", "--threads", "1", "--name", name, "--http", address, *worker_args],
+                device, "--threads", "1", "--name", name, "--http", address, *worker_args],
                 self.folder / f"worker-{name}.log")
 
     def __enter__(self):

@@ -192,7 +192,15 @@ TEST_F(EngineTest, ReadingAHandleReadsItsLayerAlone) {
 }
 
 TEST_F(EngineTest, BucketsCompileOnceAndWarmAhead) {
-  engine->warm(2, 64);
+  std::vector<WarmedBucket> told;
+  engine->warm(2, 64, [&](const WarmedBucket& b) { told.push_back(b); });
+  ASSERT_EQ(told.size(), 2u);  // the largest first
+  EXPECT_EQ(told[0].key, BucketKey::of(2, 64));
+  EXPECT_EQ(told[1].key, BucketKey::of(1, 64));
+  EXPECT_EQ(told[0].done, 1);
+  EXPECT_EQ(told[0].all, 2);
+  EXPECT_EQ(told[1].done, 2);
+  EXPECT_GT(told[1].seconds, 0);
   const EngineCounters warm = engine->counters();
   EXPECT_EQ(warm.compiles, 2);  // batch 1 and 2, the first bucket of pasts
   feed({7});

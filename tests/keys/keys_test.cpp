@@ -49,6 +49,17 @@ TEST_F(KeysTest, WhatIsDrawnIsReadBackAndItsSecretIsItsOwners) {
   EXPECT_THAT(folder_.read("ada.pub"), testing::Not(HasSubstr(pair.secret_key)));
 }
 
+TEST_F(KeysTest, AFileWhosePathLooksLikeAKeyIsAFile) {
+  const KeyPair pair = draw();
+  const auto before = std::filesystem::current_path();
+  std::filesystem::current_path(folder_.path());  // how long its own path is, nobody knows
+  const std::string path(40, 'x');
+  ASSERT_TRUE(is_key(path));
+  write(path, pair);
+  EXPECT_EQ(read_public(path), pair.public_key);
+  std::filesystem::current_path(before);
+}
+
 TEST_F(KeysTest, AKeyIsNeverWrittenOver) {
   write(in("ada"), draw());
   const KeyPair before = read_secret(in("ada"));

@@ -56,14 +56,15 @@ TEST_F(Targets, RowsAloneHaveTheBitsOfTheBatchOnEach) {
   for (const int64_t target : all()) {
     use(target);
     for (const DType dtype : {DType::f32, DType::bf16, DType::i8}) {
+      constexpr int64_t k = 331;  // of several blocks, the last one not whole
       Random random(2);
-      std::vector<Tensor> in = {f32({11, 64}, random.many(11 * 64)),
-                                weight(Layout::linear, dtype, {40, 64}, random.many(40 * 64))};
+      std::vector<Tensor> in = {f32({11, k}, random.many(11 * k)),
+                                weight(Layout::linear, dtype, {40, k}, random.many(40 * k))};
       auto backend = make_backend({}, {.threads = 1, .bf16_dot = false});
       const auto want = run_op(*backend, ops::Linear{}, in, {11, 40});
       for (int64_t r = 0; r < 11; ++r) {
         std::vector<Tensor> alone = {
-            f32({1, 64}, {in[0].values.begin() + r * 64, in[0].values.begin() + r * 64 + 64}),
+            f32({1, k}, {in[0].values.begin() + r * k, in[0].values.begin() + r * k + k}),
             in[1]};
         const auto got = run_op(*backend, ops::Linear{}, alone, {1, 40});
         ASSERT_TRUE(same_bits(got.data(), want.data() + r * 40, 40)) << hwy::TargetName(target);

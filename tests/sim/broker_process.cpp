@@ -28,8 +28,32 @@ Attempt said_by(const WorkerMessage& message, JobNumber job) {
 }  // namespace
 
 BrokerProcess::BrokerProcess(World& world, ToClient to_client, ToWorker to_worker)
-    : world_(world), to_client_(std::move(to_client)), to_worker_(std::move(to_worker)) {
+    : world_(world), to_client_(std::move(to_client)), to_worker_(std::move(to_worker)),
+      turns_(world) {
   start();
+}
+
+// What the operator's file says; a planted bug is somewhere between it and the core.
+void BrokerProcess::set_policies() {
+  if (!up()) return;
+  broker::TenantPolicies told = world_.scene.policies;
+  for (auto& [tenant, policy] : told.named) {
+    if (world_.plant == Plant::running_cap_ignored) policy.max_running_jobs = 0;
+    if (world_.plant == Plant::queue_cap_ignored) policy.max_queued_jobs = 0;
+    if (world_.plant == Plant::kv_cap_ignored) policy.max_resident_tokens = 0;
+  }
+  if (world_.plant == Plant::tenant_favoured) told.named[world_.scene.tenant(0)].weight *= 1000;
+  core_->set_policies(told);
+}
+
+void BrokerProcess::stall(int64_t ms) {
+  world_.trace("broker stalls for ", std::to_string(ms));
+  stalled_until_ = world_.ms() + ms;
+}
+
+void BrokerProcess::fill_disk(int64_t ms) {
+  world_.trace("disk full for ", std::to_string(ms));
+  full_until_ = world_.ms() + ms;
 }
 
 void BrokerProcess::start() {
@@ -40,6 +64,7 @@ void BrokerProcess::start() {
     if (world_.plant == Plant::numbers_reused && numbers) continue;
     core_->apply(entry);
   }
+  set_policies();
   core_->recovered(world_.now);
   wake_at_ = broker::Time::max();
   turn_due_ = false;
@@ -63,7 +88,8 @@ void BrokerProcess::arrives(broker::Event event, std::shared_ptr<const Origin> o
   inbox_.push_back({std::move(event), std::move(origin)});
   if (turn_due_) return;
   turn_due_ = true;
-  world_.in(world_.rng.below(2), [this, life = life_] {
+  const int64_t stalled = std::max<int64_t>(stalled_until_ - world_.ms(), 0);
+  world_.in(stalled + world_.rng.below(2), [this, life = life_] {
     if (life == life_) turn();
   });
 }
@@ -80,32 +106,42 @@ void BrokerProcess::wake_later() {
   });
 }
 
+// What the shell adds to an event before the core sees it.
+broker::Event BrokerProcess::looked_up(broker::Event event) {
+  if (auto* e = std::get_if<broker::ClientEvent>(&event)) {
+    const auto* submit = std::get_if<Submit>(&e->message);
+    const auto* attach = std::get_if<Attach>(&e->message);
+    const auto* cancel = std::get_if<Cancel>(&e->message);
+    const std::string id = submit   ? submit->spec->job_id
+                           : attach ? attach->job_id
+                           : cancel ? cancel->job_id
+                                    : "";
+    if (world_.plant != Plant::ended_forgotten) e->stored = disk_.find_ended(id, e->tenant);
+  } else if (const auto* gone = std::get_if<broker::ClientGone>(&event)) {
+    std::erase_if(streams_, [&](const auto& s) { return s.first.first == gone->client; });
+  }
+  return event;
+}
+
 void BrokerProcess::turn() {
   turn_due_ = false;
   broker::Output out;
   std::vector<Decided> decided;
+  std::vector<broker::Event> events;
   for (Arrival& a : std::exchange(inbox_, {})) {
-    if (auto* e = std::get_if<broker::ClientEvent>(&a.event)) {
-      const auto* submit = std::get_if<Submit>(&e->message);
-      const auto* attach = std::get_if<Attach>(&e->message);
-      const auto* cancel = std::get_if<Cancel>(&e->message);
-      const std::string id = submit   ? submit->spec->job_id
-                             : attach ? attach->job_id
-                             : cancel ? cancel->job_id
-                                      : "";
-      if (world_.plant != Plant::ended_forgotten) e->stored = disk_.find_ended(id);
-    } else if (const auto* gone = std::get_if<broker::ClientGone>(&a.event)) {
-      std::erase_if(streams_, [&](const auto& s) { return s.first.first == gone->client; });
-    }
+    events.push_back(looked_up(std::move(a.event)));
+    const auto* asked = std::get_if<broker::ClientEvent>(&events.back());
     const size_t begin = out.append.size();
-    core_->step(world_.now, a.event, out);
-    decided.push_back({begin, out.append.size(), a.origin});
+    core_->step(world_.now, events.back(), out);
+    decided.push_back({begin, out.append.size(), a.origin,
+                       asked ? std::optional(asked->client) : std::nullopt});
   }
   for (const broker::Fact& f : out.facts) {
     if (f.kind == broker::Fact::Kind::hand_over) {
       world_.verdict.hand_overs_failed += f.detail != "moved";
     }
   }
+  if (!out.append.empty() && world_.ms() < full_until_) return disk_is_full(events);
   const Crash crash_now = out.append.empty() ? Crash::none : crash_;
   if (world_.plant == Plant::send_before_commit) send(out, out.send.size());
   if (crash_now == Crash::before_commit) return crash();
@@ -119,12 +155,26 @@ void BrokerProcess::turn() {
   wake_later();
 }
 
+// The turn's requests are refused, and a new core begins from what is durable.
+void BrokerProcess::disk_is_full(const std::vector<broker::Event>& events) {
+  ++world_.verdict.full_disks;
+  for (const broker::Event& event : events) {
+    const auto* e = std::get_if<broker::ClientEvent>(&event);
+    const auto* submit = e ? std::get_if<Submit>(&e->message) : nullptr;
+    if (submit == nullptr || e->stored) continue;
+    to_client_(e->client, Refused{submit->spec->job_id, ErrorCode::storage, "full", 0});
+  }
+  crash();
+}
+
 void BrokerProcess::commit(const broker::Output& out, const std::vector<Decided>& decided) {
   for (const Decided& d : decided) {
     for (size_t i = d.begin; i < d.end; ++i) {
       const JournalEntry& entry = out.append[i];
       if (world_.tracing) world_.trace(describe(entry));
       judge(entry, d.origin.get());
+      judge_tenant(entry, d);
+      if (world_.scene.solo) turns_.judge(entry, disk_);
       const bool tokens = std::holds_alternative<broker::TokensAppended>(entry);
       if (tokens && world_.plant == Plant::tokens_not_durable && world_.rng.chance(20)) continue;
       const auto* home = std::get_if<broker::HomeSet>(&entry);
@@ -134,9 +184,70 @@ void BrokerProcess::commit(const broker::Output& out, const std::vector<Decided>
       world_.verdict.hand_overs += moved;
       if (moved && world_.plant == Plant::move_not_durable) continue;
       disk_.commit({&entry, 1});
+      if (const auto* e = std::get_if<broker::JobDispatched>(&entry)) judge_caps(*e);
     }
   }
   judge_credit();
+}
+
+// What a client asks for is its own tenant's, in the session that it named.
+void BrokerProcess::judge_tenant(const JournalEntry& entry, const Decided& by) {
+  const auto* e = std::get_if<broker::JobAccepted>(&entry);
+  if (!e) return;
+  const ReferenceStore::Session& s = *disk_.find(e->session);
+  if (!by.client || s.tenant != (tenant_of ? tenant_of(*by.client) : "")) {
+    violated(tag(e->job) + "taken into a session of another tenant");
+  }
+  if (s.name != e->spec->session) violated(tag(e->job) + "taken into another session");
+  judge_queue_cap(s.tenant);
+}
+
+broker::TenantPolicy BrokerProcess::policy(const std::string& tenant) const {
+  const auto it = world_.scene.policies.named.find(tenant);
+  return it == world_.scene.policies.named.end() ? world_.scene.policies.standard : it->second;
+}
+
+// Before one more is taken.
+void BrokerProcess::judge_queue_cap(const std::string& tenant) {
+  const int64_t most = policy(tenant).max_queued_jobs;
+  if (most == 0) return;
+  int64_t queued = 0;
+  for (const auto& [number, job] : disk_.jobs()) {
+    queued += job.state == JobState::queued && disk_.find(job.accepted.session)->tenant == tenant;
+  }
+  if (queued >= most) violated("cap exceeded: a tenant has more jobs queued than it may");
+}
+
+// Tokens that its session may come to hold by it.
+int64_t BrokerProcess::longest(const ReferenceStore::Job& job) const {
+  const ReferenceStore::Session& s = *disk_.find(job.accepted.session);
+  const JobSpec& spec = *job.accepted.spec;
+  const int64_t all = std::ssize(s.transcript);
+  const int64_t unstarted =
+      (spec.rewind_to < 0 ? all : std::min(spec.rewind_to, all)) + std::ssize(spec.tokens);
+  const int64_t before = job.has_prompt ? job.base + std::ssize(job.prompt) : unstarted;
+  return std::min(before + spec.max_tokens,
+                  std::min(world_.scene.max_context, 4 * world_.scene.pages));
+}
+
+// A tenant's jobs in flight, when one more begins. A single one may be larger than the cap.
+void BrokerProcess::judge_caps(const broker::JobDispatched& e) {
+  const std::string& tenant = disk_.find(disk_.find(e.job)->accepted.session)->tenant;
+  const broker::TenantPolicy p = policy(tenant);
+  int64_t jobs = 0, kv = 0;
+  for (const auto& [number, job] : disk_.jobs()) {
+    if (job.state != JobState::dispatched && job.state != JobState::running) continue;
+    if (disk_.find(job.accepted.session)->tenant != tenant) continue;
+    ++jobs;
+    kv += longest(job);
+  }
+  if (jobs == 1) return;
+  if (p.max_running_jobs > 0 && jobs > p.max_running_jobs) {
+    violated("cap exceeded: a tenant has more jobs running than it may");
+  }
+  if (p.max_resident_tokens > 0 && kv > p.max_resident_tokens) {
+    violated("cap exceeded: a tenant's jobs need more KV than it may have");
+  }
 }
 
 // An attempt's reports become durable only while it is the current one, at the current home.
@@ -162,6 +273,7 @@ void BrokerProcess::judge(const JournalEntry& entry, const Origin* origin) {
     judge_source(e->job, origin);
     ++world_.verdict.attempts;
     world_.verdict.resident_starts += e->residency == Residency::resident;
+    world_.verdict.restored_starts += e->residency == Residency::restored;
     world_.verdict.migrated_starts += e->residency == Residency::migrated;
     if (world_.scene.calm && e->residency == Residency::reprefilled &&
         e->reason != Reason::new_session) {
@@ -227,14 +339,8 @@ void BrokerProcess::judge_credit() {
     if (++at_worker_[{s.home, s.incarnation}] > world_.scene.slots) {
       violated("credit exceeded: " + s.home + " has more jobs than places");
     }
-    const JobSpec& spec = *job.accepted.spec;
-    const int64_t all = std::ssize(s.transcript);
-    const int64_t unstarted =
-        (spec.rewind_to < 0 ? all : std::min(spec.rewind_to, all)) + std::ssize(spec.tokens);
-    const int64_t before = job.has_prompt ? job.base + std::ssize(job.prompt) : unstarted;
     int64_t& kv = kv_at_worker_[{s.home, s.incarnation}];
-    const int64_t in_pages = (before + spec.max_tokens + 3) / 4 * 4;
-    kv += std::min(in_pages, longest);
+    kv += std::min((this->longest(job) + 3) / 4 * 4, longest);
     if (world_.scene.share_prefixes || at_worker_[{s.home, s.incarnation}] == 1) continue;
     if (kv > pool) violated("credit exceeded: " + s.home + " has jobs for more KV than it holds");
   }
@@ -264,24 +370,25 @@ void BrokerProcess::send_one(const broker::Send& one) {
     }
     to_worker_(m->worker, std::move(message));
   } else if (const auto* m = std::get_if<broker::StreamOpened>(&one)) {
-    streams_[{m->client, m->job_id}] = {m->from_index, m->tokens};
+    streams_[{m->client, m->job_id}] = {m->job, m->from_index, m->tokens};
     feed(m->client, m->job_id);
   } else if (const auto* m = std::get_if<broker::StreamClosed>(&one)) {
     streams_.erase({m->client, m->job_id});
   } else if (const auto* m = std::get_if<broker::JobEvent>(&one)) {
     std::vector<broker::ClientId> followers;
     for (const auto& [key, stream] : streams_)
-      if (key.second == m->spec->job_id) followers.push_back(key.first);
+      if (stream.job == m->job) followers.push_back(key.first);
     for (const broker::ClientId client : followers) feed(client, m->spec->job_id);
   }
 }
 
 // Brings one follower up to what is stored.
 void BrokerProcess::feed(broker::ClientId client, const std::string& job_id) {
-  const ReferenceStore::Job* job = disk_.find(job_id);
   const auto it = streams_.find({client, job_id});
-  if (!job || it == streams_.end()) return;
+  if (it == streams_.end()) return;
   Stream& s = it->second;
+  const ReferenceStore::Job* job = disk_.find(s.job);
+  if (!job) return;
   if (s.tokens && s.next < std::ssize(job->output)) {
     Tokens m;
     m.job_id = job_id;

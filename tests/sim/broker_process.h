@@ -6,6 +6,7 @@
 #include <set>
 #include <vector>
 
+#include "tests/sim/turns_judge.h"
 #include "tests/sim/world.h"
 
 namespace limpet::sim {
@@ -27,10 +28,15 @@ class BrokerProcess {
 
   void arrives(broker::Event event, std::shared_ptr<const Origin> origin = nullptr);
   void crash_in_next_turn(Crash kind) { crash_ = kind; }
+  void stall(int64_t ms);      // SIGSTOP, and later SIGCONT
+  void fill_disk(int64_t ms);  // nothing can be written until then
+  void set_policies();         // the scene's, which may have changed
   uint64_t life() const { return life_; }  // grows with each restart
   bool up() const { return core_ != nullptr; }
   const ReferenceStore& disk() const { return disk_; }
   broker::Core::Gauges gauges() const { return core_->gauges(); }
+
+  std::function<std::string(broker::ClientId)> tenant_of;  // by its key
 
  private:
   struct Arrival {
@@ -41,8 +47,10 @@ class BrokerProcess {
   struct Decided {
     size_t begin = 0, end = 0;
     std::shared_ptr<const Origin> origin;
+    std::optional<broker::ClientId> client;
   };
   struct Stream {
+    JobNumber job{};
     int64_t next = 0;
     bool tokens = true;
   };
@@ -53,6 +61,12 @@ class BrokerProcess {
   void turn();
   void commit(const broker::Output& out, const std::vector<Decided>& decided);
   void judge(const JournalEntry& entry, const Origin* origin);
+  void judge_tenant(const JournalEntry& entry, const Decided& by);
+  void judge_caps(const broker::JobDispatched& e);
+  void judge_queue_cap(const std::string& tenant);
+  int64_t longest(const ReferenceStore::Job& job) const;
+  broker::TenantPolicy policy(const std::string& tenant) const;
+  void disk_is_full(const std::vector<broker::Event>& events);
   void judge_source(JobNumber job, const Origin* origin);
   void judge_token(const ReferenceStore::Job& job, std::span<const Token> transcript, Token token);
   void judge_credit();
@@ -60,11 +74,13 @@ class BrokerProcess {
   void send(const broker::Output& out, size_t limit);
   void send_one(const broker::Send& one);
   void feed(broker::ClientId client, const std::string& job_id);
+  broker::Event looked_up(broker::Event event);
 
   World& world_;
   ToClient to_client_;
   ToWorker to_worker_;
   ReferenceStore disk_;
+  TurnsJudge turns_;
   std::unique_ptr<broker::Core> core_;
   std::vector<Arrival> inbox_;
   std::map<std::pair<broker::ClientId, std::string>, Stream> streams_;
@@ -72,6 +88,7 @@ class BrokerProcess {
   std::map<std::pair<std::string, uint64_t>, int64_t> kv_at_worker_;
   broker::Time wake_at_ = broker::Time::max();
   uint64_t life_ = 0;
+  int64_t stalled_until_ = 0, full_until_ = 0;  // ms
   bool turn_due_ = false;
   Crash crash_ = Crash::none;
 };

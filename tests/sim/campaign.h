@@ -10,7 +10,9 @@ struct Campaign {
   Verdict sum;
 };
 
-// Seeds [from, to). Stops early once `enough` violations are found.
-Campaign run_campaign(uint64_t from, uint64_t to, int threads, Plant plant, size_t enough);
+// Seeds [from, to). Stops early once `enough` violations are found; only those count that say
+// `about`.
+Campaign run_campaign(uint64_t from, uint64_t to, int threads, Plant plant, size_t enough,
+                      std::string_view about = "");
 
 }  // namespace limpet::sim

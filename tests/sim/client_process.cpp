@@ -6,6 +6,7 @@ namespace limpet::sim {
 
 void ClientProcess::want(std::shared_ptr<const JobSpec> spec, int64_t in_ms) {
   const std::string id = spec->job_id;
+  world_.priorities[{tenant_, id}] = spec->priority;
   wants_[id].spec = std::move(spec);
   ++open_;
   world_.in(in_ms, [this, id] {
@@ -17,6 +18,22 @@ void ClientProcess::want(std::shared_ptr<const JobSpec> spec, int64_t in_ms) {
 void ClientProcess::cancel(const std::string& job_id, int64_t in_ms) {
   wants_[job_id].cancelled = true;
   world_.in(in_ms, [this, job_id] { send_(Cancel{job_id}); });
+}
+
+void ClientProcess::pry(const std::string& job_id, int64_t in_ms) {
+  world_.in(in_ms, [this, job_id] {
+    send_(Attach{job_id, 0});
+    send_(List{world_.rng.chance(500) ? Listing::jobs : Listing::sessions, 100});
+  });
+}
+
+void ClientProcess::listed(const Listed& m) const {
+  for (const JobInfo& j : m.jobs) {
+    if (j.tenant != tenant_) throw Contradiction("a tenant is listed another one's job");
+  }
+  for (const SessionInfo& s : m.sessions) {
+    if (s.tenant != tenant_) throw Contradiction("a tenant is listed another one's session");
+  }
 }
 
 // What has been acknowledged is only attached to: it must be there.
@@ -45,29 +62,30 @@ void ClientProcess::crash() {
 }
 
 void ClientProcess::arrives(const BrokerToClient& message) {
-  const auto find = [&](const std::string& id) -> Want* {
+  const auto find = [&](const std::string& id) -> Want& {
     const auto it = wants_.find(id);
-    return it == wants_.end() ? nullptr : &it->second;
+    if (it == wants_.end()) throw Contradiction("a tenant is told of another one's job " + id);
+    return it->second;
   };
   if (const auto* m = std::get_if<Accepted>(&message)) {
-    if (Want* want = find(m->job_id)) want->acknowledged = true;
+    find(m->job_id).acknowledged = true;
   } else if (const auto* m = std::get_if<Refused>(&message)) {
-    if (Want* want = find(m->job_id)) refused(*want, *m);
+    if (wants_.contains(m->job_id)) refused(wants_[m->job_id], *m);
   } else if (const auto* m = std::get_if<Tokens>(&message)) {
-    if (Want* want = find(m->job_id)) show(*want, *m);
+    show(find(m->job_id), *m);
   } else if (const auto* m = std::get_if<Finished>(&message)) {
-    if (Want* want = find(m->job_id)) {
-      outcome(*want, "finished " + std::string(limpet::name(m->reason)), m->usage.output_tokens);
-    }
+    outcome(find(m->job_id), "finished " + std::string(limpet::name(m->reason)),
+            m->usage.output_tokens);
   } else if (const auto* m = std::get_if<Failed>(&message)) {
-    if (Want* want = find(m->job_id)) {
-      outcome(*want, "failed " + std::string(limpet::name(m->code)), -1);
-    }
+    outcome(find(m->job_id), "failed " + std::string(limpet::name(m->code)), -1);
+  } else if (const auto* m = std::get_if<Listed>(&message)) {
+    listed(*m);
   }
 }
 
 void ClientProcess::refused(Want& want, const Refused& m) {
-  if (m.code == ErrorCode::busy) return;  // asked again later; it may have crossed with an Accepted
+  // Asked again later; it may have crossed with an Accepted.
+  if (m.code == ErrorCode::busy || m.code == ErrorCode::storage) return;
   if (m.code == ErrorCode::not_found && (want.cancelled || !want.acknowledged)) return;
   throw Contradiction(want.spec->job_id + (want.acknowledged ? ": acknowledged" : "") +
                       ": refused as " + std::string(limpet::name(m.code)));

@@ -17,14 +17,20 @@ class ClientProcess {
   using Send = std::function<void(ClientMessage)>;
   using Gone = std::function<void()>;
 
-  ClientProcess(World& world, Send send, Gone gone) : world_(world), send_(send), gone_(gone) {}
+  ClientProcess(World& world, std::string tenant, Send send, Gone gone)
+      : world_(world), tenant_(std::move(tenant)), send_(send), gone_(gone) {}
+  ClientProcess(World& world, Send send, Gone gone) : ClientProcess(world, "", send, gone) {}
 
   void want(std::shared_ptr<const JobSpec> spec, int64_t in_ms);
   void cancel(const std::string& job_id, int64_t in_ms);
+  // Asks for what is another tenant's: it must not be there for this one.
+  void pry(const std::string& job_id, int64_t in_ms);
   void arrives(const BrokerToClient& message);
   void crash();  // forgets where its streams were; the wants are on its disk
   bool all_done() const { return open_ == 0; }
   uint64_t connection() const { return connection_; }
+  const std::string& tenant() const { return tenant_; }
+  std::string link() const { return "client of " + tenant_; }
   std::string first_open() const;
 
  private:
@@ -45,7 +51,10 @@ class ClientProcess {
   void outcome(Want& want, const std::string& what, int64_t tokens);
   void refused(Want& want, const Refused& m);
 
+  void listed(const Listed& m) const;
+
   World& world_;
+  std::string tenant_;
   Send send_;
   Gone gone_;
   std::map<std::string, Want> wants_;

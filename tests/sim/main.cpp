@@ -15,7 +15,8 @@ int usage() {
                "usage: limpet-sim [--seeds FROM..TO] [--threads N] [--plant NAME] [--trace SEED]\n"
                "  --seeds 0..2000   run these seeds (TO not included)\n"
                "  --threads 2       on so many threads\n"
-               "  --plant NAME      with a bug put in on purpose; exits 0 if it is found:\n"
+               "  --plant NAME      with a bug put in on purpose; exits 0 if it is found;\n"
+               "                    all: each, and the first seed that finds it:\n"
                "                   ");
   for (const Plant p : all_plants()) std::fprintf(stderr, " %s", std::string(name(p)).c_str());
   std::fprintf(stderr, "\n  --trace SEED      tell one run line by line\n");
@@ -26,7 +27,7 @@ struct Arguments {
   uint64_t from = 0, to = 2000;
   int threads = 2;
   Plant plant = Plant::none;
-  bool trace = false;
+  bool trace = false, every_plant = false;
 };
 
 bool parse(int argc, char** argv, Arguments& a) {
@@ -43,9 +44,10 @@ bool parse(int argc, char** argv, Arguments& a) {
       a.from = std::strtoull(value.c_str(), nullptr, 10);
       a.trace = true;
     } else if (flag == "--plant") {
+      a.every_plant = value == "all";
       for (const Plant p : all_plants())
         if (name(p) == value) a.plant = p;
-      if (a.plant == Plant::none) return false;
+      if (!a.every_plant && a.plant == Plant::none) return false;
     } else {
       return false;
     }
@@ -59,6 +61,20 @@ int tell(const Arguments& a) {
               v.violation.empty() ? "no violation" : v.violation.c_str(),
               static_cast<long long>(v.sim_ms));
   return v.violation.empty() ? 0 : 1;
+}
+
+// A line for each planted bug: what it breaks, and the first seed that says so.
+int find_all(const Arguments& a) {
+  bool all = true;
+  for (const Plant plant : all_plants()) {
+    const Campaign c = run_campaign(a.from, a.to, 1, plant, 1, breaks(plant));
+    const bool found = !c.violations.empty();
+    const std::string seed = found ? std::to_string(c.violations[0].first) : "none";
+    std::printf("| %s | %s | %s |\n", std::string(breaks(plant)).c_str(),
+                std::string(name(plant)).c_str(), seed.c_str());
+    all = all && found;
+  }
+  return all ? 0 : 1;
 }
 
 int run(const Arguments& a) {
@@ -82,6 +98,12 @@ int run(const Arguments& a) {
   std::printf(
       "%lld hand-overs, %lld came to nothing, %lld pages; %lld starts migrated\n",
       n(s.hand_overs), n(s.hand_overs_failed), n(s.pages_moved), n(s.migrated_starts));
+  std::printf("%lld moves to and from tiers; %lld starts restored\n", n(s.tier_moves),
+              n(s.restored_starts));
+  std::printf(
+      "%lld partitions, %lld slow links, %lld broker stalls, %lld turns on a full disk; %lld "
+      "scenes judged for turns\n",
+      n(s.partitions), n(s.slow_links), n(s.stalls), n(s.full_disks), n(s.solo));
   std::printf(
       "%lld broker crashes, %lld worker crashes, %lld messages, %lld lost, %lld simulated "
       "seconds\n",
@@ -97,5 +119,6 @@ int run(const Arguments& a) {
 int main(int argc, char** argv) {
   limpet::sim::Arguments a;
   if (!limpet::sim::parse(argc, argv, a)) return limpet::sim::usage();
+  if (a.every_plant) return limpet::sim::find_all(a);
   return a.trace ? limpet::sim::tell(a) : limpet::sim::run(a);
 }

@@ -87,6 +87,8 @@ void ReferenceStore::take(const broker::JobDispatched& e) {
          tag(e.job) + "attempts are not counted one by one");
   demand(!s.home.empty(), tag(e.job) + "dispatched without a durable home");
   job.attempt = e.attempt;
+  job.owner = s.home;
+  job.owner_incarnation = s.incarnation;
   job.state = JobState::dispatched;
 }
 

@@ -26,6 +26,8 @@ class ReferenceStore {
     broker::JobAccepted accepted;
     JobState state = JobState::queued;
     Attempt attempt{};
+    std::string owner;  // of its attempt: the home when it was dispatched
+    uint64_t owner_incarnation = 0;
     bool has_prompt = false;
     int64_t base = 0;
     int64_t cached = 0;

@@ -8,12 +8,19 @@
 namespace limpet::sim {
 namespace {
 
+constexpr const char* kLast = "last-";
 constexpr int64_t kHealedMs = 60'000;  // after healing everything must be over by then
 
 uint64_t body_of(const JobSpec& spec) {
   uint64_t h = static_cast<uint64_t>(spec.max_tokens);
   for (const Token t : spec.tokens) h = mixed(h + static_cast<uint64_t>(t));
   return h;
+}
+
+std::shared_ptr<const JobSpec> without_priority(const JobSpec& spec) {
+  auto changed = std::make_shared<JobSpec>(spec);
+  changed->priority = 0;
+  return changed;
 }
 
 // All processes of one run, and the wires between them.
@@ -32,38 +39,49 @@ class Cluster {
         between_workers(c, from);
       };
     }
-    world_.on_decode = [this](JobNumber job, Attempt attempt) {
+    broker_.tenant_of = [this](broker::ClientId id) { return tenant_of(id); };
+    world_.on_decode = [this](JobNumber job, Attempt attempt, const std::string& worker,
+                              uint64_t incarnation) {
       const ReferenceStore::Job* known = broker_.disk().find(job);
       if (!known || known->attempt < attempt) {
         throw Contradiction("a worker decodes an attempt that is not durable");
       }
+      const bool owner = known->owner == worker && known->owner_incarnation == incarnation;
+      if (known->attempt == attempt && !owner) {
+        throw Contradiction("a session has two owners: " + worker + " and " + known->owner);
+      }
+    };
+    world_.tenant_of = [this](JobNumber job) {
+      const ReferenceStore::Job* known = broker_.disk().find(job);
+      return known ? broker_.disk().find(known->accepted.session)->tenant : "";
     };
     for (const auto& worker : workers_) worker->start();
     for (int64_t c = 0; c < world_.scene.clients; ++c) {
       clients_.push_back(std::make_unique<ClientProcess>(
-          world_, [this, c](ClientMessage m) { from_client(c, std::move(m)); },
+          world_, world_.scene.tenant(c % world_.scene.tenants),
+          [this, c](ClientMessage m) { from_client(c, std::move(m)); },
           [this, c] {
             broker_.arrives(broker::ClientGone{client_id(c, clients_[c]->connection() - 1)});
           }));
     }
-    for (int64_t j = 0; j < world_.scene.jobs; ++j) draw_job(j);
+    for (int64_t j = 0; j < world_.scene.jobs; ++j) draw_job();
+    if (world_.scene.tenants > 1) draw_prying();
     draw_faults();
   }
 
   Verdict run() {
     Verdict& v = world_.verdict;
     try {
-      while (!over()) {
-        if (world_.ms() > world_.scene.faulty_ms + kHealedMs) {
-          throw Contradiction("no progress after healing: " + what_is_open());
-        }
-        if (!world_.run_next()) throw Contradiction("nothing is left to happen");
-      }
+      until_over(world_.scene.faulty_ms + kHealedMs);
+      ask_last();
+      until_over(world_.ms() + kHealedMs);
+      judge_last();
       settle();
     } catch (const std::exception& e) {  // a Contradiction, or a core's own check
       v.violation = e.what();
     }
     v.sim_ms = world_.ms();
+    v.solo = world_.scene.solo;
     for (const auto& [number, job] : broker_.disk().jobs()) {
       ++v.jobs;
       v.finished += job.state == JobState::finished;
@@ -83,8 +101,18 @@ class Cluster {
                             static_cast<uint64_t>(worker)};
   }
 
-  void draw_job(int64_t j);
+  std::string tenant_of(broker::ClientId id) const {
+    const auto c = static_cast<size_t>(raw(id) % 100);
+    return c < clients_.size() ? clients_[c]->tenant() : "";
+  }
+  void draw_job();
+  void draw_prying();
   void draw_faults();
+  void somebody_leaves();
+  void draw_surroundings();
+  WorkerProcess& some_worker() {
+    return *workers_[static_cast<size_t>(world_.rng.below(std::ssize(workers_)))];
+  }
   bool over() const {
     if (world_.faulty()) return false;
     for (const auto& client : clients_)
@@ -96,20 +124,34 @@ class Cluster {
       if (!client->all_done()) return client->first_open();
     return "";
   }
+  void until_over(int64_t ms) {
+    while (!over()) {
+      if (world_.ms() > ms) throw Contradiction("no progress after healing: " + what_is_open());
+      if (!world_.run_next()) throw Contradiction("nothing is left to happen");
+    }
+  }
+  void ask_last();
+  void judge_last() const;
   void settle();
 
   void from_client(int64_t c, ClientMessage m) {
-    world_.carry([this, c, m = std::move(m), connection = clients_[c]->connection()] {
-      broker::ClientEvent e{client_id(c, connection), m, 0, {}};
+    world_.carry(clients_[c]->link(), [this, c, m = std::move(m),
+                                       connection = clients_[c]->connection()] {
+      broker::ClientEvent e{client_id(c, connection), m, 0, {}, clients_[c]->tenant()};
+      if (world_.plant == Plant::tenant_forgotten) e.tenant.clear();
+      if (world_.plant == Plant::listing_unfiltered) e.admin = true;
       if (world_.tracing) world_.trace("        broker <- client: ", describe(m));
-      if (const auto* submit = std::get_if<Submit>(&m)) e.body_hash = body_of(*submit->spec);
+      if (auto* submit = std::get_if<Submit>(&e.message)) {
+        e.body_hash = body_of(*submit->spec);
+        if (world_.plant == Plant::priority_lost) submit->spec = without_priority(*submit->spec);
+      }
       broker_.arrives(std::move(e));
     });
   }
   void to_client(broker::ClientId id, BrokerToClient m) {
-    world_.carry([this, id, m = std::move(m)] {
-      const int64_t c = static_cast<int64_t>(raw(id) % 100);
-      if (c >= std::ssize(clients_)) return;  // who has asked for a drain
+    const int64_t c = static_cast<int64_t>(raw(id) % 100);
+    if (c >= std::ssize(clients_)) return;  // who has asked for a drain
+    world_.carry(clients_[c]->link(), [this, c, id, m = std::move(m)] {
       if (client_id(c, clients_[c]->connection()) == id) clients_[c]->arrives(m);
     });
   }
@@ -135,13 +177,17 @@ class Cluster {
   BrokerProcess broker_;
   std::vector<std::unique_ptr<WorkerProcess>> workers_;
   std::vector<std::unique_ptr<ClientProcess>> clients_;
+  std::map<std::string, int64_t> named_;  // jobs by tenant
 };
 
-void Cluster::draw_job(int64_t j) {
+void Cluster::draw_job() {
   Rng& rng = world_.rng;
   const Scene& scene = world_.scene;
   auto spec = std::make_shared<JobSpec>();
-  spec->job_id = "j" + std::to_string(j);
+  // Tenants choose the same names as others do.
+  const int64_t c = rng.below(scene.clients);
+  ClientProcess& client = *clients_[static_cast<size_t>(c)];
+  spec->job_id = "j" + std::to_string(named_[client.tenant()]++);
   if (!rng.chance(200)) spec->session = "s" + std::to_string(rng.below(scene.sessions));
   spec->kind = InputKind::tokens;
   // Two beginnings shared by all sessions: prefixes to share.
@@ -155,7 +201,6 @@ void Cluster::draw_job(int64_t j) {
   if (rng.chance(scene.deadlines)) spec->deadline_ms = rng.between(50, 4000);
   if (rng.chance(scene.rewinds)) spec->rewind_to = rng.between(0, 12);
   spec->require_resident = rng.chance(scene.residents);
-  ClientProcess& client = *clients_[static_cast<size_t>(rng.below(scene.clients))];
   const int64_t at = rng.below(scene.faulty_ms);
   client.want(spec, at);
   if (rng.chance(scene.cancels)) client.cancel(spec->job_id, at + rng.below(1500));
@@ -169,40 +214,83 @@ void Cluster::draw_faults() {
   const auto times = [&](int64_t n, const std::function<void()>& fault) {
     for (; n > 0; --n) world_.in(rng.below(scene.faulty_ms), fault);
   };
-  const auto some_worker = [this, &rng]() -> WorkerProcess& {
-    return *workers_[static_cast<size_t>(rng.below(std::ssize(workers_)))];
-  };
   times(scene.broker_crashes, [this, &rng] {
     broker_.crash_in_next_turn(static_cast<BrokerProcess::Crash>(rng.between(1, 3)));
   });
-  times(scene.worker_crashes, [=, &rng] { some_worker().crash(rng.between(10, 1500)); });
-  times(scene.hangs, [=, &rng] { some_worker().hang(rng.between(50, 2500)); });
-  times(scene.reconnects, [=] { some_worker().reconnect(); });
-  times(scene.leaves, [=, this, &rng] {
-    WorkerProcess& worker = some_worker();
-    if (rng.chance(500)) {
-      worker.leave();
-    } else {
-      const broker::ClientId admin{99};
-      broker_.arrives(broker::ClientEvent{admin, Drain{worker.name(), 0}, 0, {}});
-    }
-    if (scene.calm) return;
-    // While sessions are on their way, giver, receiver or broker may go.
-    if (rng.chance(400)) {
-      world_.in(rng.below(60), [=, &rng] { some_worker().crash(rng.between(10, 1500)); });
-    }
-    if (rng.chance(300)) {
-      world_.in(rng.below(60), [this, &rng] {
-        broker_.crash_in_next_turn(static_cast<BrokerProcess::Crash>(rng.between(1, 3)));
-      });
-    }
-    if (rng.chance(200)) {
-      world_.in(rng.below(60), [=, &rng] { some_worker().hang(rng.between(50, 1500)); });
-    }
-  });
-  times(scene.wall_jumps, [this, &rng] { world_.now.wall += rng.between(-7'200'000, 7'200'000); });
+  times(scene.worker_crashes, [=, this, &rng] { some_worker().crash(rng.between(10, 1500)); });
+  times(scene.hangs, [=, this, &rng] { some_worker().hang(rng.between(50, 2500)); });
+  times(scene.reconnects, [=, this] { some_worker().reconnect(); });
   times(scene.client_crashes,
         [this, &rng] { clients_[static_cast<size_t>(rng.below(std::ssize(clients_)))]->crash(); });
+  times(scene.leaves, [this] { somebody_leaves(); });
+  draw_surroundings();
+}
+
+void Cluster::somebody_leaves() {
+  Rng& rng = world_.rng;
+  WorkerProcess& worker = some_worker();
+  if (rng.chance(500)) {
+    worker.leave();
+  } else {
+    const broker::ClientId admin{99};
+    broker_.arrives(broker::ClientEvent{admin, Drain{worker.name(), 0}, 0, {}, "", true});
+  }
+  if (world_.scene.calm) return;
+  // While sessions are on their way, giver, receiver or broker may go, or the way itself.
+  const auto soon = [&](int64_t per_mille, const std::function<void()>& fault) {
+    if (rng.chance(per_mille)) world_.in(rng.below(60), fault);
+  };
+  soon(400, [this, &rng] { some_worker().crash(rng.between(10, 1500)); });
+  soon(300, [this, &rng] {
+    broker_.crash_in_next_turn(static_cast<BrokerProcess::Crash>(rng.between(1, 3)));
+  });
+  soon(200, [this, &rng] { some_worker().hang(rng.between(50, 1500)); });
+  soon(200, [this, &rng] { world_.cut(some_worker().name(), rng.between(50, 1500)); });
+}
+
+// The network, the disk, the clock, the operator.
+void Cluster::draw_surroundings() {
+  Rng& rng = world_.rng;
+  const auto times = [&](int64_t n, const std::function<void()>& fault) {
+    for (; n > 0; --n) world_.in(rng.below(world_.scene.faulty_ms), fault);
+  };
+  const auto some_link = [this, &rng] {
+    const int64_t at = rng.below(std::ssize(workers_) + 1);
+    return at < std::ssize(workers_) ? workers_[static_cast<size_t>(at)]->name()
+                                     : clients_.back()->link();
+  };
+  times(world_.scene.partitions, [=, this, &rng] {
+    ++world_.verdict.partitions;
+    world_.cut(some_link(), rng.between(50, 3000));
+  });
+  times(world_.scene.slow_links, [=, this, &rng] {
+    ++world_.verdict.slow_links;
+    world_.slow(some_link(), rng.between(100, 2000));
+  });
+  times(world_.scene.stalls, [this, &rng] {
+    ++world_.verdict.stalls;
+    broker_.stall(rng.between(50, 2500));
+  });
+  times(world_.scene.full_disks, [this, &rng] { broker_.fill_disk(rng.between(50, 1500)); });
+  times(world_.scene.wall_jumps,
+        [this, &rng] { world_.now.wall += rng.between(-7'200'000, 7'200'000); });
+  times(world_.scene.reloads, [this, &rng] {
+    world_.scene.draw_policies(rng);
+    broker_.set_policies();
+  });
+}
+
+// Clients ask for jobs that only another tenant has.
+void Cluster::draw_prying() {
+  Rng& rng = world_.rng;
+  for (const auto& client : clients_) {
+    for (const auto& [tenant, jobs] : named_) {
+      const int64_t first = named_[client->tenant()];
+      if (tenant == client->tenant() || first >= jobs) continue;
+      client->pry("j" + std::to_string(rng.between(first, jobs - 1)),
+                  rng.below(world_.scene.faulty_ms));
+    }
+  }
 }
 
 // "The attempt check is dropped": what an old owner says of a job looks as the current one's would.
@@ -243,7 +331,8 @@ WorkerMessage Cluster::of_current_lease(const WorkerMessage& m, broker::WorkerId
 void Cluster::from_worker(int64_t w, WorkerMessage m) {
   const WorkerProcess& worker = *workers_[static_cast<size_t>(w)];
   auto origin = std::make_shared<Origin>(Origin{worker.name(), worker.incarnation(), std::move(m)});
-  world_.carry([this, w, origin, connection = worker.connection(), life = broker_.life()] {
+  world_.carry(worker.name(), [this, w, origin, connection = worker.connection(),
+                               life = broker_.life()] {
     if (life != broker_.life() && world_.rng.chance(500)) return;  // lost with the connection
     broker::WorkerId from = worker_id(w, connection);
     WorkerMessage message = origin->message;
@@ -271,7 +360,7 @@ void Cluster::between_workers(const worker::Command& c, const std::string& from)
     if (world_.tracing) {
       world_.trace("        ", from, " -> ", to->peer, ": ", describe(to->message));
     }
-    world_.carry([this, from, to = *to] {
+    world_.carry(from, [this, from, to = *to] {
       if (WorkerProcess* w = named(to.peer)) w->arrives(worker::FromReceiver{from, to.message});
     });
     return;
@@ -291,7 +380,7 @@ void Cluster::between_workers(const worker::Command& c, const std::string& from)
       page->bytes = std::move(altered);
     }
   }
-  world_.carry([this, from, receiver, m = std::move(m)] {
+  world_.carry(from, [this, from, receiver, m = std::move(m)] {
     if (WorkerProcess* w = named(receiver)) w->arrives(worker::FromGiver{from, m});
   });
 }
@@ -309,12 +398,50 @@ void Cluster::to_worker(broker::WorkerId id, BrokerToWorker m) {
     }
     return;
   }
-  world_.carry([this, w, reaches, m = std::move(m)] {
+  const WorkerProcess& addressee = *workers_[static_cast<size_t>(w)];
+  if (auto* dispatch = std::get_if<Dispatch>(&m)) {
+    const bool moved = dispatch->home_reason == Reason::drained;
+    if (world_.plant == Plant::moved_unserved && moved) return;
+    if (world_.plant == Plant::prefixes_shared) dispatch->tenant.clear();
+    const size_t other = (static_cast<size_t>(w) + 1) % workers_.size();
+    if (world_.plant == Plant::dispatch_doubled && workers_[other]->up()) {
+      workers_[other]->arrives(m);
+    }
+  }
+  world_.carry(addressee.name(), [this, w, reaches, m = std::move(m)] {
     if (!reaches()) return;
     WorkerProcess& worker = *workers_[static_cast<size_t>(w)];
     if (world_.tracing) world_.trace("                ", worker.name(), " <- ", describe(m));
     worker.arrives(m);
   });
+}
+
+// When all is healed each session is asked once more, whatever has become of its home.
+void Cluster::ask_last() {
+  for (const auto& [number, session] : broker_.disk().sessions()) {
+    if (session.closed || session.name.empty()) continue;
+    auto spec = std::make_shared<JobSpec>();
+    spec->job_id = kLast + session.name;
+    spec->session = session.name;
+    spec->kind = InputKind::tokens;
+    spec->tokens = {2, 3};
+    spec->max_tokens = 3;
+    spec->sampling.seed = world_.rng.next();
+    for (const auto& client : clients_) {
+      if (client->tenant() != session.tenant) continue;
+      client->want(spec, 0);
+      break;
+    }
+  }
+}
+
+void Cluster::judge_last() const {
+  for (const auto& [number, job] : broker_.disk().jobs()) {
+    const bool last = job.accepted.spec->job_id.starts_with(kLast);
+    if (!last || job.state == JobState::finished) continue;
+    const bool full = job.end && job.end->code == ErrorCode::too_long;
+    if (!full) throw Contradiction("nobody serves session " + job.accepted.spec->session);
+  }
 }
 
 // Everyone has an answer. A moment later nobody holds on to anything.
@@ -339,50 +466,6 @@ void Cluster::settle() {
 }
 
 }  // namespace
-
-const std::vector<Plant>& all_plants() {
-  static const std::vector<Plant> all{
-      Plant::attempt_unchecked,   Plant::epoch_unchecked,    Plant::send_before_commit,
-      Plant::no_attempt_deadline, Plant::numbers_reused,     Plant::credit_inflated,
-      Plant::kv_credit_inflated,  Plant::ended_forgotten,    Plant::tokens_not_durable,
-      Plant::wrong_transcript,    Plant::page_altered,       Plant::pages_lost,
-      Plant::move_not_durable};
-  return all;
-}
-
-std::string_view name(Plant plant) {
-  switch (plant) {
-    case Plant::none:
-      return "none";
-    case Plant::attempt_unchecked:
-      return "attempt-unchecked";
-    case Plant::epoch_unchecked:
-      return "epoch-unchecked";
-    case Plant::send_before_commit:
-      return "send-before-commit";
-    case Plant::no_attempt_deadline:
-      return "no-attempt-deadline";
-    case Plant::numbers_reused:
-      return "numbers-reused";
-    case Plant::credit_inflated:
-      return "credit-inflated";
-    case Plant::kv_credit_inflated:
-      return "kv-credit-inflated";
-    case Plant::ended_forgotten:
-      return "ended-forgotten";
-    case Plant::tokens_not_durable:
-      return "tokens-not-durable";
-    case Plant::wrong_transcript:
-      return "wrong-transcript";
-    case Plant::page_altered:
-      return "page-altered";
-    case Plant::pages_lost:
-      return "pages-lost";
-    case Plant::move_not_durable:
-      return "move-not-durable";
-  }
-  return "?";
-}
 
 Verdict simulate(uint64_t seed, Plant plant, bool trace) {
   return std::make_unique<Cluster>(seed, plant, trace)->run();

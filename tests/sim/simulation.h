@@ -24,8 +24,22 @@ enum class Plant : uint8_t {
   page_altered,         // a page of KV is not what was sent, and its checksum says nothing
   pages_lost,           // no page of KV ever reaches the worker that it is for
   move_not_durable,     // the disk drops the new home of a session that was handed over
+  dispatch_doubled,     // what is dispatched to a worker reaches another one too
+  moved_unserved,       // no job of a session that was handed over reaches its new home
+  tenant_forgotten,     // who asks is not known: all clients are of one tenant
+  listing_unfiltered,   // a tenant's listing is an admin's
+  prefixes_shared,      // workers are not told whose a session is
+  running_cap_ignored,  // the file's cap of running jobs does not reach the core
+  queue_cap_ignored,    // nor that of queued jobs
+  kv_cap_ignored,       // nor that of resident tokens
+  tenant_favoured,      // the first tenant's weight is a thousand times the file's
+  priority_lost,        // clients' priorities are dropped on their way
+  tier_told_early,      // KV that moves below the device or back is told of before it is there
+  tier_page_altered,    // a page from below the device is not what went, and nothing says so
 };
 std::string_view name(Plant plant);
+// The promise that it breaks, in the words of the violation.
+std::string_view breaks(Plant plant);
 const std::vector<Plant>& all_plants();  // without none
 
 struct Verdict {
@@ -34,7 +48,9 @@ struct Verdict {
   int64_t jobs = 0, finished = 0, failed = 0, stopped = 0;  // stopped: cancelled or expired
   int64_t attempts = 0, tokens = 0, resident_starts = 0, moves = 0;
   int64_t migrated_starts = 0, hand_overs = 0, hand_overs_failed = 0, pages_moved = 0;
+  int64_t restored_starts = 0, tier_moves = 0;
   int64_t broker_crashes = 0, worker_crashes = 0, messages = 0, messages_lost = 0;
+  int64_t partitions = 0, slow_links = 0, stalls = 0, full_disks = 0, solo = 0;
 };
 
 Verdict simulate(uint64_t seed, Plant plant, bool trace);

@@ -13,10 +13,18 @@ TEST(Simulation, NoSeedBreaksAPromise) {
   EXPECT_EQ(c.seeds, 2000u);
   EXPECT_GT(c.sum.finished, c.sum.jobs / 2);
   EXPECT_GT(c.sum.resident_starts, c.sum.jobs / 20);
+  EXPECT_GT(c.sum.restored_starts, 200);
+  EXPECT_GT(c.sum.tier_moves, 2000);
   EXPECT_GT(c.sum.attempts, c.sum.finished);
   EXPECT_GT(c.sum.broker_crashes, 500);
   EXPECT_GT(c.sum.worker_crashes, 500);
   EXPECT_GT(c.sum.messages_lost, 10000);
+  EXPECT_GT(c.sum.migrated_starts, 50);
+  EXPECT_GT(c.sum.partitions, 500);
+  EXPECT_GT(c.sum.slow_links, 500);
+  EXPECT_GT(c.sum.stalls, 500);
+  EXPECT_GT(c.sum.full_disks, 500);
+  EXPECT_GT(c.sum.solo, 100);
 }
 
 TEST(Simulation, OneSeedIsOneRun) {
@@ -31,7 +39,7 @@ TEST(Simulation, OneSeedIsOneRun) {
 class PlantedBug : public testing::TestWithParam<Plant> {};
 
 TEST_P(PlantedBug, IsFound) {
-  const Campaign c = run_campaign(0, 2000, 2, GetParam(), 1);
+  const Campaign c = run_campaign(0, 5000, 2, GetParam(), 1, breaks(GetParam()));
   EXPECT_FALSE(c.violations.empty()) << name(GetParam()) << " in " << c.seeds << " seeds";
 }
 

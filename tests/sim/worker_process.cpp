@@ -8,7 +8,7 @@ namespace limpet::sim {
 namespace {
 
 constexpr int32_t kPageTokens = 4;
-constexpr size_t kPageBytes = kPageTokens * sizeof(Token);
+constexpr size_t kPageBytes = kPageTokens * 2 * sizeof(int32_t);
 
 }  // namespace
 
@@ -40,7 +40,10 @@ void WorkerProcess::start() {
   o.transfer_window = 4;
   o.transfer_ask_again = milliseconds(30);
   o.transfer_patience = milliseconds(600);
-  memory_.assign(static_cast<size_t>(world_.scene.pages * kPageTokens), -1);
+  memory_.assign(static_cast<size_t>(world_.scene.pages * kPageTokens), KvRow{});
+  static_assert(kPageBytes == kPageTokens * sizeof(KvRow));
+  tiers_ = std::make_unique<TierMemory>(world_, name_, memory_, kPageTokens);
+  o.tiers = tiers_->options();
   core_ = std::make_unique<worker::Core>(o, *kv_);
   hung_ = stepping_ = leaving_ = false;
   tick_at_ = broker::Time::max();
@@ -180,18 +183,37 @@ void WorkerProcess::carry_out(const worker::StorePage& c) {
   std::memcpy(memory_.data() + c.pool_page * kPageTokens, c.bytes->data(), kPageBytes);
 }
 
-void WorkerProcess::write_row(engine::SequenceId sequence, int64_t row, Token token) {
+void WorkerProcess::carry_out(const worker::MovePages& c) {
+  make_copies();
+  const auto lives = [this, life = incarnation_] { return up() && life == incarnation_; };
+  tiers_->begin(c, lives, [this](const worker::PagesMoved& moved) {
+    post([this, moved] { tell(moved); });
+  });
+}
+
+int32_t WorkerProcess::tenant_of(JobNumber job) const {
+  const std::string name = world_.tenant_of ? world_.tenant_of(job) : "";
+  return name.empty() ? 0 : name.back();
+}
+
+void WorkerProcess::write_row(engine::SequenceId sequence, int64_t row, KvRow value) {
   const int32_t page = kv_->page_table(sequence)[static_cast<size_t>(row / kPageTokens)];
-  memory_[static_cast<size_t>(page * kPageTokens + row % kPageTokens)] = token;
+  tiers_->judge_write(page);
+  memory_[static_cast<size_t>(page * kPageTokens + row % kPageTokens)] = value;
 }
 
 // A sequence's rows are those of its tokens, wherever they were computed.
-void WorkerProcess::judge_kv(engine::SequenceId sequence) {
+void WorkerProcess::judge_kv(engine::SequenceId sequence, int32_t tenant) {
   const auto tokens = kv_->tokens(sequence);
   const auto pages = kv_->page_table(sequence);
   for (size_t i = 0; i < tokens.size(); ++i) {
     const auto at = static_cast<size_t>(pages[i / kPageTokens]) * kPageTokens + i % kPageTokens;
-    if (memory_[at] != tokens[i]) throw Contradiction(name_ + " decodes on KV of other tokens");
+    if (memory_[at].token != tokens[i]) {
+      throw Contradiction(name_ + " decodes on KV of other tokens");
+    }
+    if (memory_[at].tenant != tenant) {
+      throw Contradiction(name_ + " decodes on KV of another tenant");
+    }
   }
 }
 
@@ -234,8 +256,9 @@ worker::RowResult WorkerProcess::run_row(const worker::StepRow& row) {
     throw Contradiction(name_ + " runs rows without pages");
   }
   const int64_t before = kv_->length(row.sequence);
+  const int32_t tenant = tenant_of(row.job);
   for (size_t i = 0; i < row.tokens.size(); ++i) {
-    write_row(row.sequence, before + static_cast<int64_t>(i), row.tokens[i]);
+    write_row(row.sequence, before + static_cast<int64_t>(i), {row.tokens[i], tenant});
   }
   kv_->commit(row.sequence, row.tokens);
   r.sampled = row.sample;
@@ -243,8 +266,8 @@ worker::RowResult WorkerProcess::run_row(const worker::StepRow& row) {
   if (kv_->length(row.sequence) != row.position) {
     throw Contradiction(name_ + " samples at another position than its KV's end");
   }
-  judge_kv(row.sequence);
-  if (world_.on_decode) world_.on_decode(row.job, row.attempt);
+  judge_kv(row.sequence, tenant);
+  if (world_.on_decode) world_.on_decode(row.job, row.attempt, name_, incarnation_);
   r.token = next_token(kv_->tokens(row.sequence), seeds_.at(row.job));
   r.text = text_of(r.token);
   r.end_token = is_end(r.token);

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "tests/sim/tier_memory.h"
 #include "tests/sim/world.h"
 #include "worker/core.h"
 
@@ -49,9 +50,11 @@ class WorkerProcess {
   void carry_out(const worker::ToGiver& c) { peers(c, name_); }
   void carry_out(const worker::StorePage& c);
   void carry_out(const worker::HangUp&) {}
+  void carry_out(const worker::MovePages& c);
   void make_copies();
-  void write_row(engine::SequenceId sequence, int64_t row, Token token);
-  void judge_kv(engine::SequenceId sequence);
+  void write_row(engine::SequenceId sequence, int64_t row, KvRow value);
+  void judge_kv(engine::SequenceId sequence, int32_t tenant);
+  int32_t tenant_of(JobNumber job) const;  // as a number
   void leave_or_go();
   void plan();
   worker::StepDone run(const worker::Step& step);
@@ -65,7 +68,8 @@ class WorkerProcess {
   uint64_t connection_ = 0;
   std::unique_ptr<engine::KvCache> kv_;
   std::unique_ptr<worker::Core> core_;
-  std::vector<Token> memory_;  // the pool's: a row of KV is the token that it was computed from
+  std::vector<KvRow> memory_;  // the pool's
+  std::unique_ptr<TierMemory> tiers_;
   std::map<JobNumber, uint64_t> seeds_;
   std::vector<std::function<void()>> held_;
   bool hung_ = false;

@@ -1,5 +1,6 @@
 #include "tests/sim/world.h"
 
+#include <algorithm>
 #include <cstdio>
 
 namespace limpet::sim {
@@ -27,6 +28,11 @@ Scene Scene::draw(Rng& rng) {
   s.leaves = sometimes(2);
   s.wall_jumps = sometimes(2);
   s.client_crashes = sometimes(2);
+  s.partitions = sometimes(3);
+  s.slow_links = sometimes(2);
+  s.stalls = sometimes(2);
+  s.full_disks = sometimes(2);
+  s.reloads = sometimes(2);
   s.stuck_tokenizers = rng.chance(200) ? rng.between(1, 100) : 0;
   s.bad_rows = rng.chance(200) ? rng.between(1, 10) : 0;
   s.cancels = sometimes(200);
@@ -34,6 +40,9 @@ Scene Scene::draw(Rng& rng) {
   s.rewinds = sometimes(200);
   s.residents = sometimes(100);
   s.damaged_pages = sometimes(200);
+  s.host_pages = rng.chance(700) ? rng.between(2, 30) : 0;
+  s.disk_pages = s.host_pages > 0 && rng.chance(700) ? rng.between(2, 60) : 0;
+  s.least_tokens = rng.between(0, 12);
   s.core.heartbeat = milliseconds(100);
   s.core.lease = milliseconds(rng.between(400, 1200));
   s.core.start_deadline = milliseconds(rng.between(300, 2000));
@@ -42,8 +51,42 @@ Scene Scene::draw(Rng& rng) {
   s.core.max_attempts = rng.chance(500) ? 3 : 50;
   s.core.max_queued_jobs = rng.chance(200) ? 3 : 1000;
   s.core.hand_over_deadline = milliseconds(rng.between(200, 3000));
-  if (rng.chance(150)) s.be_calm(rng);
+  s.tenants = rng.chance(600) ? rng.between(2, 3) : 1;
+  s.clients = std::max(s.clients, s.tenants);
+  s.draw_policies(rng);
+  if (rng.chance(200)) s.be_tight(rng);
+  if (rng.chance(150)) {
+    s.be_calm(rng);
+  } else if (rng.chance(80)) {
+    s.be_solo(rng);
+  }
   return s;
+}
+
+void Scene::draw_policies(Rng& rng) {
+  policies = {};
+  for (int64_t t = 0; t < tenants; ++t) {
+    if (rng.chance(300)) continue;  // of the standard policy
+    broker::TenantPolicy& p = policies.named[tenant(t)];
+    p.weight = static_cast<double>(rng.between(1, 4));
+    if (rng.chance(400)) p.max_running_jobs = rng.between(1, 3);
+    if (rng.chance(150)) p.max_queued_jobs = rng.between(2, 6);
+    if (rng.chance(250)) p.max_resident_tokens = rng.between(40, 200);
+  }
+}
+
+// Sessions that take turns on a pool which holds few of them, with room for the others below it.
+void Scene::be_tight(Rng& rng) {
+  workers = 1;
+  sessions = rng.between(3, 5);
+  jobs = rng.between(12, 24);
+  max_context = rng.between(30, 60);
+  pages = max_context / 4 + rng.between(1, 8);
+  host_pages = rng.between(8, 30);
+  disk_pages = rng.chance(700) ? rng.between(8, 60) : 0;
+  least_tokens = rng.between(0, 6);
+  worker_crashes = std::min<int64_t>(worker_crashes, 1);
+  leaves = 0;
 }
 
 void Scene::be_calm(Rng& rng) {
@@ -53,11 +96,34 @@ void Scene::be_calm(Rng& rng) {
   pages = 400;
   loss = duplicates = late = damaged_pages = 0;
   broker_crashes = worker_crashes = hangs = reconnects = wall_jumps = client_crashes = 0;
+  partitions = slow_links = stalls = full_disks = reloads = 0;
   leaves = 1;
   stuck_tokenizers = bad_rows = cancels = deadlines = rewinds = residents = 0;
+  // A tenant's cap of resident tokens would take idle sessions their KV.
+  for (auto& [tenant, policy] : policies.named) policy.max_resident_tokens = 0;
   core.hand_over_deadline = milliseconds(5000);
   core.start_deadline = milliseconds(2000);
   core.max_queued_jobs = 1000;
+}
+
+void Scene::be_solo(Rng& rng) {
+  be_calm(rng);
+  solo = true;
+  workers = 1;
+  leaves = 0;
+  slots = rng.between(1, 3);
+  max_context = 120;
+  tenants = clients = rng.between(2, 3);
+  sessions = rng.between(6, 12);
+  jobs = rng.between(25, 45);
+  faulty_ms = 150;  // all jobs come within it
+  policies = {};
+  for (int64_t t = 0; t < tenants; ++t) {
+    broker::TenantPolicy& p = policies.named[tenant(t)];
+    p.weight = static_cast<double>(rng.between(1, 4));
+    if (rng.chance(200)) p.max_running_jobs = rng.between(1, 2);
+  }
+  core.start_deadline = core.attempt_deadline = milliseconds(60'000);
 }
 
 World::World(uint64_t seed, Plant p, bool tracing_on)
@@ -71,12 +137,27 @@ void World::in(int64_t ms, std::function<void()> action) {
   agenda_.emplace(std::pair(now.mono + milliseconds(ms), order_++), std::move(action));
 }
 
-void World::carry(std::function<void()> deliver) {
+void World::cut(const std::string& link, int64_t for_ms) {
+  trace(link, " is cut off for ", std::to_string(for_ms));
+  links_[link].cut_until = ms() + for_ms;
+}
+
+void World::slow(const std::string& link, int64_t for_ms) {
+  trace(link, " is slow for ", std::to_string(for_ms));
+  links_[link].slow_until = ms() + for_ms;
+}
+
+void World::carry(const std::string& at, std::function<void()> deliver) {
   ++verdict.messages;
   const bool faults = faulty();
-  if (faults && rng.chance(scene.loss)) {
+  Link& link = links_[at];
+  if ((faults && rng.chance(scene.loss)) || ms() < link.cut_until) {
     ++verdict.messages_lost;
     return;
+  }
+  if (ms() < link.slow_until) {  // one after another, each takes its time
+    link.last_arrival = std::max(link.last_arrival, ms()) + rng.between(5, 60);
+    return in(link.last_arrival - ms(), std::move(deliver));
   }
   const bool twice = faults && rng.chance(scene.duplicates);
   for (int copies = twice ? 2 : 1; copies > 0; --copies) {

@@ -24,21 +24,37 @@ struct Rng {
   bool chance(int64_t per_mille) { return below(1000) < per_mille; }
 };
 
+// A row of a worker's KV: the token that it was computed from, and whose it is.
+struct KvRow {
+  Token token = -1;
+  int32_t tenant = 0;
+};
+
 // Drawn from the seed: how big the scene is and what goes wrong in it.
 struct Scene {
   int64_t workers, clients, sessions, jobs, slots, pages, max_context;
   bool share_prefixes = true;
   bool calm = false;  // nothing goes wrong; a worker leaves all the same, and there is room
+  // One worker, few places, and more jobs at once than it can take: whose turn it is is judged.
+  bool solo = false;
+  int64_t tenants = 1;              // 1: keys are off
+  broker::TenantPolicies policies;  // by the names that tenant() gives them
   int64_t faulty_ms;                                        // after this everything is healed
   int64_t loss = 0, duplicates = 0, late = 0, late_ms = 0;  // per mille of messages
   int64_t broker_crashes = 0, worker_crashes = 0, hangs = 0, reconnects = 0, leaves = 0;
   int64_t wall_jumps = 0, client_crashes = 0;
+  int64_t partitions = 0, slow_links = 0, stalls = 0, full_disks = 0, reloads = 0;
   int64_t damaged_pages = 0;  // per mille
+  int64_t host_pages = 0, disk_pages = 0, least_tokens = 0;  // of each worker's tiers
   int64_t stuck_tokenizers = 0, bad_rows = 0;                      // per mille
   int64_t cancels = 0, deadlines = 0, rewinds = 0, residents = 0;  // per mille of jobs
   broker::CoreOptions core;
   static Scene draw(Rng& rng);
+  void be_tight(Rng& rng);
+  std::string tenant(int64_t t) const { return tenants == 1 ? "" : "tenant" + std::to_string(t); }
+  void draw_policies(Rng& rng);  // of the tenants that there are
   void be_calm(Rng& rng);
+  void be_solo(Rng& rng);
 };
 
 class World {
@@ -47,8 +63,12 @@ class World {
 
   // Runs `action` in so many milliseconds.
   void in(int64_t ms, std::function<void()> action);
-  // Brings a message over the network: late, twice, or not at all while there are faults.
-  void carry(std::function<void()> deliver);
+  // Brings a message over the network: late, twice, or not at all while there are faults. `link`
+  // is the machine at its other end than the broker's; between two workers, one of them.
+  void carry(const std::string& link, std::function<void()> deliver);
+  void carry(std::function<void()> deliver) { carry("", std::move(deliver)); }
+  void cut(const std::string& link, int64_t ms);   // nothing passes
+  void slow(const std::string& link, int64_t ms);  // everything is late, in order
   bool run_next();  // false: nothing is left to do
   int64_t ms() const { return now.mono.time_since_epoch() / milliseconds(1) - kStart; }
   bool faulty() const { return ms() < scene.faulty_ms; }
@@ -63,11 +83,19 @@ class World {
   Scene scene;
   broker::Now now;
   Verdict verdict;
-  std::function<void(JobNumber, Attempt)> on_decode;  // a worker samples a token for it
+  // A worker of this name and incarnation samples a token for it.
+  std::function<void(JobNumber, Attempt, const std::string&, uint64_t)> on_decode;
+  std::function<std::string(JobNumber)> tenant_of;  // by what is durable
+  // What clients meant, by tenant and job id, whatever has become of their messages.
+  std::map<std::pair<std::string, std::string>, int32_t> priorities;
 
  private:
   static constexpr int64_t kStart = 3'600'000;
   void print(const std::string& line);
+  struct Link {
+    int64_t cut_until = 0, slow_until = 0, last_arrival = 0;  // ms
+  };
+  std::map<std::string, Link> links_;
   std::map<std::pair<broker::Time, uint64_t>, std::function<void()>> agenda_;
   uint64_t order_ = 0;
 };

@@ -1,4 +1,4 @@
-// x · weightᵀ for many rows, by the device vendor's library (cuBLASLt), for prefill.
+// x · weightᵀ for many rows, by the device vendor's library, for prefill: cuBLASLt; HIP opens none.
 //
 // The library is found when it is needed, not linked: the program builds and runs without it, and
 // then open() gives nothing. Plans are made outside of any capture; run() only enqueues. One thread
@@ -9,6 +9,7 @@
 #include "ops/gpu.h"
 
 namespace limpet {
+inline namespace LIMPET_GPU_NAMESPACE {
 
 struct VendorProduct {
   int64_t rows = 0, n = 0, k = 0;
@@ -31,4 +32,5 @@ class VendorProducts {
   virtual bool run(int plan, const void* x, const void* weight, void* y, GpuStream stream) = 0;
 };
 
+}  // namespace LIMPET_GPU_NAMESPACE
 }  // namespace limpet

@@ -1,0 +1,177 @@
+"""One campaign: a reference run, then load under faults, then healing, and the judgement."""
+import argparse
+import json
+import os
+import pathlib
+import random
+import shutil
+import sys
+import tempfile
+import time
+
+import history
+import report
+from faults import Faults
+from load import Load, Recorder
+from namespaces import Network, isolate
+from plans import PLANS, kind
+from scene import TENANTS, WORKERS, Scene
+
+DISK_MB, DISK_MB_A_MINUTE = 64, 32  # of memory; what the store grows by on a fast machine
+# Small enough that sessions give way to each other; replies must not depend on it.
+WORKER_ARGS = ("--kv-tokens", 6000, "--grace-ms", 8000)
+BROKER_ARGS = ("--lease-ms", 1500, "--home-grace-ms", 2000, "--start-deadline-ms", 3000,
+               "--attempt-deadline-ms", 15000, "--max-attempts", 1000)
+
+
+def arguments():
+    p = argparse.ArgumentParser(prog="tests/campaign/run", description=__doc__)
+    p.add_argument("--bin", default="build/bin", help="folder of the programs")
+    p.add_argument("--minutes", type=float, default=30, help="of load under faults")
+    p.add_argument("--seed", type=int, default=1, help="of faults and load; threads and timing are not the seed's")
+    p.add_argument("--clients", type=int, default=8)
+    p.add_argument("--report", default="campaign-report", help="folder of report.md, report.json, history.jsonl")
+    p.add_argument("--keep", action="store_true", help="keep the logs and the store even when all is well")
+    p.add_argument("--patience", type=float, default=180, help="seconds that open jobs get after healing")
+    return p.parse_args()
+
+
+def reference(scene):
+    """{(plan, turn): reply} of a run that nobody disturbs, by the same programs."""
+    out = {}
+    for plan, turns in PLANS.items():
+        for t, turn in enumerate(turns):
+            r = scene.limpet(TENANTS[0], "submit", "--json", "--job", f"ref-{plan}-{t}", "--session", f"ref-{plan}",
+                             *turn.argv(reference=True), turn.text, timeout=300)
+            events = [json.loads(line) for line in r.stdout.splitlines()]
+            if r.returncode != 0:
+                raise RuntimeError(f"the reference run of {plan}, turn {t}: {r.stderr}")
+            tokens = [e for e in events if e["event"] == "tokens"]
+            out[(plan, t)] = {"ids": [i for e in tokens for i in e["ids"]], "text": "".join(e["text"] for e in tokens),
+                              "reason": events[-1]["reason"]}
+    return out
+
+
+def records_of(path):
+    with open(path, encoding="utf-8") as f:
+        for line in f:
+            yield json.loads(line)
+
+
+def hostile_sums(words):
+    out = {}
+    for w in words:
+        sums = out.setdefault(w["mode"], {"peers": 0, "frames": 0, "bytes": 0, "answers": 0})
+        sums["peers"] += 1
+        for key in ("frames", "bytes", "answers"):
+            sums[key] += w[key]
+    return out
+
+
+def figures(a, scene, load, faults, recorder, seconds):
+    return {
+        "seed": a.seed, "seconds": seconds, "cores": os.cpu_count(), "clients": a.clients, "workers": list(WORKERS),
+        "load": dict(load.counts), "faults": dict(faults.counts), "skipped": faults.skipped,
+        "damage": faults.damage, "hostile": hostile_sums(faults.hostile_words),
+        "recoveries": load.recoveries(),
+        "stalls": {**load.longest, "anything, all clients": recorder.longest_silence},
+        "memory_mb": {m.name: m.resident_kb() // 1024 for m in scene.machines()},
+        "calls": recorder.calls,
+    }
+
+
+def summary(f):
+    """The figures that are asked for first."""
+    faults, found = f["faults"], f["recoveries"]
+    again = sum(n for (why, residency, _), n in found.items() if why != "first turn" and residency == "reprefilled")
+    kept = {r: sum(n for (why, residency, _), n in found.items() if why != "first turn" and residency == r)
+            for r in ("resident", "restored", "migrated")}
+    return {
+        "jobs answered": f["load"].get("answered", 0),
+        "kills (-9) of processes": faults.get("kill -9", 0) + 4 * faults.get("kill -9 of all", 0)
+        + faults.get("damaged store", 0) + f["load"].get("client killed", 0),
+        "of them clients": f["load"].get("client killed", 0),
+        "partitions": faults.get("partition", 0) + faults.get("partition one way", 0),
+        "longest stall of a stream, s": round(f["stalls"]["between tokens"][0], 2),
+        "longest time in which no client got anything, s": round(f["stalls"]["anything, all clients"][0], 2),
+        "starts of later turns and attempts": ", ".join(f"{n} {r}" for r, n in kept.items()) + f", {again} re-prefilled",
+    }
+
+
+def judge(a, folder, f, load, faults, answers):
+    count = 0
+
+    def counted():
+        nonlocal count
+        for record in records_of(folder / "history.jsonl"):
+            count += 1
+            yield record
+    violations = history.check(counted(), answers, kind)
+    violations += [f"campaign: {e}" for e in load.errors] + faults.problems
+    if load.counts.get("answered", 0) == 0:
+        violations.append("no job was answered: nothing was tested")
+    f.update(records=count, summary=summary(f), violations=violations,
+             verdict="all histories are valid" if not violations else f"{len(violations)} violations")
+    return report.write(folder, f)
+
+
+def disturbed(a, scene, answers, recorder):
+    """The campaign itself; (figures, load, faults)."""
+    load = Load(scene, recorder, a.seed, a.clients)
+    load.reference = answers
+    faults = Faults(scene, load, recorder, a.seed)
+    for line in faults.skipped:
+        print(f"campaign: not done here: {line}", flush=True)
+    began = time.monotonic()
+    load.begin()
+    faults.begin()
+    while time.monotonic() - began < a.minutes * 60:
+        time.sleep(min(10, max(0.1, a.minutes * 60 - (time.monotonic() - began))))
+        if sys.stdout.isatty():
+            print(f"\r{time.monotonic() - began:6.0f} s  {load.counts.get('answered', 0)} jobs answered, "
+                  f"{sum(faults.counts.values())} faults, {len(faults.problems)} problems", end="", flush=True)
+    faults.finish()
+    seconds = time.monotonic() - began
+    scene.wait_ready(120)
+    load.finish(a.patience)
+    asked_again = load.look_again(400, random.Random(a.seed))
+    f = figures(a, scene, load, faults, recorder, seconds)
+    f["asked_again"] = asked_again
+    return f, load, faults
+
+
+def main():
+    a = arguments()
+    a.report, a.bin = str(pathlib.Path(a.report).resolve()), str(pathlib.Path(a.bin).resolve())
+    missing = isolate()
+    folder = pathlib.Path(a.report)
+    folder.mkdir(parents=True, exist_ok=True)
+    work = pathlib.Path(tempfile.mkdtemp(prefix="limpet-campaign-"))
+    network = Network(WORKERS, missing)
+    recorder = Recorder(folder / "history.jsonl")
+    scene = Scene(a.bin, work, network, BROKER_ARGS, WORKER_ARGS,
+                  DISK_MB + int(DISK_MB_A_MINUTE * a.minutes))
+    ok = False
+    try:
+        scene.start()
+        answers = reference(scene)
+        f, load, faults = disturbed(a, scene, answers, recorder)
+        recorder.close()
+        path = judge(a, folder, f, load, faults, answers)
+        ok = not f["violations"]
+        print(f"\ncampaign: {f['verdict']}; {f['load'].get('answered', 0)} jobs answered under "
+              f"{sum(f['faults'].values())} faults; {path}")
+        for line in f["violations"][:20]:
+            print("  " + line)
+    finally:
+        if not ok or a.keep:
+            shutil.copytree(work, folder / "work", dirs_exist_ok=True,
+                            ignore=shutil.ignore_patterns("*.transfer", "copy", "filler"))
+            print(f"campaign: logs and store are in {folder / 'work'}")
+        scene.close()
+        shutil.rmtree(work, ignore_errors=True)
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -120,8 +120,8 @@ void throw_damaged(const std::string& path, const std::string& what) {
                    "): restore it from a copy, or choose another folder with --data.");
 }
 
-// SQLite says so itself where it writes; not where it makes, or lengthens, the file that indexes its
-// write-ahead log, as it does first of all on a store that was killed.
+// SQLite says so itself where it writes; not where it makes, or lengthens, the file that indexes
+// its write-ahead log, as it does first of all on a store that was killed.
 static bool no_room(sqlite3* handle) {
   const int extended = sqlite3_extended_errcode(handle), code = extended & 0xff;
   const int cause = sqlite3_system_errno(handle);

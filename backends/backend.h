@@ -31,6 +31,20 @@ class Buffer {
   virtual int64_t bytes() const = 0;
 };
 
+// Host memory that copies reach without passing through other memory: pinned where the device has
+// memory of its own.
+class HostBuffer {
+ public:
+  virtual ~HostBuffer() = default;
+  virtual std::span<std::byte> bytes() = 0;
+};
+
+struct SideCopy {
+  int64_t offset = 0;  // in the device's buffer
+  std::byte* host = nullptr;
+  int64_t bytes = 0;
+};
+
 struct BackendInfo {
   Device device;
   std::string description;   // "cpu, 2 threads, AVX3, bf16 dot products"
@@ -102,6 +116,14 @@ class Backend {
   virtual void finish_read(void* to, int64_t bytes) = 0;
   virtual void copy(Buffer& to, int64_t to_offset, const Buffer& from, int64_t from_offset,
                     int64_t bytes) = 0;
+
+  virtual std::unique_ptr<HostBuffer> allocate_host(int64_t bytes) = 0;
+  // Begins copies between `buffer` and memory of allocate_host(), beside the runs: behind the work
+  // so far, but later work does not wait for them. Until they are done nobody may write what they
+  // read, nor touch what they write. Their number; they are done in its order in each direction.
+  virtual uint64_t begin_side_copies(Buffer& buffer, bool to_device,
+                                     std::span<const SideCopy> copies) = 0;
+  virtual bool side_copies_done(uint64_t number) = 0;
 
   // A weight on the device in the layout and dtype (f32 or bf16, rounded to nearest even) that
   // its op wants. dense: one source. linear: one or more of the same cols, stacked by rows.

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <stdexcept>
 
+#include "bench/decode_loop.h"
 #include "bench/engine_scene.h"
 
 namespace limpet::bench {
@@ -15,51 +15,6 @@ namespace {
 using engine::Engine;
 using engine::SequenceId;
 using engine::StepResult;
-
-constexpr int64_t kReadBytes = int64_t{4} << 30;  // on a GPU; the CPU's memory is slower
-
-double read_bandwidth(Engine& e) {
-  return e.read_bandwidth(e.info().runs_ahead ? kReadBytes : kReadBytes / 16);
-}
-
-void expect(const std::string& error) {
-  if (!error.empty()) throw std::runtime_error(error);
-}
-
-// Decode steps in the way that a worker runs them: the next begun before the tokens of the one in
-// flight are known, where the device runs ahead.
-class DecodeLoop {
- public:
-  DecodeLoop(Engine& e, const std::vector<SequenceId>& ids) : e_(e), ids_(ids), rows_(ids.size()) {
-    std::iota(rows_.begin(), rows_.end(), 0);
-    const auto first = random_tokens(std::ssize(ids), e.info().vocab, 4);
-    std::vector<engine::DrawRow> rows;
-    for (size_t i = 0; i < ids.size(); ++i) {
-      reserve(i);
-      rows.push_back({ids[i], std::span(first).subspan(i, 1), engine::SamplingOptions{},
-                      e.kv().length(ids[i]) + 1});
-    }
-    expect(e.submit(rows));
-  }
-  // One step; the seconds since the one before.
-  double next() {
-    for (size_t i = 0; i < ids_.size(); ++i) reserve(i);
-    expect(e_.submit_next(rows_));
-    for (const engine::Sampled& s : e_.collect(rows_)) expect(s.error);
-    const auto now = Clock::now();
-    return std::chrono::duration<double>(now - std::exchange(last_, now)).count();
-  }
-  void end() { e_.collect(rows_); }
-
- private:
-  void reserve(size_t i) {
-    if (!e_.kv().reserve(ids_[i], 2)) throw std::runtime_error("out of KV pages");
-  }
-  Engine& e_;
-  const std::vector<SequenceId>& ids_;
-  std::vector<int32_t> rows_;
-  Clock::time_point last_ = Clock::now();
-};
 
 void decode_point(Engine& e, const Options& o, const Point& p, double bandwidth) {
   std::vector<SequenceId> ids;
@@ -117,7 +72,7 @@ int decode_bench(int argc, char** argv) {
   if (const int status = parse(app, argc, argv); status >= 0) return status;
   const auto points = points_of(o);
   auto e = open(o, points);
-  const double bandwidth = read_bandwidth(*e);
+  const double bandwidth = measured_read_bandwidth(*e);
   for (const Point& p : points) decode_point(*e, o, p, bandwidth);
   return 0;
 }
@@ -153,7 +108,7 @@ int turn2_bench(int argc, char** argv) {
     e->kv().truncate(resident, o.context);
   }
   auto j = describe("turn2", *e, o);
-  const double bandwidth = read_bandwidth(*e);
+  const double bandwidth = measured_read_bandwidth(*e);
   const auto bytes = static_cast<double>(weight_bytes(*e, o) + kv_bytes(*e, o.context));
   const double first = median({warm.begin() + 1, warm.end()});
   j["context"] = o.context;
@@ -215,6 +170,10 @@ int bucket_bench(int argc, char** argv) {
   // The same past: rounded up to the next power of two, and to the next multiple of 128.
   auto wide = open(o, {{1, o.context}}, {.past = engine::LadderKind::powers_of_two});
   auto close = open(o, {{1, o.context}}, {.past = engine::LadderKind::linear});
+  // What a worker does before it is ready: all shapes, before a step has compiled any.
+  std::vector<engine::WarmedBucket> warm;
+  wide->warm(o.chunk, o.context, [&](const engine::WarmedBucket& b) { warm.push_back(b); });
+  const auto warmed = wide->counters();
   const auto fresh = random_tokens(o.steps + 2, wide->info().vocab, 6);
   const SequenceId a = sequence_of(*wide, o, o.context, 5);
   const SequenceId b = sequence_of(*close, o, o.context, 5);
@@ -231,22 +190,17 @@ int bucket_bench(int argc, char** argv) {
   j["step_ratio_median"] = median(ratios);
   j["compiles"] = after.compiles - before.compiles;
   tell_counters(j, before, after);
-  // What a worker does before it is ready, on an engine that has compiled nothing yet.
-  std::vector<double> bucket_seconds;
-  wide.reset(), close.reset();
-  const auto fresh_engine = open(o, {{1, o.context}}, {.past = engine::LadderKind::powers_of_two});
-  fresh_engine->warm(o.chunk, o.context, [&](const engine::WarmedBucket& b) {
-    bucket_seconds.push_back(b.seconds);
-  });
-  const auto warmed = fresh_engine->counters();
-  j["first_bucket_seconds"] = bucket_seconds.front();
-  if (bucket_seconds.size() > 1) bucket_seconds.erase(bucket_seconds.begin());
   j["buckets"] = warmed.compiles;
   j["bucket_captures"] = warmed.captures;
-  j["seconds_per_bucket"] = median(bucket_seconds);
-  j["most_seconds_per_bucket"] = *std::ranges::max_element(bucket_seconds);
-  j["weight_bytes_up_over_model"] = static_cast<double>(warmed.weight_bytes_up) /
-                                    static_cast<double>(fresh_engine->info().weight_bytes);
+  j["first_bucket_seconds"] = warm.front().seconds;
+  if (warm.size() > 1) warm.erase(warm.begin());
+  std::ranges::sort(warm, std::ranges::greater(), &engine::WarmedBucket::seconds);
+  j["seconds_per_bucket"] = warm[warm.size() / 2].seconds;
+  for (size_t i = 0; i < std::min<size_t>(warm.size(), 4); ++i) {
+    j["slowest_buckets"][to_string(warm[i].key)] = warm[i].seconds;
+  }
+  j["weight_bytes_up_over_model"] =
+      static_cast<double>(warmed.weight_bytes_up) / static_cast<double>(wide->info().weight_bytes);
   std::printf("%s\n", j.dump().c_str());
   return 0;
 }

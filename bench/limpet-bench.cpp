@@ -6,6 +6,7 @@
 #include "bench/broker_bench.h"
 #include "bench/engine_bench.h"
 #include "bench/handover_bench.h"
+#include "bench/worker_bench.h"
 
 namespace {
 
@@ -26,6 +27,8 @@ constexpr Scenario kScenarios[] = {
     {"attention", limpet::bench::attention_bench, "paged attention of decode rows alone"},
     {"tokenize", limpet::bench::tokenize_bench, "text to ids and back"},
     {"copyback", limpet::bench::copyback_bench, "KV through the host at every step: the baseline"},
+    {"spill", limpet::bench::spill_bench, "KV to the host's memory and back, beside decoding"},
+    {"serve", limpet::bench::serve_bench, "turns that come and go on a worker's scheduler"},
     {"bucket", limpet::bench::bucket_bench, "what a bucket's padding and its change cost"},
 };
 

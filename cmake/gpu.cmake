@@ -35,6 +35,7 @@ endif()
 # those, which is headers over CUDA: LIMPET_HIP_PLATFORM=nvidia, compiled by nvcc.
 set(LIMPET_HIP AUTO CACHE STRING "AMD GPUs: AUTO, ON or OFF")
 set(LIMPET_HIP_PLATFORM amd CACHE STRING "amd, or nvidia: the HIP backend on an NVIDIA card")
+set(LIMPET_HIP_WAVES OFF CACHE BOOL "nvidia: two warps play a wave of 64 lanes, for tests of the ops")
 set(LIMPET_HIP_ARCH gfx90a gfx1030 CACHE STRING "What hipcc compiles for")
 
 set(limpet_hip_found FALSE)
@@ -48,6 +49,9 @@ if(LIMPET_HIP AND NOT LIMPET_SANITIZE)
       set(LIMPET_HIPCC ${CUDAToolkit_NVCC_EXECUTABLE})
       set(LIMPET_HIP_FLAGS ${LIMPET_CUDA_FLAGS} -x cu -DLIMPET_GPU_HIP -D__HIP_PLATFORM_NVIDIA__
         -include ${PROJECT_SOURCE_DIR}/backends/hip/cuda13.h)
+      if(LIMPET_HIP_WAVES)
+        list(APPEND LIMPET_HIP_FLAGS -DLIMPET_GPU_PLAYED_WAVES)
+      endif()
     endif()
   elseif(LIMPET_HIP_HEADERS AND LIMPET_HIP_COMPILER AND LIMPET_HIP_RUNTIME)
     set(limpet_hip_found TRUE)

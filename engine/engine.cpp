@@ -12,6 +12,7 @@
 #include "engine/device_support.h"
 #include "engine/drawn_steps.h"
 #include "engine/handles.h"
+#include "engine/host_pages.h"
 #include "engine/kv_layout.h"
 #include "engine/models/architecture.h"
 #include "engine/step_io.h"
@@ -95,6 +96,7 @@ class DeviceEngine final : public Engine {
              .share_prefixes = options.share_prefixes}),
         limits_(make_limits()),
         handles_(*backend_),
+        host_pages_(*backend_, layout_.page_bytes()),
         weights_(*backend_),
         io_(*backend_, io_sizes()),
         cache_(make_cache()),
@@ -134,6 +136,14 @@ class DeviceEngine final : public Engine {
   HostKv sync_to_host(SequenceId id) override;
   void read_page(int32_t page, std::span<std::byte> to) override;
   void write_page(int32_t page, std::span<const std::byte> from) override;
+  void make_host_pages(int64_t pages) override { host_pages_.make(pages); }
+  std::span<std::byte> host_page(int32_t page) override { return host_pages_.at(page); }
+  uint64_t begin_moves(bool to_device, std::span<const HostMove> moves) override {
+    make_copies();
+    const Traffic traffic(*backend_, counters_.kv_bytes_up, counters_.kv_bytes_down);
+    return host_pages_.begin(handles_.at("kv_pool"), to_device, moves);
+  }
+  bool moves_done(uint64_t number) override { return backend_->side_copies_done(number); }
   bool has(std::string_view handle) const override { return parse_handle(handle).has_value(); }
   std::vector<float> read(std::string_view handle, SequenceId id) override;
   void warm(int64_t max_batch, int64_t max_past, const WarmProgress& told) override;
@@ -284,6 +294,7 @@ class DeviceEngine final : public Engine {
   KvCache kv_;
   StepLimits limits_;
   Handles handles_;
+  HostPages host_pages_;
   WeightStore weights_;
   StepIo io_;
   CompileCache cache_;

@@ -118,12 +118,16 @@ struct HostKv {
   std::vector<Layer> layers{};
 };
 
+struct HostMove {
+  int32_t pool_page = 0, host_page = 0;
+};
+
 // Bytes are what the backend has counted as they moved.
 struct EngineCounters {
   int64_t steps = 0, rows = 0;           // steps that succeeded, and their rows
   int64_t bytes_up = 0, bytes_down = 0;  // all that crossed to and from the device in step()
-  int64_t kv_bytes_up = 0;      // by install()
-  int64_t kv_bytes_down = 0;    // by sync_to_host(), read()
+  int64_t kv_bytes_up = 0;      // by install(), write_page(), begin_moves()
+  int64_t kv_bytes_down = 0;    // by sync_to_host(), read(), read_page(), begin_moves()
   int64_t kv_bytes_moved = 0;   // within the device: copies of pages
   int64_t weight_bytes_up = 0;  // all other that went up: weights, while they are loaded
   int64_t compiles = 0, compile_hits = 0, compile_evictions = 0;
@@ -179,6 +183,16 @@ class Engine {
   // engine has read another of the same info().kv_layout may write, and no bit differs.
   virtual void read_page(int32_t page, std::span<std::byte> to) = 0;
   virtual void write_page(int32_t page, std::span<const std::byte> from) = 0;
+
+  // ---- Pages of host memory below the pool (pinned where the device has its own) ----
+  // Once. std::runtime_error: there is not so much.
+  virtual void make_host_pages(int64_t pages) = 0;
+  virtual std::span<std::byte> host_page(int32_t page) = 0;
+  // Begins to copy pages between the pool and host memory, behind the steps so far and beside those
+  // that follow. Until they are done nobody may write what they read, nor touch what they write:
+  // whoever calls keeps the pages. Their number; in each direction they are done in its order.
+  virtual uint64_t begin_moves(bool to_device, std::span<const HostMove> moves) = 0;
+  virtual bool moves_done(uint64_t number) = 0;
 
   // The persistent handles, by name: past_k_0, past_v_0, past_k_1, … They are laid out in pages,
   // so reading one is reading a sequence's rows of it: [length, kv_dim].

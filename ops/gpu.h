@@ -24,7 +24,8 @@
 #else
 #define LIMPET_GPU_PTX 1
 #endif
-#if defined(__HIP_PLATFORM_AMD__) && defined(__GFX9__)
+// With LIMPET_GPU_PLAYED_WAVES two of NVIDIA's warps play one wave of 64 lanes, for tests.
+#if defined(LIMPET_GPU_PLAYED_WAVES) || (defined(__HIP_PLATFORM_AMD__) && defined(__GFX9__))
 #define LIMPET_GPU_LANES 64
 #else
 #define LIMPET_GPU_LANES 32
@@ -55,6 +56,15 @@ using GpuProperties = hipDeviceProp_t;
 #else
 using GpuProperties = cudaDeviceProp;
 #endif
+
+// Lanes of the device's warps.
+inline int gpu_lanes(const GpuProperties& device) {
+#if defined(LIMPET_GPU_PLAYED_WAVES)
+  return 2 * device.warpSize;
+#else
+  return device.warpSize;
+#endif
+}
 
 // Whether blocks can be launched as clusters, which read each other's shared memory.
 #if defined(LIMPET_GPU_HIP)

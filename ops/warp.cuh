@@ -9,10 +9,32 @@ namespace {
 constexpr int kWarp = LIMPET_GPU_LANES;
 constexpr int kMostWarps = 32;  // of a block
 
+#if defined(LIMPET_GPU_PLAYED_WAVES)
+constexpr int kMostThreads = 960;  // of a block: there are 15 barriers to meet at
+// What lane `lane` of this wave has; two warps meet.
+template <class T>
+__device__ inline T exchange(T v, int lane) {
+  __shared__ uint64_t slots[kMostThreads];
+  const int wave = static_cast<int>(threadIdx.x) / kWarp;
+  uint64_t bits = 0;
+  memcpy(&bits, &v, sizeof(v));
+  slots[threadIdx.x] = bits;
+  __barrier_sync_count(static_cast<unsigned>(wave) + 1, kWarp);
+  bits = slots[wave * kWarp + lane];
+  __barrier_sync_count(static_cast<unsigned>(wave) + 1, kWarp);
+  memcpy(&v, &bits, sizeof(v));
+  return v;
+}
+#else
+constexpr int kMostThreads = 1024;  // of a block
+#endif
+
 // Between all lanes of a warp, which must come together; of 4 or 8 bytes.
 template <class T>
 __device__ inline T shuffle_xor(T v, int lanes) {
-#if LIMPET_GPU_PTX
+#if defined(LIMPET_GPU_PLAYED_WAVES)
+  return exchange(v, static_cast<int>(threadIdx.x) % kWarp ^ lanes);
+#elif LIMPET_GPU_PTX
   return __shfl_xor_sync(~0u, v, lanes);
 #else
   return __shfl_xor(v, lanes);
@@ -20,7 +42,9 @@ __device__ inline T shuffle_xor(T v, int lanes) {
 }
 template <class T>
 __device__ inline T shuffle(T v, int lane) {
-#if LIMPET_GPU_PTX
+#if defined(LIMPET_GPU_PLAYED_WAVES)
+  return exchange(v, lane % kWarp);
+#elif LIMPET_GPU_PTX
   return __shfl_sync(~0u, v, lane);
 #else
   return __shfl(v, lane);

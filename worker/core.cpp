@@ -34,6 +34,7 @@ void Core::step(Time now, const Event& event, Output& out) {
   if (done) {
     for (const Event& waiting : std::exchange(s.put_aside, {})) s.decide(turn, waiting);
   }
+  if (!s.in_flight) s.tidy_tiers(turn);
   s.say_evicted(turn);
   if (!s.in_flight) s.give_all(turn);
 }
@@ -53,6 +54,7 @@ Step Core::plan(Time now, Output& out) {
   for (Job* job : plan.admitted) s.start(turn, *job);
   Step step;
   for (const ScheduledRow& row : plan.rows) step.rows.push_back(s.step_row(row));
+  s.tidy_tiers(turn);
   if (!step.empty()) s.in_flight = step;
   s.say_evicted(turn);
   return step;
@@ -90,6 +92,12 @@ Core::Gauges Core::gauges() const {
   g.prefilled_tokens = s.prefilled_tokens;
   g.decoded_tokens = s.decoded_tokens;
   g.reprefilled_tokens.assign(s.reprefilled_tokens.begin(), s.reprefilled_tokens.end());
+  g.tiers = s.sessions.tiers().gauges();
+  for (const auto& [number, session] : s.sessions.all()) {
+    if (!session.sequence) continue;
+    ++g.device_sessions;
+    g.device_tokens += s.kv.length(*session.sequence);
+  }
   g.evicted_sessions = {{Reason::evicted, s.sessions.evictions()}};
   g.refused = s.refused;
   return g;
@@ -259,7 +267,7 @@ void Core::State::heartbeat(const Turn& turn) {
 int64_t Core::State::resident_kv_tokens() const {
   int64_t sum = 0;
   for (const auto& [number, session] : sessions.all()) {
-    if (session.sequence && !session.incoming) sum += kv.length(*session.sequence);
+    if (!session.incoming) sum += sessions.kv_tokens(session);
   }
   return sum;
 }
@@ -319,7 +327,7 @@ void Core::State::row_done(const Turn& turn, const StepRow& row, const RowResult
         "a result for another row");
   Session& session = sessions.of(*job);
   if (!result.error.empty()) {
-    sessions.drop_kv(session);  // what a failed computation left is not built upon
+    sessions.drop_all_kv(session);  // what a failed computation left is not built upon
     fail(turn, *job, ErrorCode::worker_error, result.error, true);
     return;
   }

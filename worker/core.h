@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "worker/event.h"
+#include "worker/tiers.h"
 
 namespace limpet::worker {
 
@@ -32,6 +33,7 @@ struct CoreOptions {
   int32_t transfer_window = 64;  // pages on their way to it, of one session
   std::chrono::milliseconds transfer_ask_again{200};  // a receiver that says nothing
   std::chrono::milliseconds transfer_patience{5000};  // without progress
+  TierOptions tiers{};  // in pages of the pool's size
 };
 
 class Core {
@@ -61,6 +63,8 @@ class Core {
     std::string refused;     // why the broker would not register this worker; empty: it did not
     std::vector<std::pair<Reason, int64_t>> reprefilled_tokens;  // by reason, since start
     std::vector<std::pair<Reason, int64_t>> evicted_sessions;
+    Tiers::Gauges tiers;
+    int64_t device_sessions = 0, device_tokens = 0;  // that have KV on the device, and how much
   };
   Gauges gauges() const;
 

@@ -21,9 +21,15 @@ void Core::State::from(const Turn& turn, const HandOver& m) {
     if (o.epoch == m.epoch && o.endpoint == m.endpoint && o.receiver == m.receiver) return;
     stop_giving(turn, m.session);
   }
+  Session* below = sessions.find(m.session);
+  if (below != nullptr && !below->job && !below->sequence && !below->incoming &&
+      sessions.bring_back(*below) == Restore::later) {
+    return;  // it is told again
+  }
   const Session* session = sessions.find(m.session);
-  if (session == nullptr || session->epoch != m.epoch || session->incoming || !session->sequence ||
-      kv.length(*session->sequence) == 0 || options.kv_layout == 0) {
+  const bool ours = session != nullptr && session->epoch == m.epoch && !session->incoming;
+  if (!ours || options.kv_layout == 0 || (session->restore == 0 && !session->sequence) ||
+      (session->sequence && kv.length(*session->sequence) == 0)) {
     return say(turn, HandOverFailed{m.session, m.epoch, "none of its KV is here"});
   }
   Outgoing& o = outgoing[m.session];
@@ -106,6 +112,7 @@ void Core::State::give_all(const Turn& turn) {
 // Why it cannot go on; empty when it can.
 std::string Core::State::give_pages(const Turn& turn, SessionNumber number, Outgoing& o) {
   const Session* session = sessions.find(number);
+  if (session != nullptr && session->epoch == o.epoch && session->restore != 0) return {};
   if (session == nullptr || session->epoch != o.epoch || !session->sequence) {
     return "its KV is gone";
   }

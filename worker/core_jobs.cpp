@@ -76,7 +76,7 @@ void Core::State::from(const Turn& turn, const Dispatch& m) {
     merge(turn, job, m.transcript);
   } else if (session.trusted && std::ssize(session.tokens) >= transcript_tokens(m)) {
     transcript_known(turn, job);
-  } else if (m.spec->require_resident && m.base_tokens > 0 && !session.sequence) {
+  } else if (m.spec->require_resident && m.base_tokens > 0 && sessions.kv_tokens(session) == 0) {
     fail(turn, job, ErrorCode::not_resident, "the session's KV is not on its worker", false);
   } else {
     job.stage = Stage::needs_transcript;
@@ -144,12 +144,14 @@ void Core::State::transcript_known(const Turn& turn, Job& job) {
   const bool out_of_range = std::ranges::any_of(
       session.tokens, [&](Token t) { return t < 0 || (options.vocab > 0 && t >= options.vocab); });
   if (out_of_range || (m.prompt_tokens < 0 && m.output_tokens > 0)) {
-    sessions.drop_kv(session);
+    sessions.drop_all_kv(session);
     session.tokens.clear();
     return fail(turn, job, ErrorCode::worker_error, "the transcript is not one of this model",
                 false);
   }
-  if (m.spec->require_resident && m.base_tokens > 0 && have < job.known_tokens - 1) {
+  const int64_t below = sessions.tiers().covered(session.number, session.tokens);
+  if (m.spec->require_resident && m.base_tokens > 0 &&
+      std::max(have, below) < job.known_tokens - 1) {
     return fail(turn, job, ErrorCode::not_resident, "the session's KV is not on its worker", false);
   }
   if (m.prompt_tokens < 0) {
@@ -223,6 +225,7 @@ void Core::State::start(const Turn& turn, Job& job) {
   Session& session = sessions.of(job);
   const int64_t cached = kv.length(*session.sequence);
   const bool migrated = std::exchange(session.migrated, false);
+  const bool restored = std::exchange(session.restored, false);
   if (job.started) {
     if (job.preempted) {
       reprefilled_tokens[Reason::evicted] += std::ssize(session.tokens) - 1 - cached;
@@ -246,6 +249,8 @@ void Core::State::start(const Turn& turn, Job& job) {
                                                                           : Reason::evicted;
     }
     reprefilled_tokens[m.reason] += std::max<int64_t>(job.known_tokens - cached, 0);
+  } else if (restored) {
+    m.residency = Residency::restored;
   } else if (migrated) {
     m.residency = Residency::migrated;
   }

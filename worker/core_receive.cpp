@@ -151,9 +151,11 @@ void Core::State::from(const Turn& turn, const KeepSession& m) {
   if (in != incoming.end() && in->second.epoch < m.epoch) incoming.erase(in);
   Session* session = sessions.find(m.session);
   if (session != nullptr && session->incoming && session->epoch < m.epoch) {
+    sessions.leave_idle(*session);
     session->incoming = false;
     session->migrated = true;
     session->epoch = m.epoch;
+    sessions.enter_idle(*session);
   } else if (session == nullptr && !released.covers(m.session, m.epoch)) {
     say(turn, SessionDropped{m.session, m.epoch, Reason::evicted});
   }

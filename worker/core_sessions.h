@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "worker/scheduler.h"
+#include "worker/tiers.h"
 
 namespace limpet::worker {
 
@@ -15,7 +16,8 @@ class Sessions : public SessionKv {
     Epoch epoch{};
   };
 
-  Sessions(engine::KvCache& kv, int32_t max_idle) : kv_(kv), max_idle_(max_idle) {}
+  Sessions(engine::KvCache& kv, int32_t max_idle, const TierOptions& tiers)
+      : kv_(kv), max_idle_(max_idle), tiers_(tiers, kv.page_tokens()) {}
 
   Session* find(SessionNumber number);
   const Session* find(SessionNumber number) const;
@@ -29,14 +31,31 @@ class Sessions : public SessionKv {
   // Around a change of the pages of a session that is idle.
   void leave_idle(Session& session);
   void enter_idle(Session& session);
-  void drop_kv(Session& session);
+  void drop_kv(Session& session) override;  // what stands below the device stays
+  void drop_all_kv(Session& session);
   // What has been evicted since the last call; the broker must hear of it.
   std::vector<Evicted> take_evicted();
 
   Session& of(const Job& job) override;
   const Session& of(const Job& job) const { return const_cast<Sessions*>(this)->of(job); }
-  bool evict_idle() override;
+  Evict evict_idle() override;
   int64_t idle_pages() const override { return idle_pages_; }
+
+  // ---- core_tiers.cpp: KV below the device ----
+  Restore restore(Session& session) override;
+  bool moving() const override { return !moves_.empty() || !tiers_.idle(); }
+  // Tokens of the session whose KV is here, on the device or below it.
+  int64_t kv_tokens(const Session& session) const;
+  // For a session without a job or KV on the device: begins to bring its KV back. later: there is
+  // no room yet; nothing: there is none.
+  Restore bring_back(Session& session);
+  // The session whose move has ended; null when it is gone. Its job may go on.
+  Session* moved(const PagesMoved& moved);
+  // Copies idle sessions below the device before their pages are needed; lets go of sessions whose
+  // KV is nowhere any more. After each change.
+  void tidy_tiers();
+  std::vector<MovePages> take_moves();  // to be carried out
+  const Tiers& tiers() const { return tiers_; }
 
   int64_t size() const { return std::ssize(sessions_); }
   int64_t idle() const { return std::ssize(idle_); }
@@ -47,7 +66,21 @@ class Sessions : public SessionKv {
   uint64_t scope_of(const std::string& tenant);
 
   int64_t pages_of(const Session& session) const;
+  void give_up(Session& session);  // one without a job; the broker must hear of it
+  bool keeps(const Session& session) const;
+  bool spill(Session& session, bool make_room);
+  void list(Session& session);
+  void unlist(Session& session);
+  void release(Session& session);
+  void settle_gone();
+  void spill_early();
 
+  struct KvMove {
+    SessionNumber session{};
+    engine::SequenceId sequence{};  // holds the pages until the move has ended
+    std::vector<Token> tokens;      // of a restore: what they will hold
+    int64_t first = 0;              // of a restore: the page of the session that it begins with
+  };
   engine::KvCache& kv_;
   size_t max_idle_;
   std::map<SessionNumber, Session> sessions_;
@@ -55,6 +88,12 @@ class Sessions : public SessionKv {
   std::map<uint64_t, SessionNumber> idle_;  // longest idle first
   uint64_t next_idle_ = 1;
   int64_t idle_pages_ = 0;
+  std::map<uint64_t, SessionNumber> uncopied_;  // of the idle: those that should have a copy
+  std::map<uint64_t, SessionNumber> copied_;    // and those that have one
+  int64_t copied_pages_ = 0;                    // of these
+  Tiers tiers_;
+  std::map<uint64_t, KvMove> moves_;  // to and from the device
+  std::vector<MovePages> begun_;
   int64_t evictions_ = 0;
   std::vector<Evicted> evicted_;
 };

@@ -1,6 +1,6 @@
 // What the worker's core remembers. Its parts: core.cpp (the link to the broker, steps),
 // core_jobs.cpp (a job from its dispatch to its end), core_give.cpp and core_receive.cpp (KV that
-// goes to and comes from other workers).
+// goes to and comes from other workers), core_tiers.cpp (KV that goes below the device and back).
 #pragma once
 #include <deque>
 #include <map>
@@ -53,7 +53,7 @@ struct Core::State {
   State(const CoreOptions& o, engine::KvCache& cache)
       : options(o),
         kv(cache),
-        sessions(cache, o.max_sessions),
+        sessions(cache, o.max_sessions, o.tiers),
         scheduler(cache, o.token_budget, o.prefill_chunk) {}
 
   // ---- core.cpp ----
@@ -119,6 +119,10 @@ struct Core::State {
   void refuse(const Turn& turn, SessionNumber number, std::string why);
   void drop_incoming(SessionNumber number);
   void receiving_due(const Turn& turn);
+
+  // ---- core_tiers.cpp ----
+  void on(const Turn& turn, const PagesMoved& event);
+  void tidy_tiers(const Turn& turn);
 
   // ---- core_jobs.cpp ----
   bool stale(const Dispatch& m) const;

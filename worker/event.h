@@ -8,6 +8,7 @@
 
 #include "engine/kv_cache.h"
 #include "schema/messages.h"
+#include "worker/tier_event.h"
 
 namespace limpet::worker {
 
@@ -67,7 +68,7 @@ struct FromReceiver {
 // Between plan() and its StepDone the sequences belong to the engine: every other event is put
 // aside and decided right after StepDone.
 using Event = std::variant<FromBroker, Tokenized, AlreadyEnded, StepDone, Tick, Connected, Stop,
-                           GoNow, FromGiver, FromReceiver>;
+                           GoNow, FromGiver, FromReceiver, PagesMoved>;
 
 // ---- Commands: for the loop to carry out, in order --------------------------------------------
 
@@ -111,7 +112,7 @@ struct HangUp {  // nothing more is to go there
   std::string endpoint;
 };
 using Command = std::variant<Tokenize, OpenText, CloseText, ToReceiver, SendPage, ToGiver,
-                             StorePage, HangUp>;
+                             StorePage, HangUp, MovePages>;
 
 // One row group of a step: `tokens` are appended to the sequence; a token is sampled after the
 // last of them when `sample` is set. Pages are reserved already.

@@ -125,6 +125,26 @@ void add_ladders(CLI::App& app, limpet::engine::BucketOptions& o) {
   add("--past-buckets", o.past, "The same of the sequences' lengths");
 }
 
+void add_tiers(CLI::App& app, limpet::worker::TierSizes& o) {
+  o.disk_folder = "/var/tmp";
+  app.add_option("--kv-host-bytes", o.host_bytes,
+                 "Host memory for KV of idle sessions that the device has no room for, as in 16G; "
+                 "0: none, they are computed again")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_option("--kv-disk-bytes", o.disk_bytes,
+                 "Disk for KV that the host's memory has no room for; 0: none")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_option("--kv-disk-dir", o.disk_folder,
+                 "Folder for it; its file has no name and is gone with the process")
+      ->capture_default_str();
+  app.add_option("--kv-least-tokens", o.least_tokens,
+                 "Shorter sessions are computed again instead of being kept below the device")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 34));
+}
+
 limpet::worker::WorkerOptions options_of(const Flags& f) {
   limpet::worker::WorkerOptions o = f.options;
   o.identity = limpet::keys::identify(f.key, f.server_public_key);
@@ -178,6 +198,7 @@ int main(int argc, char** argv) {
   app.name("limpet-worker");
   add_flags(app, flags);
   add_ladders(app, flags.options.engine.buckets);
+  add_tiers(app, flags.options.tiers);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

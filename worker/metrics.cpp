@@ -69,8 +69,21 @@ struct Metrics::Impl {
   Gauge& resident = gauges("limpet_worker_resident_kv_tokens",
                            "Tokens of KV that would be computed again without this worker.")
                         .Add({});
-  Gauge& sessions = gauges("limpet_worker_sessions", "Sessions whose KV is here, by tier.")
-                        .Add({{"tier", "device"}});
+  Counter& moved_to_disk = moved.Add({{"direction", "to_disk"}});
+  Counter& moved_from_disk = moved.Add({{"direction", "from_disk"}});
+  Family<Gauge>& sessions = gauges(
+      "limpet_worker_sessions", "Sessions whose KV is here, by the highest tier that has it.");
+  Family<Gauge>& tokens_of = gauges("limpet_worker_kv_tokens", "Tokens of their KV, by tier.");
+  Family<Gauge>& tier_pages = gauges(
+      "limpet_worker_kv_tier_pages",
+      "KV pages below the device, by tier: used, spare (used, but on the device too), free.");
+  Family<Counter>& spills = counters(
+      "limpet_worker_kv_spills_total", "Sessions whose KV went down to a tier, by outcome.");
+  Family<Counter>& restores = counters(
+      "limpet_worker_kv_restores_total", "Sessions whose KV came back from a tier, by outcome.");
+  Counter& tiers_lost = counters("limpet_worker_kv_tier_evictions_total",
+                                 "Sessions whose KV below the device was dropped for room.")
+                            .Add({});
   Family<Counter>& evictions =
       counters("limpet_worker_evictions_total", "Idle sessions whose KV was dropped for room.");
   Family<Counter>& reprefilled =
@@ -123,7 +136,6 @@ void Metrics::set(const Core::Gauges& g, const engine::KvCache& kv,
     if (reason == Reason::new_session) continue;  // nothing was there to compute again
     follow(m.reprefilled.Add({{"reason", std::string(name(reason))}}), number(count));
   }
-  m.sessions.Set(number(g.sessions));
   const int64_t used = kv.total_pages() - kv.free_pages();
   m.pages_free.Set(number(kv.free_pages() - kv.cached_pages()));
   m.pages_cached.Set(number(kv.cached_pages()));
@@ -139,6 +151,39 @@ void Metrics::set(const Core::Gauges& g, const engine::KvCache& kv,
   follow(m.cache_hit, number(c.compile_hits));
   follow(m.cache_miss, number(c.compiles));
   follow(m.cache_evicted, number(c.compile_evictions));
+}
+
+void Metrics::set_tiers(const Core::Gauges& g, const TierOptions& sizes,
+                        const TierMover::Counters& moved) {
+  Impl& m = *impl_;
+  const auto number = [](int64_t n) { return static_cast<double>(n); };
+  m.sessions.Add({{"tier", "device"}}).Set(number(g.device_sessions));
+  m.tokens_of.Add({{"tier", "device"}}).Set(number(g.device_tokens));
+  const Tiers::Gauges& t = g.tiers;
+  const int64_t pages[] = {sizes.host_pages, sizes.disk_pages};
+  const char* const names[] = {"host", "disk"};
+  for (size_t i = 0; i < 2; ++i) {
+    const std::string tier = names[i];
+    m.sessions.Add({{"tier", tier}}).Set(number(t.sessions[i]));
+    m.tokens_of.Add({{"tier", tier}}).Set(number(t.tokens[i]));
+    const int64_t spare = i == 0 ? t.spare_pages : 0;
+    m.tier_pages.Add({{"tier", tier}, {"state", "used"}}).Set(number(t.pages_used[i] - spare));
+    m.tier_pages.Add({{"tier", tier}, {"state", "spare"}}).Set(number(spare));
+    m.tier_pages.Add({{"tier", tier}, {"state", "free"}}).Set(number(pages[i] - t.pages_used[i]));
+    const auto spills = [&](const char* outcome, int64_t n) {
+      follow(m.spills.Add({{"tier", tier}, {"outcome", outcome}}), number(n));
+    };
+    spills("done", i == 0 ? t.spilled : t.demoted);
+    spills("failed", i == 0 ? t.spill_failed : t.demote_failed);
+    const auto restores = [&](const char* outcome, int64_t n) {
+      follow(m.restores.Add({{"tier", tier}, {"outcome", outcome}}), number(n));
+    };
+    restores("restored", t.restored[i]);
+    restores("damaged", t.damaged[i]);
+  }
+  follow(m.tiers_lost, number(t.gone));
+  follow(m.moved_to_disk, number(moved.demoted));
+  follow(m.moved_from_disk, number(moved.restored_disk));
 }
 
 std::string Metrics::text() const {

@@ -6,6 +6,7 @@
 
 #include "engine/engine.h"
 #include "worker/core.h"
+#include "worker/tier_mover.h"
 #include "worker/transfer_link.h"
 
 namespace limpet::worker {
@@ -21,6 +22,9 @@ class Metrics {
   void compiled(double seconds);  // shapes compiled, at the start or within a step
   void set(const Core::Gauges& gauges, const engine::KvCache& kv,
            const engine::EngineCounters& counters, const TransferLink::Counters& transfers);
+
+  void set_tiers(const Core::Gauges& gauges, const TierOptions& sizes,
+                 const TierMover::Counters& moved);
 
   std::string text() const;
 

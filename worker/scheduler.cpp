@@ -26,9 +26,7 @@ int64_t Scheduler::missing(const Session& session) const {
 }
 
 void Scheduler::preempt(Job& job, SessionKv& sessions, Plan& out) {
-  Session& session = sessions.of(job);
-  kv_.destroy(*session.sequence);
-  session.sequence.reset();
+  sessions.drop_kv(sessions.of(job));
   std::erase(out.admitted, &job);
   if (job.stage == Stage::admitted) job.stage = Stage::waiting;
   if (!job.started) return;
@@ -41,7 +39,9 @@ bool Scheduler::make_room(Job& job, int64_t tokens, const std::vector<Job*>& job
                           SessionKv& sessions, Plan& out) {
   const engine::SequenceId sequence = *sessions.of(job).sequence;
   while (!kv_.reserve(sequence, tokens)) {
-    if (sessions.evict_idle()) continue;
+    const Evict evicted = sessions.evict_idle();
+    if (evicted == Evict::done) continue;
+    if (evicted == Evict::later) return false;
     const auto victim = std::find_if(jobs.rbegin(), jobs.rend(), [&](const Job* other) {
       const bool yields = other->arrival > job.arrival || !is_ready(other);
       return other != &job && yields && sessions.of(*other).sequence.has_value();
@@ -55,6 +55,10 @@ bool Scheduler::make_room(Job& job, int64_t tokens, const std::vector<Job*>& job
 bool Scheduler::admit(Job& job, bool oldest, const std::vector<Job*>& jobs, SessionKv& sessions,
                       Plan& out) {
   Session& session = sessions.of(job);
+  if (session.restore != 0) {  // begun for the job before
+    job.stage = Stage::restoring;
+    return true;
+  }
   if (!session.sequence) session.sequence = kv_.create(session.scope);
   if (kv_.length(*session.sequence) == 0) kv_.adopt_prefix(*session.sequence, session.tokens);
   const int64_t tokens = missing(session);
@@ -63,13 +67,19 @@ bool Scheduler::admit(Job& job, bool oldest, const std::vector<Job*>& jobs, Sess
         jobs, [](const Job* other) { return other->stage == Stage::admitted; });
     const int64_t wanted = kv_.pages_needed(*session.sequence, tokens) + decoding;
     while (kv_.free_pages() < wanted) {
-      if (kv_.free_pages() + sessions.idle_pages() < wanted || !sessions.evict_idle()) return false;
+      if (kv_.free_pages() + sessions.idle_pages() < wanted) return false;
+      if (sessions.evict_idle() != Evict::done) return false;
     }
   }
   if (!make_room(job, tokens, jobs, sessions, out)) {
-    if (oldest) throw std::logic_error("scheduler: the oldest job does not fit alone");
+    if (oldest && !sessions.moving()) {
+      throw std::logic_error("scheduler: the oldest job does not fit alone");
+    }
     return false;
   }
+  const Restore restore = sessions.restore(session);
+  if (restore == Restore::begun) job.stage = Stage::restoring;
+  if (restore != Restore::nothing) return true;
   job.stage = Stage::admitted;
   out.admitted.push_back(&job);
   return true;

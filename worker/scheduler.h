@@ -5,7 +5,8 @@
 // an older one that waits. The oldest ready job needs no such room: for it younger ones are
 // preempted (their KV is dropped and computed again later), and so is what an admitted job needs
 // to grow. Jobs that are not ready yield their KV to any that are. The core takes no job that would
-// not fit alone, so the oldest ready one always progresses.
+// not fit alone, so the oldest ready one always progresses. Where pages are being moved to or from
+// the device, it may have to wait for that first.
 #pragma once
 #include <vector>
 
@@ -14,12 +15,21 @@
 namespace limpet::worker {
 
 // What the scheduler may do to sessions; the core's tables implement it.
+enum class Evict : uint8_t { done, later, nothing };
+enum class Restore : uint8_t { begun, later, nothing };
+
 class SessionKv {
  public:
   virtual ~SessionKv() = default;
   virtual Session& of(const Job& job) = 0;
-  // Drops the KV of the session that has been idle longest; false when none is idle.
-  virtual bool evict_idle() = 0;
+  // Takes the device's KV from the session that has been idle longest: what of it stands below the
+  // device stays. later: pages will come free when a move ends.
+  virtual Evict evict_idle() = 0;
+  virtual void drop_kv(Session& session) = 0;  // of the device
+  // Begins to bring what stands below the device to the session's sequence, which has its pages.
+  // nothing: the sequence lacks nothing that stands there. later: it is being moved.
+  virtual Restore restore(Session& session) = 0;
+  virtual bool moving() const = 0;  // something moves: there will be other pages then
   virtual int64_t idle_pages() const = 0;  // at most so many would come free by that
 };
 

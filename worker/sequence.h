@@ -27,6 +27,8 @@ struct Session {
   // Its home is another worker still, which brings it here: `epoch` is that one's lease.
   bool incoming = false;
   bool migrated = false;         // it came so, and no job has started on it since
+  bool restored = false;         // likewise, from host memory or disk
+  uint64_t restore = 0;          // the move that brings its KV back to the device; 0: none
   std::optional<JobNumber> job;  // the one at work; none: idle
   uint64_t idle_since = 0;       // order of becoming idle
 };
@@ -35,6 +37,7 @@ enum class Stage : uint8_t {
   needs_transcript,
   needs_prompt,  // its input is being tokenized
   waiting,       // for pages, or again for pages after it was preempted
+  restoring,     // has pages; its session's KV is on its way to them
   admitted,      // has pages for all its tokens
   ended          // kept until the broker acknowledges the end
 };

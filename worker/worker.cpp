@@ -14,6 +14,7 @@ using Seconds = std::chrono::duration<double>;
 
 constexpr milliseconds kLongestWait{200};
 constexpr milliseconds kGaugesEvery{250};
+constexpr milliseconds kDiskLook{1};  // while the disk reads or writes KV
 constexpr milliseconds kTellUnlinked{2000};  // without a broker, before it is worth a line
 constexpr milliseconds kTellWarming{500};  // between two lines of a long warm-up
 constexpr int64_t kAliveMs = 10000;
@@ -44,7 +45,7 @@ TextModel text_model(const WorkerOptions& o, const engine::EngineInfo& info) {
 }
 
 CoreOptions core_options(const WorkerOptions& o, const engine::EngineInfo& info,
-                         const TransferLink& transfer) {
+                         const TransferLink& transfer, const TierMover& mover) {
   CoreOptions c;
   c.name = o.name;
   c.incarnation = o.incarnation;
@@ -57,6 +58,7 @@ CoreOptions core_options(const WorkerOptions& o, const engine::EngineInfo& info,
   c.max_jobs = o.max_jobs;
   c.token_budget = o.token_budget;
   c.prefill_chunk = o.prefill_chunk;
+  c.tiers = mover.options();
   c.transfer = transfer.endpoint();
   c.kv_layout = info.kv_layout;
   c.page_bytes = info.page_bytes;
@@ -70,24 +72,27 @@ CoreOptions core_options(const WorkerOptions& o, const engine::EngineInfo& info,
 Worker::Worker(const WorkerOptions& options)
     : options_(options),
       engine_(engine::Engine::open(engine_options(options))),
-      lookahead_(*engine_),
+      lookahead_(*engine_, engine_->info().runs_ahead),
       text_(text_model(options, engine_->info())),
       states_(text_),
       transfer_(options.transfer),
-      core_(std::make_unique<Core>(core_options(options, engine_->info(), transfer_),
+      mover_(*engine_, options.tiers),
+      core_(std::make_unique<Core>(core_options(options, engine_->info(), transfer_, mover_),
                                    engine_->kv())),
       transport_(options.broker, options.identity) {
   const engine::EngineInfo& info = engine_->info();
   warm();
   now_ = unlinked_since_ = mono();
   last_turn_ms_ = mono_ms();
-  metrics_.set(core_->gauges(), engine_->kv(), engine_->counters(), transfer_.counters());
+  set_metrics(core_->gauges());
   spdlog::info(
       "event=started name={} broker={} model={} architecture={} device={} dtype={}"
-      " weight_bytes={} kv_tokens={} max_context={}",
+      " weight_bytes={} kv_tokens={} kv_host_tokens={} kv_disk_tokens={} max_context={}",
       options.name, options.broker, options.engine.model_dir, info.architecture, info.device,
       info.precision == engine::Precision::f32 ? "f32" : "bf16", info.weight_bytes,
-      engine_->kv().total_pages() * engine_->kv().page_tokens(), info.max_context);
+      engine_->kv().total_pages() * engine_->kv().page_tokens(),
+      mover_.options().host_pages * engine_->kv().page_tokens(),
+      mover_.options().disk_pages * engine_->kv().page_tokens(), info.max_context);
 }
 
 Worker::~Worker() = default;
@@ -133,7 +138,8 @@ void Worker::leave(const std::atomic<int>& stop) {
 }
 
 milliseconds Worker::wait() {
-  if (busy_) return milliseconds(0);
+  if (busy_ || mover_.copying()) return milliseconds(0);
+  if (!mover_.idle()) return kDiskLook;
   const Time now = mono(), deadline = core_->next_deadline();
   if (deadline <= now) return milliseconds(0);
   if (deadline - now > kLongestWait) return kLongestWait;
@@ -151,6 +157,10 @@ void Worker::turn() {
   for (const BrokerToWorker& message : polled.messages) give(FromBroker{message});
   transfer_.take(arrived_);
   for (const Event& event : std::exchange(arrived_, {})) give(event);
+  for (const PagesMoved& moved : mover_.poll()) {
+    if (!moved.error.empty()) spdlog::warn("event=kv_move_failed why=\"{}\"", moved.error);
+    give(moved);
+  }
   if (core_->next_deadline() <= now_) give(Tick{});
   carry_out();
   run_step();
@@ -187,6 +197,8 @@ void Worker::carry_out(const Command& command) {
     transfer_.send(*g);
   } else if (const auto* p = std::get_if<StorePage>(&command)) {
     engine_->write_page(p->pool_page, *p->bytes);
+  } else if (const auto* m = std::get_if<MovePages>(&command)) {
+    mover_.begin(*m);
   } else {
     transfer_.hang_up(std::get<HangUp>(command).endpoint);
   }
@@ -306,6 +318,11 @@ void Worker::flush() {
   out_.send.clear();
 }
 
+void Worker::set_metrics(const Core::Gauges& gauges) {
+  metrics_.set(gauges, engine_->kv(), engine_->counters(), transfer_.counters());
+  metrics_.set_tiers(gauges, mover_.options(), mover_.counters());
+}
+
 // Figures and the lines worth an operator's time.
 void Worker::note() {
   ready_ = !stopping_ && core_->registered() && transport_.linked();
@@ -313,7 +330,7 @@ void Worker::note() {
   if (!rests && now_ - gauges_at_ < kGaugesEvery) return;
   gauges_at_ = now_;
   const Core::Gauges gauges = core_->gauges();
-  metrics_.set(gauges, engine_->kv(), engine_->counters(), transfer_.counters());
+  set_metrics(gauges);
   if (core_->registered() != was_registered_) {
     was_registered_ = core_->registered();
     spdlog::info("event={}", was_registered_ ? "registered" : "registering");

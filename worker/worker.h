@@ -13,6 +13,7 @@
 #include "worker/lookahead.h"
 #include "worker/metrics.h"
 #include "worker/text_state.h"
+#include "worker/tier_mover.h"
 #include "worker/transfer_link.h"
 #include "worker/zmq_transport.h"
 
@@ -29,6 +30,7 @@ struct WorkerOptions {
   int32_t prefill_chunk = 128;
   std::chrono::milliseconds grace{5000};  // to hand over and finish what is here when it is stopped
   std::string transfer = "tcp://127.0.0.1:*";  // where workers bring it KV; empty: it takes none
+  TierSizes tiers{};  // where KV of idle sessions goes when the device is full
 };
 
 class Worker {
@@ -60,6 +62,7 @@ class Worker {
   void add_row(const StepRow& row, const std::function<RowResult()>& sampled, StepDone& done);
   void flush();
   void note();
+  void set_metrics(const Core::Gauges& gauges);
   void warm();
 
   WorkerOptions options_;
@@ -69,6 +72,7 @@ class Worker {
   TextStates states_;
   Metrics metrics_;
   TransferLink transfer_;
+  TierMover mover_;
   std::unique_ptr<Core> core_;
   ZmqTransport transport_;
   std::vector<Event> arrived_;  // from other workers

@@ -45,6 +45,17 @@ std::byte* place(const Buffer& buffer, int64_t offset, int64_t bytes) {
   return cpu->data() + offset;
 }
 
+class CpuHostBuffer final : public HostBuffer {
+ public:
+  explicit CpuHostBuffer(int64_t bytes) : memory_(bytes) {}
+  std::span<std::byte> bytes() override {
+    return {memory_.data(), static_cast<size_t>(memory_.bytes())};
+  }
+
+ private:
+  HostMemory memory_;
+};
+
 // The kernels' context: the backend's threads, and scratch memory that grows as asked.
 class Context final : public CpuContext {
  public:
@@ -208,6 +219,21 @@ class CpuBackend final : public Backend {
     counters_.bytes_copied += bytes;
   }
 
+  std::unique_ptr<HostBuffer> allocate_host(int64_t bytes) override {
+    return std::make_unique<CpuHostBuffer>(bytes);
+  }
+  // Done when they have begun.
+  uint64_t begin_side_copies(Buffer& buffer, bool to_device,
+                             std::span<const SideCopy> copies) override {
+    for (const SideCopy& c : copies) {
+      std::byte* at = place(buffer, c.offset, c.bytes);
+      copy_bytes(to_device ? at : c.host, to_device ? c.host : at, c.bytes);
+      (to_device ? counters_.bytes_up : counters_.bytes_down) += c.bytes;
+    }
+    return ++side_copies_;
+  }
+  bool side_copies_done(uint64_t number) override { return number <= side_copies_; }
+
   void fill(Buffer& buffer, DType dtype, uint64_t seed, float spread) override;
   double read_bandwidth(int64_t bytes) override;
   std::unique_ptr<Buffer> pack(Layout layout, DType dtype,
@@ -226,6 +252,7 @@ class CpuBackend final : public Backend {
   BackendInfo info_;
   BackendCounters counters_;
   std::deque<std::vector<std::byte>> begun_;
+  uint64_t side_copies_ = 0;
 };
 
 // What stands for rows [first, end) of the stacked sources (of each one, when gated) has been read.

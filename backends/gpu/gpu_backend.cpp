@@ -7,6 +7,7 @@
 #include "backends/gpu/bench.h"
 #include "backends/gpu/executable.h"
 #include "backends/gpu/pack.h"
+#include "backends/gpu/side_copies.h"
 #include "backends/gpu/staging.h"
 #include "backends/gpu/vendor_product.h"
 #include "ops/linear/weight.h"
@@ -55,7 +56,7 @@ class GpuBackend final : public Backend {
     info_.scattered_rows = options.fused ? kScatteredRows : 0;
     shared_.stream = stream_.get();
     shared_.processors = about.multiProcessorCount;
-    shared_.warp = about.warpSize;
+    shared_.warp = gpu_lanes(about);
     shared_.graphs = options.graphs;
     shared_.timed = options.timed;
     shared_.fused = options.fused;
@@ -105,6 +106,22 @@ class GpuBackend final : public Backend {
     shared_.counters.bytes_copied += bytes;
   }
 
+  std::unique_ptr<HostBuffer> allocate_host(int64_t bytes) override {
+    return std::make_unique<PinnedBuffer>(bytes);
+  }
+  uint64_t begin_side_copies(Buffer& buffer, bool to_device,
+                             std::span<const SideCopy> copies) override {
+    if (side_ == nullptr) side_ = std::make_unique<SideCopies>(shared_.stream);
+    for (const SideCopy& c : copies) {
+      side_->add(place(buffer, c.offset, c.bytes), c);
+      (to_device ? shared_.counters.bytes_up : shared_.counters.bytes_down) += c.bytes;
+    }
+    return side_->begin(to_device);
+  }
+  bool side_copies_done(uint64_t number) override {
+    return side_ == nullptr || side_->done(number);
+  }
+
   std::unique_ptr<Buffer> pack(Layout layout, DType dtype,
                                std::span<const WeightSource> sources) override;
   void fill(Buffer& buffer, DType dtype, uint64_t seed, float spread) override {
@@ -138,6 +155,7 @@ class GpuBackend final : public Backend {
   DeviceMemory source_;  // a piece of what is being packed
   DeviceMemory workspace_;
   std::unique_ptr<VendorProducts> vendor_;
+  std::unique_ptr<SideCopies> side_;
   BackendInfo info_;
 };
 

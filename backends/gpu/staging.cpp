@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backends/gpu/small_copy.h"
+
 namespace limpet {
 inline namespace LIMPET_GPU_NAMESPACE {
 namespace {
@@ -24,6 +26,25 @@ void Event::wait() const {
   gpu_check(LIMPET_GPU(EventSynchronize)(event_), "waiting for the device");
 }
 
+bool Event::done() const {
+  const GpuError error = LIMPET_GPU(EventQuery)(event_);
+  if (error == LIMPET_GPU(ErrorNotReady)) {
+    (void)LIMPET_GPU(GetLastError)();  // it is no failure
+    return false;
+  }
+  gpu_check(error, "asking whether the device is done");
+  return true;
+}
+
+void Staging::copy(void* to, const void* from, int64_t bytes, bool up) {
+  if (copies_by_kernel(to, from, bytes)) return copy_by_kernel(to, from, bytes, stream_);
+  gpu_check(LIMPET_GPU(MemcpyAsync)(to, from, static_cast<size_t>(bytes),
+                                    up ? LIMPET_GPU(MemcpyHostToDevice)
+                                       : LIMPET_GPU(MemcpyDeviceToHost),
+                                    stream_),
+            up ? "copying to the device" : "copying from the device");
+}
+
 void Staging::at_least(Piece& piece, int64_t bytes) {
   if (piece.memory.bytes() < bytes) piece.memory = PinnedMemory(std::max(bytes, kSmallest));
   piece.bytes = bytes;
@@ -42,9 +63,7 @@ void Staging::up(std::byte* to, const void* from, int64_t bytes) {
     const auto some = static_cast<size_t>(std::min(kPieceBytes, bytes - at));
     Piece& piece = next(static_cast<int64_t>(some));
     std::memcpy(piece.memory.data(), static_cast<const std::byte*>(from) + at, some);
-    gpu_check(LIMPET_GPU(MemcpyAsync)(to + at, piece.memory.data(), some,
-                                      LIMPET_GPU(MemcpyHostToDevice), stream_),
-              "copying to the device");
+    copy(to + at, piece.memory.data(), static_cast<int64_t>(some), true);
     piece.done.record(stream_);
   }
 }
@@ -56,9 +75,7 @@ void Staging::down(void* to, const std::byte* from, int64_t bytes) {
     if (at < bytes) {
       const int64_t some = std::min(kPieceBytes, bytes - at);
       Piece& piece = next(some);
-      gpu_check(LIMPET_GPU(MemcpyAsync)(piece.memory.data(), from + at, static_cast<size_t>(some),
-                                        LIMPET_GPU(MemcpyDeviceToHost), stream_),
-                "copying from the device");
+      copy(piece.memory.data(), from + at, some, false);
       piece.done.record(stream_);
       pieces[static_cast<size_t>(turn % 2)] = &piece;
     }
@@ -75,11 +92,7 @@ bool Staging::begin_down(const std::byte* from, int64_t bytes) {
   if (begun_count_ == kBegun) return false;
   Piece& piece = begun_[(first_begun_ + begun_count_) % kBegun];
   at_least(piece, bytes);
-  if (bytes > 0) {
-    gpu_check(LIMPET_GPU(MemcpyAsync)(piece.memory.data(), from, static_cast<size_t>(bytes),
-                                      LIMPET_GPU(MemcpyDeviceToHost), stream_),
-              "copying from the device");
-  }
+  if (bytes > 0) copy(piece.memory.data(), from, bytes, false);
   piece.done.record(stream_);
   ++begun_count_;
   return true;

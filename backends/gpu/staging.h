@@ -19,6 +19,8 @@ class Event {
   Event& operator=(const Event&) = delete;
   void record(GpuStream stream);
   void wait() const;  // returns at once when nothing was recorded
+  bool done() const;  // likewise
+  GpuEvent get() const { return event_; }
 
  private:
   GpuEvent event_{};
@@ -46,6 +48,7 @@ class Staging {
     int64_t bytes = 0;
   };
   static void at_least(Piece& piece, int64_t bytes);
+  void copy(void* to, const void* from, int64_t bytes, bool up);  // one of them pinned
   Piece& next(int64_t bytes);
 
   GpuStream stream_;

@@ -6,7 +6,7 @@ namespace limpet::ops {
 namespace {
 
 // One block a slice. Its size follows from n alone, so a row's bits depend on that row alone.
-__global__ void __launch_bounds__(1024)
+__global__ void __launch_bounds__(kMostThreads)
     norm_slices(const float* x, int64_t x_stride, const float* weight, float* y,
                             int64_t y_stride, int64_t rows, int64_t heads, int64_t n, float eps,
                             const int32_t* count) {
@@ -26,7 +26,8 @@ __global__ void __launch_bounds__(1024)
 void run(const RmsNorm& op, GpuContext& gpu, const Args& a) {
   const TensorView &x = a.in[0], &y = a.out[0];
   const int64_t n = a.in[1].cols();
-  const auto threads = static_cast<unsigned>(std::clamp<int64_t>((n + 255) / 256 * 64, 64, 1024));
+  const auto threads =
+      static_cast<unsigned>(std::clamp<int64_t>((n + 255) / 256 * 64, 64, kMostThreads));
   norm_slices<<<static_cast<unsigned>(y.rows() * op.heads), threads, 0, gpu.stream>>>(
       x.as<float>(), x.stride(), a.in[1].as<float>(), y.as<float>(), y.stride(), y.rows(),
       op.heads, n, op.eps, a.count);

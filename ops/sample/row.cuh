@@ -6,7 +6,7 @@
 namespace limpet::ops {
 namespace {
 
-constexpr int kRowThreads = 1024;
+constexpr int kRowThreads = kMostThreads;
 constexpr double kOne = 0x1p40;  // the weight of the likeliest token
 
 __device__ inline uint64_t shuffle_xor_u64(uint64_t v, int lanes) {

@@ -207,6 +207,19 @@ class Failures(unittest.TestCase):
             self.assertTrue(cluster.submit("Hello!", session="s").finished)
 
 
+class WarmUp(unittest.TestCase):
+    def test_the_ladder_of_shapes_is_as_the_flags_say(self):
+        for flags, shapes in ((("--past-buckets", "single", "--batch-buckets", "single"), 1),
+                              (("--past-buckets", "single", "--token-budget", 8), 4)):
+            with Cluster(BIN, workers=("one",), worker_args=flags) as cluster:
+                self.assertTrue(cluster.submit("What is 2 plus 3?").finished)
+                compiled = metrics(cluster.worker_http["one"]).get(
+                    'limpet_worker_compile_cache_total{result="miss"}')
+                self.assertEqual(compiled, shapes)  # all before the job came
+                self.assertIn(f"event=warming shapes={shapes}/{shapes} ",
+                              pathlib.Path(cluster.workers["one"].log).read_text())
+
+
 class OneLineErrors(unittest.TestCase):
     """What goes wrong at the edges is one line on stderr that says what to do; status 1, or 2."""
 

@@ -168,7 +168,14 @@ TEST_P(GpuFused, GivesWhatItGivesOpByOp) {
     EXPECT_EQ(got, run(*fused, chunks)) << "again";
   }
   EXPECT_EQ(plain->counters().fused_programs, 0);
-  EXPECT_EQ(fused->counters().fused_programs, fused->counters().compiles);
+  // HIP has no library for large products, so programs of many rows run op by op; on AMD all do.
+  const int64_t all = fused->counters().compiles;
+  if (fused->info().device.starts_with("cuda")) {
+    EXPECT_EQ(fused->counters().fused_programs, all);
+  } else {
+    EXPECT_EQ(fused->counters().fused_programs > 0, LIMPET_HIP_PLANS == 1);
+    EXPECT_LT(fused->counters().fused_programs, all);
+  }
 }
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(GpuFused);

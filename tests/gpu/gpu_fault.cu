@@ -25,11 +25,15 @@ __global__ void fail() {
 
 void take_all_but(size_t bytes) {
   size_t free = 0, all = 0;
-  void* at = nullptr;
-  if (LIMPET_GPU(MemGetInfo)(&free, &all) != LIMPET_GPU(Success) || free <= bytes) return;
-  if (LIMPET_GPU(Malloc)(&at, free - bytes) != LIMPET_GPU(Success)) {
-    std::fprintf(stderr, "gpu_fault: the memory could not be taken\n");
+  for (size_t piece = size_t{1} << 40; piece >= size_t{1} << 16;) {
+    if (LIMPET_GPU(MemGetInfo)(&free, &all) != LIMPET_GPU(Success) || free <= bytes) break;
+    void* at = nullptr;
+    if (piece > free - bytes || LIMPET_GPU(Malloc)(&at, piece) != LIMPET_GPU(Success)) {
+      (void)LIMPET_GPU(GetLastError)();
+      piece /= 2;  // memory is in pieces, too
+    }
   }
+  std::fprintf(stderr, "gpu_fault: left %zu bytes\n", free);
 }
 
 void wait_for_order(const char* file) {

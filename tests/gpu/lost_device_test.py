@@ -6,12 +6,13 @@ The faults are real ones of the card, brought about in the worker's process (gpu
 there is no such device nothing is tested, and that is said.
 """
 import pathlib
+import re
 import subprocess
 import sys
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
-from cluster import EMBEDDED_MODEL, Cluster, Job  # noqa: E402
+from cluster import EMBEDDED_MODEL, Cluster, Job, wait_until  # noqa: E402
 
 BIN, DEVICE = pathlib.Path("build/bin"), "cuda:0"
 LONG = ("--max-tokens", 1500, "--ignore-eos", "--seed", 3)
@@ -72,6 +73,10 @@ class LostDevice(unittest.TestCase):
             job = Job(cluster, "Tell me a story about a fox.", *LONG)
             home = job.wait_for(lambda e: e["event"] == "started")["worker"]
             self.order(home, "take 1000000")
+            log = cluster.workers[home].log
+            taken = wait_until("the memory is taken", 20, lambda: re.search(
+                r"gpu_fault: left (\d+) bytes", pathlib.Path(log).read_text()))
+            self.assertLess(int(taken[1]), 8 << 20)
             reply = job.wait(60)
             self.assertTrue(reply.finished, (reply.end, reply.errors))
             again = cluster.submit("What is 2 plus 3?", "--max-tokens", 20)

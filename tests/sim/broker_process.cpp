@@ -273,6 +273,7 @@ void BrokerProcess::judge(const JournalEntry& entry, const Origin* origin) {
     judge_source(e->job, origin);
     ++world_.verdict.attempts;
     world_.verdict.resident_starts += e->residency == Residency::resident;
+    world_.verdict.restored_starts += e->residency == Residency::restored;
     world_.verdict.migrated_starts += e->residency == Residency::migrated;
     if (world_.scene.calm && e->residency == Residency::reprefilled &&
         e->reason != Reason::new_session) {

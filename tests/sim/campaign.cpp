@@ -12,6 +12,7 @@ void add(Verdict& sum, const Verdict& v) {
   for (auto field : {&Verdict::sim_ms, &Verdict::jobs, &Verdict::finished, &Verdict::failed,
                      &Verdict::stopped, &Verdict::attempts, &Verdict::tokens,
                      &Verdict::resident_starts, &Verdict::moves,
+                     &Verdict::restored_starts, &Verdict::tier_moves,
                      &Verdict::migrated_starts, &Verdict::hand_overs,
                      &Verdict::hand_overs_failed, &Verdict::pages_moved, &Verdict::broker_crashes,
                      &Verdict::worker_crashes, &Verdict::messages, &Verdict::messages_lost,

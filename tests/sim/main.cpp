@@ -98,6 +98,8 @@ int run(const Arguments& a) {
   std::printf(
       "%lld hand-overs, %lld came to nothing, %lld pages; %lld starts migrated\n",
       n(s.hand_overs), n(s.hand_overs_failed), n(s.pages_moved), n(s.migrated_starts));
+  std::printf("%lld moves to and from tiers; %lld starts restored\n", n(s.tier_moves),
+              n(s.restored_starts));
   std::printf(
       "%lld partitions, %lld slow links, %lld broker stalls, %lld turns on a full disk; %lld "
       "scenes judged for turns\n",

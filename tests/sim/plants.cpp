@@ -32,6 +32,8 @@ constexpr Line kPlants[] = {  // as in README.md
     {Plant::kv_cap_ignored, "kv-cap-ignored", "need more KV than it may have"},
     {Plant::tenant_favoured, "tenant-favoured", "tokens more than its share"},
     {Plant::priority_lost, "priority-lost", "which is more urgent"},
+    {Plant::tier_told_early, "tier-told-early", "decodes on KV of other tokens"},
+    {Plant::tier_page_altered, "tier-page-altered", "decodes on KV of other tokens"},
 };
 
 const Line* line(Plant plant) {

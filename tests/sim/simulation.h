@@ -34,6 +34,8 @@ enum class Plant : uint8_t {
   kv_cap_ignored,       // nor that of resident tokens
   tenant_favoured,      // the first tenant's weight is a thousand times the file's
   priority_lost,        // clients' priorities are dropped on their way
+  tier_told_early,      // KV that moves below the device or back is told of before it is there
+  tier_page_altered,    // a page from below the device is not what went, and nothing says so
 };
 std::string_view name(Plant plant);
 // The promise that it breaks, in the words of the violation.
@@ -46,6 +48,7 @@ struct Verdict {
   int64_t jobs = 0, finished = 0, failed = 0, stopped = 0;  // stopped: cancelled or expired
   int64_t attempts = 0, tokens = 0, resident_starts = 0, moves = 0;
   int64_t migrated_starts = 0, hand_overs = 0, hand_overs_failed = 0, pages_moved = 0;
+  int64_t restored_starts = 0, tier_moves = 0;
   int64_t broker_crashes = 0, worker_crashes = 0, messages = 0, messages_lost = 0;
   int64_t partitions = 0, slow_links = 0, stalls = 0, full_disks = 0, solo = 0;
 };

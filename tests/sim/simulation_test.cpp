@@ -13,6 +13,8 @@ TEST(Simulation, NoSeedBreaksAPromise) {
   EXPECT_EQ(c.seeds, 2000u);
   EXPECT_GT(c.sum.finished, c.sum.jobs / 2);
   EXPECT_GT(c.sum.resident_starts, c.sum.jobs / 20);
+  EXPECT_GT(c.sum.restored_starts, 200);
+  EXPECT_GT(c.sum.tier_moves, 2000);
   EXPECT_GT(c.sum.attempts, c.sum.finished);
   EXPECT_GT(c.sum.broker_crashes, 500);
   EXPECT_GT(c.sum.worker_crashes, 500);

@@ -42,6 +42,8 @@ void WorkerProcess::start() {
   o.transfer_patience = milliseconds(600);
   memory_.assign(static_cast<size_t>(world_.scene.pages * kPageTokens), KvRow{});
   static_assert(kPageBytes == kPageTokens * sizeof(KvRow));
+  tiers_ = std::make_unique<TierMemory>(world_, name_, memory_, kPageTokens);
+  o.tiers = tiers_->options();
   core_ = std::make_unique<worker::Core>(o, *kv_);
   hung_ = stepping_ = leaving_ = false;
   tick_at_ = broker::Time::max();
@@ -181,6 +183,14 @@ void WorkerProcess::carry_out(const worker::StorePage& c) {
   std::memcpy(memory_.data() + c.pool_page * kPageTokens, c.bytes->data(), kPageBytes);
 }
 
+void WorkerProcess::carry_out(const worker::MovePages& c) {
+  make_copies();
+  const auto lives = [this, life = incarnation_] { return up() && life == incarnation_; };
+  tiers_->begin(c, lives, [this](const worker::PagesMoved& moved) {
+    post([this, moved] { tell(moved); });
+  });
+}
+
 int32_t WorkerProcess::tenant_of(JobNumber job) const {
   const std::string name = world_.tenant_of ? world_.tenant_of(job) : "";
   return name.empty() ? 0 : name.back();
@@ -188,6 +198,7 @@ int32_t WorkerProcess::tenant_of(JobNumber job) const {
 
 void WorkerProcess::write_row(engine::SequenceId sequence, int64_t row, KvRow value) {
   const int32_t page = kv_->page_table(sequence)[static_cast<size_t>(row / kPageTokens)];
+  tiers_->judge_write(page);
   memory_[static_cast<size_t>(page * kPageTokens + row % kPageTokens)] = value;
 }
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "tests/sim/tier_memory.h"
 #include "tests/sim/world.h"
 #include "worker/core.h"
 
@@ -48,6 +49,7 @@ class WorkerProcess {
   void carry_out(const worker::ToGiver& c) { peers(c, name_); }
   void carry_out(const worker::StorePage& c);
   void carry_out(const worker::HangUp&) {}
+  void carry_out(const worker::MovePages& c);
   void make_copies();
   void write_row(engine::SequenceId sequence, int64_t row, KvRow value);
   void judge_kv(engine::SequenceId sequence, int32_t tenant);
@@ -66,6 +68,7 @@ class WorkerProcess {
   std::unique_ptr<engine::KvCache> kv_;
   std::unique_ptr<worker::Core> core_;
   std::vector<KvRow> memory_;  // the pool's
+  std::unique_ptr<TierMemory> tiers_;
   std::map<JobNumber, uint64_t> seeds_;
   std::vector<std::function<void()>> held_;
   bool hung_ = false;

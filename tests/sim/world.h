@@ -45,10 +45,12 @@ struct Scene {
   int64_t wall_jumps = 0, client_crashes = 0;
   int64_t partitions = 0, slow_links = 0, stalls = 0, full_disks = 0, reloads = 0;
   int64_t damaged_pages = 0;  // per mille
+  int64_t host_pages = 0, disk_pages = 0, least_tokens = 0;  // of each worker's tiers
   int64_t stuck_tokenizers = 0, bad_rows = 0;                      // per mille
   int64_t cancels = 0, deadlines = 0, rewinds = 0, residents = 0;  // per mille of jobs
   broker::CoreOptions core;
   static Scene draw(Rng& rng);
+  void be_tight(Rng& rng);
   std::string tenant(int64_t t) const { return tenants == 1 ? "" : "tenant" + std::to_string(t); }
   void draw_policies(Rng& rng);  // of the tenants that there are
   void be_calm(Rng& rng);

@@ -37,6 +37,7 @@ class Broker {
       if (testing::Test::HasFatalFailure()) return;
     }
     for (int i = 0; i < 20000 && busy(); ++i) {
+      if (!rig_.moves.empty()) rig_.finish_move();
       rig_.turn();
       rig_.now += 20ms;
       rig_.give(Tick{});
@@ -46,15 +47,21 @@ class Broker {
     for (size_t s = 0; s < lanes_.size(); ++s) {
       rig_.tell(ReleaseSession{SessionNumber{s + 1}, lanes_[s].epoch});
     }
+    rig_.finish_moves();
+    const Tiers::Gauges tiers = rig_.core->gauges().tiers;
+    EXPECT_EQ(tiers.pages_used[0] + tiers.pages_used[1] + tiers.spare_pages, 0);
+    EXPECT_EQ(tiers.sessions[0] + tiers.sessions[1] + tiers.tokens[0] + tiers.tokens[1], 0);
     EXPECT_EQ(rig_.kv.sequences(), 0);
     EXPECT_EQ(rig_.kv.free_pages(), rig_.kv.total_pages());
     EXPECT_TRUE(rig_.open.empty());
   }
 
-  int64_t finished = 0, preempted = 0, evicted = 0, retried = 0, cancelled = 0;
+  int64_t finished = 0, preempted = 0, evicted = 0, retried = 0, cancelled = 0, restored = 0;
+  Tiers::Gauges tiers;
   void count() {
     preempted = rig_.core->gauges().preemptions;
     evicted = rig_.core->gauges().evictions;
+    tiers = rig_.core->gauges().tiers;
   }
 
  private:
@@ -81,7 +88,12 @@ class Broker {
         if (draw(10) == 0) rig_.tell(WhoAreYou{});
         break;
       default:
-        rig_.turn();
+        if (!rig_.moves.empty() && draw(2) == 0) {
+          const int64_t pages = std::ssize(rig_.moves.front().pages);
+          rig_.finish_move(draw(12) == 0 ? static_cast<int64_t>(draw(pages + 1)) : pages);
+        } else {
+          rig_.turn();
+        }
     }
   }
 
@@ -199,6 +211,10 @@ class Broker {
     if (m.residency == Residency::resident) {
       EXPECT_GE(m.cached_tokens, lane->dispatch.base_tokens - 1);
       EXPECT_EQ(m.reason, Reason::none);
+    } else if (m.residency == Residency::restored) {
+      ++restored;
+      EXPECT_GE(m.cached_tokens, lane->dispatch.base_tokens - 1);
+      EXPECT_EQ(m.reason, Reason::none);
     } else {
       EXPECT_NE(m.reason, Reason::none);
     }
@@ -239,7 +255,8 @@ class Broker {
   void heard(const HandOverFailed&) {}
 
   void check_pages() {
-    ASSERT_LE(rig_.kv.sequences(), std::ssize(lanes_));
+    // A move to or from the device has a sequence of its own.
+    ASSERT_LE(rig_.kv.sequences(), std::ssize(lanes_) + std::ssize(rig_.moves));
     ASSERT_GE(rig_.kv.free_pages(), 0);
   }
   bool busy() const {
@@ -277,6 +294,47 @@ TEST(Random, EveryJobEndsWithWhatAnUndisturbedWorkerSays) {
   EXPECT_GT(cancelled, 500);
   RecordProperty("finished", static_cast<int>(finished));
   RecordProperty("preempted", static_cast<int>(preempted));
+}
+
+// The same where KV goes below the device and back, by moves that take their time, and fail.
+TEST(Random, TiersBelowTheDeviceChangeNoToken) {
+  int64_t finished = 0, restored = 0, preempted = 0;
+  Tiers::Gauges sum;
+  for (uint64_t seed = 0; seed < 1500 && !testing::Test::HasFailure(); ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    CoreOptions options;
+    options.max_context = 60 + static_cast<int64_t>(seed % 50);
+    options.max_jobs = 8;
+    options.token_budget = 1 + static_cast<int32_t>(seed % 13);
+    options.prefill_chunk = 1 + static_cast<int32_t>(seed % 6);
+    options.tiers = {.host_pages = 1 + static_cast<int64_t>(seed % 31),
+                     .disk_pages = seed % 3 == 0 ? 0 : static_cast<int64_t>(seed % 41),
+                     .least_tokens = static_cast<int64_t>(seed % 9)};
+    Broker broker(seed, options, 6 + static_cast<int32_t>(seed % 20));
+    broker.run(300);
+    broker.count();
+    finished += broker.finished;
+    restored += broker.restored;
+    preempted += broker.preempted;
+    for (size_t t = 0; t < 2; ++t) {
+      sum.restored[t] += broker.tiers.restored[t];
+      sum.damaged[t] += broker.tiers.damaged[t];
+    }
+    sum.demoted += broker.tiers.demoted;
+    sum.demote_failed += broker.tiers.demote_failed;
+    sum.spill_failed += broker.tiers.spill_failed;
+    sum.gone += broker.tiers.gone;
+  }
+  EXPECT_GT(finished, 10000);
+  EXPECT_GT(restored, 1000);
+  EXPECT_GT(preempted, 200);
+  EXPECT_GT(sum.restored[0], 1000);
+  EXPECT_GT(sum.restored[1], 200);
+  EXPECT_GT(sum.damaged[0] + sum.damaged[1], 100);
+  EXPECT_GT(sum.demoted, 500);
+  EXPECT_GT(sum.demote_failed, 50);
+  EXPECT_GT(sum.spill_failed, 100);
+  EXPECT_GT(sum.gone, 500);
 }
 
 }  // namespace

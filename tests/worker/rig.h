@@ -3,6 +3,7 @@
 #pragma once
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <map>
 #include <set>
 
@@ -62,9 +63,61 @@ struct Rig {
         }
       } else if (const auto* c = std::get_if<CloseText>(&command)) {
         EXPECT_EQ(open.erase({raw(c->job), raw(c->attempt)}), 1u);
+      } else if (const auto* move = std::get_if<MovePages>(&command)) {
+        moves.push_back(*move);
+        const auto holds = [&](const PageMove& p, bool to) {
+          const bool disk = to ? move->kind == MoveKind::demote
+                               : move->kind == MoveKind::restore_disk;
+          const bool host = to ? move->kind == MoveKind::spill
+                               : move->kind == MoveKind::restore_host ||
+                                     move->kind == MoveKind::demote;
+          const int64_t room = disk   ? options.tiers.disk_pages
+                               : host ? options.tiers.host_pages
+                                      : kv.total_pages();
+          const int32_t page = to ? p.to : p.from;
+          return page >= 0 && page < room;
+        };
+        for (const PageMove& p : move->pages) EXPECT_TRUE(holds(p, false) && holds(p, true));
       } else {
         transfers.push_back(command);
       }
+    }
+  }
+
+  // The memory that moves go to and from; a row of KV is the token that it was computed from.
+  void write(engine::SequenceId sequence, int64_t row, Token token) {
+    row_at(pool, kv.page_table(sequence)[static_cast<size_t>(row / 4)], row % 4) = token;
+  }
+  Token& row_at(std::map<int64_t, Token>& memory, int32_t page, int64_t row) {
+    return memory[page * int64_t{4} + row];
+  }
+  // Carries out the move that began first, or its first pages.
+  void finish_move(int64_t good = -1) {
+    ASSERT_FALSE(moves.empty());
+    const MovePages move = moves.front();
+    moves.pop_front();
+    take_copies();
+    if (good < 0) good = std::ssize(move.pages);
+    auto& from = move.kind == MoveKind::spill          ? pool
+                 : move.kind == MoveKind::restore_disk ? disk
+                                                       : host;
+    auto& to = move.kind == MoveKind::spill    ? host
+               : move.kind == MoveKind::demote ? disk
+                                               : pool;
+    for (int64_t i = 0; i < std::ssize(move.pages); ++i) {
+      const PageMove& p = move.pages[static_cast<size_t>(i)];
+      for (int64_t row = 0; row < 4; ++row) {
+        row_at(to, p.to, row) = i < good ? row_at(from, p.from, row) : Token{-7};
+      }
+    }
+    give(PagesMoved{move.id, good, good < std::ssize(move.pages) ? "damaged" : ""});
+  }
+  void finish_moves() {
+    while (!moves.empty()) finish_move();
+  }
+  void take_copies() {
+    for (const engine::PageCopy& c : kv.take_copies()) {
+      for (int64_t row = 0; row < 4; ++row) row_at(pool, c.to, row) = row_at(pool, c.from, row);
     }
   }
 
@@ -79,11 +132,19 @@ struct Rig {
   }
 
   StepDone run(const Step& step) {
-    kv.take_copies();
+    take_copies();
     StepDone done;
     for (const StepRow& row : step.rows) {
       EXPECT_TRUE(kv.reserved(row.sequence, std::ssize(row.tokens)));
+      for (size_t i = 0; i < row.tokens.size(); ++i) {
+        write(row.sequence, kv.length(row.sequence) + static_cast<int64_t>(i), row.tokens[i]);
+      }
       kv.commit(row.sequence, row.tokens);
+      const auto tokens = kv.tokens(row.sequence);
+      for (size_t i = 0; i < tokens.size() && options.tiers.host_pages > 0; ++i) {
+        const int32_t page = kv.page_table(row.sequence)[i / 4];
+        EXPECT_EQ(row_at(pool, page, static_cast<int64_t>(i % 4)), tokens[i]) << "other KV";
+      }
       RowResult r{.job = row.job,
                   .attempt = row.attempt,
                   .sampled = row.sample,
@@ -167,6 +228,8 @@ struct Rig {
   Token end_token = -1;  // one that the model never says
   std::vector<WorkerMessage> sent;
   std::vector<Command> transfers;  // what goes to other workers and to the pool
+  std::deque<MovePages> moves;     // begun and not ended
+  std::map<int64_t, Token> pool, host, disk;  // by page and row
   std::map<uint64_t, uint64_t> seeds;
   std::set<std::pair<uint64_t, uint32_t>> open;
 };

@@ -1,0 +1,42 @@
+"""That the benches of a worker's parts run, and by their counters that they measure what they say."""
+import json
+import subprocess
+import sys
+
+
+def bench(bin_dir, *args):
+    r = subprocess.run([f"{bin_dir}/limpet-bench", *args, "--shapes", "qwen2-tiny", "--threads", "1"],
+                       capture_output=True, text=True, timeout=120)
+    assert r.returncode == 0, r.stderr
+    return json.loads(r.stdout)
+
+
+def main(bin_dir):
+    s = bench(bin_dir, "spill", "--context", "400", "--chunk", "128", "--batch", "2", "--steps", "4",
+              "--disk-bytes", "1")
+    assert s["pages"] == 25 and s["kv_bytes"] == 25 * s["page_bytes"], s
+    assert s["spilled_bytes"] >= 7 * s["kv_bytes"] and s["spilled_bytes"] % s["kv_bytes"] == 0, s
+    assert s["restored_bytes"] >= 7 * s["kv_bytes"], s
+    assert s["bytes_spilled_beside_decode"] > 0 and s["bytes_restored_beside_decode"] > 0, s
+    assert s["weight_bytes_moved"] == 0, s
+
+    # All sessions fit: nothing is computed twice.
+    args = ["serve", "--sessions", "24", "--batch", "4", "--beside", "3", "--shortest", "20", "--longest",
+            "90", "--new", "5", "--output", "8", "--steps", "40", "--prompt", "200", "--chunk", "16",
+            "--budget", "32"]
+    v = bench(bin_dir, *args)
+    assert v["steps"] == 40 and 0 < v["decode_steps"] <= 40, v
+    assert v["evictions"] == v["preemptions"] == v["spilled_sessions"] == 0, v
+    assert v["started_reprefilled"] == 24 + 1, v  # first turns, and the prompt that came late
+    assert v["started_resident"] > 4, v
+    assert v["prompt_steps"] >= 200 // 16, v
+
+    # They do not, but there is memory below: still nothing is.
+    v = bench(bin_dir, *args, "--kv-tokens", "1200", "--host-bytes", str(1 << 26))
+    assert v["evictions"] == 0 and v["started_reprefilled"] == 24 + 1, v
+    assert v["started_restored"] > 4 and v["spilled_sessions"] > 4, v
+    print("spill and serve measure what they say")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

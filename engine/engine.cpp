@@ -125,6 +125,7 @@ class DeviceEngine final : public Engine {
     c.captures = moved.captures;
     c.fused_programs = moved.fused_programs;
     c.busy_seconds = moved.busy_seconds;
+    c.idle_seconds = moved.idle_seconds;
     return c;
   }
 

@@ -247,12 +247,14 @@ class DeviceEngine final : public Engine {
   }
   std::string run_drawn(int64_t rows, int64_t sequences, int64_t past,
                         const std::function<void(int64_t)>& write);
-  // A step in which a sequence has several rows takes a bucket that is made for such.
+  // Whether programs of this range of rows are made apart for runs of a sequence's rows.
+  bool tells_runs(const std::optional<Ladder::Range>& rows) const {
+    return rows && rows->high > 1 && rows->high <= backend_->info().scattered_rows;
+  }
   BucketKey key_of(int64_t rows, int64_t sequences, int64_t past) const {
-    const int64_t scattered = backend_->info().scattered_rows;
-    const bool runs = rows > sequences && scattered > 0 && scattered < limits_.max_rows;
-    const int64_t at_least = runs ? std::max(rows, scattered + 1) : rows;
-    return BucketKey::of(static_cast<uint32_t>(at_least), static_cast<uint32_t>(past));
+    const auto batch = static_cast<uint32_t>(rows);
+    const bool runs = rows > sequences && tells_runs(cache_.options().batch.find(batch));
+    return BucketKey::of(batch, static_cast<uint32_t>(past), runs);
   }
   void run_step(const StepPlan& plan, ReadBack what, StepResult& result);
   // Copies of pages that the bookkeeping has promised, before anything else is written.
@@ -463,6 +465,7 @@ void DeviceEngine::warm(int64_t max_batch, int64_t max_past) {
     for (const Ladder::Range& past : cache_.options().past.ranges()) {
       if (past.low > max_past) break;
       keys.push_back(BucketKey::of(batch.high, past.high));
+      if (tells_runs(batch)) keys.push_back(BucketKey::of(batch.high, past.high, true));
     }
   }
   std::ranges::reverse(keys);

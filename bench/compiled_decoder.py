@@ -3,10 +3,11 @@
 The decoder is what PyTorch's users get without another library: KV in buffers of a fixed size, the
 step compiled as a whole (torch.compile, fullgraph) and captured in one CUDA graph, which feeds
 each step's likeliest token to the next; weights and KV are random, bf16. Two forms of attention are
-timed, and the faster one counts: `slice` attends to just the context, at a position that stands
-still, which no server could do; `mask` attends to the whole buffer under a mask made of the
-position, as a decoder with fixed shapes must. --tune lets the compiler search among its own
-kernels, for one row matrix-vector products among them (slower to start).
+timed. `mask` attends to the whole buffer under a mask made of the position, as a decoder with fixed
+shapes must. `slice` attends to just the context, at a position that stands still: it decodes
+nothing that anybody could use, and is the most that the same kernels could give. --tune lets the
+compiler search among its own kernels, for one row matrix-vector products among them (slower to
+start).
 
     python3 bench/compiled_decoder.py --limpet-bench build/bin/limpet-bench
 
@@ -184,7 +185,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", default="1x1024,8x4096,64x2048", help="batch x context")
-    parser.add_argument("--attention", default="slice,mask", help="slice, mask or both")
+    parser.add_argument("--attention", default="mask,slice", help="slice, mask or both")
     parser.add_argument("--steps", type=int, default=48, help="in each of five rounds")
     parser.add_argument("--tune", action="store_true", help="let the compiler search")
     parser.add_argument("--limpet-bench", help="path of limpet-bench, to run beside it")
@@ -199,23 +200,21 @@ def main():
         inductor.coordinate_descent_tuning = True
     weights = Weights(torch.device("cuda:0"))
     for batch, context in points:
-        best = None
+        own, mark = ours.get((batch, context)), MARKS.get(batch)
+        if own is not None:
+            say(own)
         for form in args.attention.split(","):
             line = run_point(weights, batch, context, form, args)
             gc.collect()
             torch.cuda.empty_cache()
             say(line)
-            if best is None or line["tokens_per_second"] > best["tokens_per_second"]:
-                best = line
-        own = ours.get((batch, context))
-        if own is None:
-            continue
-        say(own)
-        ratio = own["tokens_per_second"] / best["tokens_per_second"]
-        mark = MARKS.get(batch)
-        say({"bench": "compiled_decoder", "batch": batch, "context": context, "ratio": ratio,
-             "torch": best["tokens_per_second"], "limpet": own["tokens_per_second"],
-             "mark": mark, "reached": None if mark is None else ratio >= mark})
+            if own is None:
+                continue
+            ratio = own["tokens_per_second"] / line["tokens_per_second"]
+            say({"bench": "compiled_decoder", "batch": batch, "context": context,
+                 "attention": form, "tuned": args.tune, "ratio": ratio,
+                 "torch": line["tokens_per_second"], "limpet": own["tokens_per_second"],
+                 "mark": mark, "reached": None if mark is None else ratio >= mark})
     return 0
 
 

@@ -49,6 +49,8 @@ void decode_point(Engine& e, const Options& o, const Point& p, double bandwidth)
   if (o.timed) {
     j["busy_seconds_per_step"] =
         (after.busy_seconds - before.busy_seconds) / static_cast<double>(o.steps);
+    j["idle_seconds_per_step"] =
+        (after.idle_seconds - before.idle_seconds) / static_cast<double>(o.steps);
   }
   std::printf("%s\n", j.dump().c_str());
   std::fflush(stdout);
@@ -171,12 +173,8 @@ int bucket_bench(int argc, char** argv) {
   auto wide = open(o, {{1, o.context}}, {.past = engine::LadderKind::powers_of_two});
   auto close = open(o, {{1, o.context}}, {.past = engine::LadderKind::linear});
   // What a worker does before it is ready: all shapes, before a step has compiled any.
-  std::vector<double> warm;
-  engine::WarmedBucket slowest;  // but for the first
-  wide->warm(o.chunk, o.context, [&](const engine::WarmedBucket& b) {
-    warm.push_back(b.seconds);
-    if (b.done > 1 && b.seconds > slowest.seconds) slowest = b;
-  });
+  std::vector<engine::WarmedBucket> warm;
+  wide->warm(o.chunk, o.context, [&](const engine::WarmedBucket& b) { warm.push_back(b); });
   const auto warmed = wide->counters();
   const auto fresh = random_tokens(o.steps + 2, wide->info().vocab, 6);
   const SequenceId a = sequence_of(*wide, o, o.context, 5);
@@ -196,11 +194,13 @@ int bucket_bench(int argc, char** argv) {
   tell_counters(j, before, after);
   j["buckets"] = warmed.compiles;
   j["bucket_captures"] = warmed.captures;
-  j["first_bucket_seconds"] = warm.front();
+  j["first_bucket_seconds"] = warm.front().seconds;
   if (warm.size() > 1) warm.erase(warm.begin());
-  j["seconds_per_bucket"] = median(warm);
-  j["most_seconds_per_bucket"] = slowest.seconds;
-  j["slowest_bucket"] = to_string(slowest.key);
+  std::ranges::sort(warm, std::ranges::greater(), &engine::WarmedBucket::seconds);
+  j["seconds_per_bucket"] = warm[warm.size() / 2].seconds;
+  for (size_t i = 0; i < std::min<size_t>(warm.size(), 4); ++i) {
+    j["slowest_buckets"][to_string(warm[i].key)] = warm[i].seconds;
+  }
   j["weight_bytes_up_over_model"] =
       static_cast<double>(warmed.weight_bytes_up) / static_cast<double>(wide->info().weight_bytes);
   std::printf("%s\n", j.dump().c_str());

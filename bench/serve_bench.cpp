@@ -19,6 +19,7 @@ using engine::Engine;
 struct ServeOptions : Options {
   int64_t sessions = 256, shortest = 200, longest = 2000, output = 128, prompt = 8192, beside = 32;
   int64_t budget = 256, kv_tokens = 0, host_bytes = 0;
+  bool together = false;
 };
 
 void add_serve_options(CLI::App& app, ServeOptions& o) {
@@ -34,13 +35,14 @@ void add_serve_options(CLI::App& app, ServeOptions& o) {
   app.add_option("--budget", o.budget, "token rows of a step")->capture_default_str();
   app.add_option("--kv-tokens", o.kv_tokens, "of the pool; 0: as many as are needed")
       ->capture_default_str();
+  app.add_flag("--together", o.together, "prompts in one step with those that decode");
   app.add_option("--host-bytes", o.host_bytes, "host memory below the pool")
       ->capture_default_str();
 }
 
 // So many that none of them ends while the long prompt is prefilled.
 int64_t jobs_beside_draw(const ServeOptions& o) {
-  return o.prompt / std::max<int64_t>(o.chunk, 1) + 400;
+  return o.prompt / std::max<int64_t>(o.chunk, 1) + 200;
 }
 
 std::unique_ptr<Engine> open_for(const ServeOptions& o, const std::vector<int64_t>& lengths) {
@@ -57,7 +59,7 @@ std::unique_ptr<Engine> open_for(const ServeOptions& o, const std::vector<int64_
   int64_t tokens = o.prompt + o.steps * 2 * o.batch;  // later turns draw the half of that
   tokens += o.beside * (jobs_beside_draw(o) + o.fresh);
   for (const int64_t n : lengths) tokens += n + 32;
-  e.kv_pages = (o.kv_tokens > 0 ? o.kv_tokens : tokens) / 16 + 64;
+  e.kv_pages = o.kv_tokens > 0 ? o.kv_tokens / 16 : tokens / 16 + 64;
   return Engine::open(e);
 }
 
@@ -204,6 +206,7 @@ int serve_bench(int argc, char** argv) {
   e->warm(o.budget, o.longest + 4 * (o.fresh + o.output));
   Server server(*e, {static_cast<int32_t>(o.batch), static_cast<int32_t>(o.budget),
                      static_cast<int32_t>(o.chunk),
+                     !o.together && e->info().runs_ahead,
                      {.host_bytes = o.host_bytes, .disk_bytes = 0, .disk_folder = {},
                       .least_tokens = 1}});
   auto j = describe("serve", *e, o);
@@ -234,6 +237,7 @@ int serve_bench(int argc, char** argv) {
   j["prefilled_tokens"] = gauges.prefilled_tokens;
   j["decoded_tokens"] = gauges.decoded_tokens;
   j["steps_ahead"] = server.lookahead().ahead_steps();
+  j["steps_split"] = server.lookahead().split_steps();
   tell_counters(j, before, e->counters());
   std::printf("%s\n", j.dump().c_str());
   return 0;

@@ -27,7 +27,7 @@ Server::Server(engine::Engine& engine, const Limits& limits)
     : engine_(engine),
       mover_(engine, limits.tiers),
       core_(core_options(engine, limits, mover_), engine.kv()),
-      lookahead_(engine) {
+      lookahead_(engine, limits.split) {
   give(worker::Connected{});
   give(worker::FromBroker{Registered{.incarnation = 1,
                                      .heartbeat_ms = 60000,

@@ -16,6 +16,7 @@ class Server {
  public:
   struct Limits {
     int32_t jobs = 64, token_budget = 256, prefill_chunk = 128;
+    bool split = false;  // as Lookahead takes it
     worker::TierSizes tiers{};
   };
   // What one step was.

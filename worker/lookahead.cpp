@@ -63,6 +63,25 @@ void Lookahead::settle() {
   ahead_.reset();
 }
 
+// What has been submitted is in `parts`, also when the next is refused.
+std::string Lookahead::submit_rest(const Step& step, const std::vector<size_t>& rest,
+                                   const SamplingOf& sampling_of,
+                                   std::vector<std::vector<Match>>& parts) {
+  std::vector<std::vector<size_t>> groups(2);
+  for (const size_t i : rest) {
+    const bool prompt = step.rows[i].tokens.size() > 1;
+    groups[split_ && !ahead_ && prompt].push_back(i);
+  }
+  split_steps_ += !groups[0].empty() && !groups[1].empty();
+  for (const auto& group : groups) {
+    if (group.empty()) continue;
+    if (auto error = submit(step, group, sampling_of); !error.empty()) return error;
+    auto& part = parts.emplace_back();
+    for (size_t i = 0; i < group.size(); ++i) part.push_back({static_cast<int32_t>(i), group[i]});
+  }
+  return "";
+}
+
 Lookahead::Outcome Lookahead::run(const Step& step, const SamplingOf& sampling_of) {
   Outcome out;
   out.rows.resize(step.rows.size());
@@ -72,23 +91,22 @@ Lookahead::Outcome Lookahead::run(const Step& step, const SamplingOf& sampling_o
   for (size_t i = 0; i < step.rows.size(); ++i) {
     if (std::ranges::find(guessed, i, &Match::planned) == guessed.end()) rest.push_back(i);
   }
-  std::vector<Match> beside;  // rows of a step that was not begun before
-  for (size_t i = 0; i < rest.size(); ++i) beside.push_back({static_cast<int32_t>(i), rest[i]});
-  if (!rest.empty()) {
-    out.error = submit(step, rest, sampling_of);
-    if (!out.error.empty()) {
-      settle();
-      return out;
-    }
+  std::vector<std::vector<Match>> beside;  // rows of steps that were not begun before
+  out.error = submit_rest(step, rest, sampling_of, beside);
+  if (!out.error.empty()) {
+    settle();
+    for (size_t i = 0; i < beside.size(); ++i) engine_.collect({});
+    return out;
   }
   // Two steps at most are in flight, so only one that is alone is gone on from.
   std::optional<std::vector<Guess>> next;
-  if (guessed.empty() || rest.empty()) next = begin_next(step, rest.empty() ? guessed : beside);
+  if (beside.empty()) next = begin_next(step, guessed);
+  if (guessed.empty() && beside.size() == 1) next = begin_next(step, beside[0]);
   if (ahead_) {
     wasted_rows_ += std::ssize(*ahead_) - std::ssize(guessed);
     collect(guessed, out);
   }
-  if (!rest.empty()) collect(beside, out);
+  for (const auto& part : beside) collect(part, out);
   ahead_ = std::move(next);
   return out;
 }

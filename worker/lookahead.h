@@ -21,7 +21,11 @@ class Lookahead {
     std::vector<engine::Sampled> rows;  // of the step's rows; void where nothing is sampled
   };
 
-  explicit Lookahead(engine::Engine& engine) : engine_(engine) {}
+  // `split`: rows that decode and prompts that are planned beside them run as two steps of the
+  // engine, one right after the other, each in a shape of its own: worth it where shapes of many
+  // rows are made for long runs of one sequence.
+  explicit Lookahead(engine::Engine& engine, bool split = false)
+      : engine_(engine), split_(split) {}
 
   // Afterwards the rows' tokens are committed, as by Engine::step().
   Outcome run(const Step& step, const SamplingOf& sampling_of);
@@ -30,6 +34,7 @@ class Lookahead {
 
   int64_t ahead_steps() const { return ahead_steps_; }  // that were begun before they were planned
   int64_t wasted_rows() const { return wasted_rows_; }  // of them, that were not planned
+  int64_t split_steps() const { return split_steps_; }
 
  private:
   // A row that was begun ahead, as the core would plan it.
@@ -51,12 +56,15 @@ class Lookahead {
   std::vector<Match> match(const Step& step) const;
   std::string submit(const Step& step, const std::vector<size_t>& rows,
                      const SamplingOf& sampling_of);
+  std::string submit_rest(const Step& step, const std::vector<size_t>& rest,
+                          const SamplingOf& sampling_of, std::vector<std::vector<Match>>& parts);
   std::optional<std::vector<Guess>> begin_next(const Step& step, const std::vector<Match>& rows);
   void collect(const std::vector<Match>& rows, Outcome& out);
 
   engine::Engine& engine_;
+  bool split_;
   std::optional<std::vector<Guess>> ahead_;
-  int64_t ahead_steps_ = 0, wasted_rows_ = 0;
+  int64_t ahead_steps_ = 0, wasted_rows_ = 0, split_steps_ = 0;
 };
 
 }  // namespace limpet::worker

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backends/gpu/copy_words.h"
+
 namespace limpet {
 inline namespace LIMPET_GPU_NAMESPACE {
 namespace {
@@ -34,6 +36,15 @@ bool Event::done() const {
   return true;
 }
 
+void Staging::enqueue(void* to, const void* from, int64_t bytes, GpuMemcpyKind kind) {
+  if (copy_words(to, from, bytes, stream_)) {
+    gpu_check(LIMPET_GPU(GetLastError)(), "copying a few words");
+  } else if (bytes > 0) {
+    gpu_check(LIMPET_GPU(MemcpyAsync)(to, from, static_cast<size_t>(bytes), kind, stream_),
+              "copying between host and device");
+  }
+}
+
 void Staging::at_least(Piece& piece, int64_t bytes) {
   if (piece.memory.bytes() < bytes) piece.memory = PinnedMemory(std::max(bytes, kSmallest));
   piece.bytes = bytes;
@@ -52,9 +63,8 @@ void Staging::up(std::byte* to, const void* from, int64_t bytes) {
     const auto some = static_cast<size_t>(std::min(kPieceBytes, bytes - at));
     Piece& piece = next(static_cast<int64_t>(some));
     std::memcpy(piece.memory.data(), static_cast<const std::byte*>(from) + at, some);
-    gpu_check(LIMPET_GPU(MemcpyAsync)(to + at, piece.memory.data(), some,
-                                      LIMPET_GPU(MemcpyHostToDevice), stream_),
-              "copying to the device");
+    enqueue(to + at, piece.memory.data(), static_cast<int64_t>(some),
+            LIMPET_GPU(MemcpyHostToDevice));
     piece.done.record(stream_);
   }
 }
@@ -66,9 +76,7 @@ void Staging::down(void* to, const std::byte* from, int64_t bytes) {
     if (at < bytes) {
       const int64_t some = std::min(kPieceBytes, bytes - at);
       Piece& piece = next(some);
-      gpu_check(LIMPET_GPU(MemcpyAsync)(piece.memory.data(), from + at, static_cast<size_t>(some),
-                                        LIMPET_GPU(MemcpyDeviceToHost), stream_),
-                "copying from the device");
+      enqueue(piece.memory.data(), from + at, some, LIMPET_GPU(MemcpyDeviceToHost));
       piece.done.record(stream_);
       pieces[static_cast<size_t>(turn % 2)] = &piece;
     }
@@ -85,11 +93,7 @@ bool Staging::begin_down(const std::byte* from, int64_t bytes) {
   if (begun_count_ == kBegun) return false;
   Piece& piece = begun_[(first_begun_ + begun_count_) % kBegun];
   at_least(piece, bytes);
-  if (bytes > 0) {
-    gpu_check(LIMPET_GPU(MemcpyAsync)(piece.memory.data(), from, static_cast<size_t>(bytes),
-                                      LIMPET_GPU(MemcpyDeviceToHost), stream_),
-              "copying from the device");
-  }
+  enqueue(piece.memory.data(), from, bytes, LIMPET_GPU(MemcpyDeviceToHost));
   piece.done.record(stream_);
   ++begun_count_;
   return true;

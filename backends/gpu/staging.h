@@ -47,6 +47,8 @@ class Staging {
     Event done;
     int64_t bytes = 0;
   };
+  using GpuMemcpyKind = decltype(LIMPET_GPU(MemcpyHostToDevice));
+  void enqueue(void* to, const void* from, int64_t bytes, GpuMemcpyKind kind);
   static void at_least(Piece& piece, int64_t bytes);
   Piece& next(int64_t bytes);
 

@@ -72,18 +72,19 @@ class Faults:
 
     def watch(self):
         """A process that ends though nobody ended it."""
-        full_disk_is_no_reason = ("disk is full",)
         while not self.stop.wait(0.3):
             for m in self.scene.machines():
-                with m.lock:
-                    if not m.wanted or m.alive():
-                        continue
-                    tail = m.log_tail(3)
-                    if m is self.scene.broker and any(w in tail for w in full_disk_is_no_reason):
-                        self.count("broker ended on a full disk")
-                    else:
-                        self.problems.append(f"{m.name} ended by itself with {m.child.returncode}: {tail[-400:]}")
-                    m.start()
+                if m.lock.acquire(blocking=False):  # who holds it knows why it is down
+                    try:
+                        self.look_at(m)
+                    finally:
+                        m.lock.release()
+
+    def look_at(self, m):
+        if not m.wanted or m.alive():
+            return
+        self.problems.append(f"{m.name} ended by itself with {m.child.returncode}: {m.log_tail(3)[-400:]}")
+        m.start()
 
     def count(self, what):
         with self.lock:

@@ -21,19 +21,19 @@ def main(bin_dir):
     assert s["weight_bytes_moved"] == 0, s
 
     # All sessions fit: nothing is computed twice.
-    args = ["serve", "--sessions", "8", "--batch", "4", "--beside", "3", "--shortest", "20", "--longest",
+    args = ["serve", "--sessions", "24", "--batch", "4", "--beside", "3", "--shortest", "20", "--longest",
             "90", "--new", "5", "--output", "8", "--steps", "40", "--prompt", "200", "--chunk", "16",
             "--budget", "32"]
     v = bench(bin_dir, *args)
     assert v["steps"] == 40 and 0 < v["decode_steps"] <= 40, v
     assert v["evictions"] == v["preemptions"] == v["spilled_sessions"] == 0, v
-    assert v["started_reprefilled"] == 8 + 1, v  # first turns, and the prompt that came late
-    assert v["started_resident"] > 8, v
+    assert v["started_reprefilled"] == 24 + 1, v  # first turns, and the prompt that came late
+    assert v["started_resident"] > 4, v
     assert v["prompt_steps"] >= 200 // 16, v
 
     # They do not, but there is memory below: still nothing is.
-    v = bench(bin_dir, *args, "--kv-tokens", "500", "--host-bytes", str(1 << 26))
-    assert v["evictions"] == 0 and v["started_reprefilled"] == 8 + 1, v
+    v = bench(bin_dir, *args, "--kv-tokens", "1200", "--host-bytes", str(1 << 26))
+    assert v["evictions"] == 0 and v["started_reprefilled"] == 24 + 1, v
     assert v["started_restored"] > 4 and v["spilled_sessions"] > 4, v
     print("spill and serve measure what they say")
 

@@ -54,6 +54,7 @@ Scene Scene::draw(Rng& rng) {
   s.tenants = rng.chance(600) ? rng.between(2, 3) : 1;
   s.clients = std::max(s.clients, s.tenants);
   s.draw_policies(rng);
+  if (rng.chance(200)) s.be_tight(rng);
   if (rng.chance(150)) {
     s.be_calm(rng);
   } else if (rng.chance(80)) {
@@ -72,6 +73,20 @@ void Scene::draw_policies(Rng& rng) {
     if (rng.chance(150)) p.max_queued_jobs = rng.between(2, 6);
     if (rng.chance(250)) p.max_resident_tokens = rng.between(40, 200);
   }
+}
+
+// Sessions that take turns on a pool which holds few of them, with room for the others below it.
+void Scene::be_tight(Rng& rng) {
+  workers = 1;
+  sessions = rng.between(3, 5);
+  jobs = rng.between(12, 24);
+  max_context = rng.between(30, 60);
+  pages = max_context / 4 + rng.between(1, 8);
+  host_pages = rng.between(8, 30);
+  disk_pages = rng.chance(700) ? rng.between(8, 60) : 0;
+  least_tokens = rng.between(0, 6);
+  worker_crashes = std::min<int64_t>(worker_crashes, 1);
+  leaves = 0;
 }
 
 void Scene::be_calm(Rng& rng) {

@@ -50,6 +50,7 @@ struct Scene {
   int64_t cancels = 0, deadlines = 0, rewinds = 0, residents = 0;  // per mille of jobs
   broker::CoreOptions core;
   static Scene draw(Rng& rng);
+  void be_tight(Rng& rng);
   std::string tenant(int64_t t) const { return tenants == 1 ? "" : "tenant" + std::to_string(t); }
   void draw_policies(Rng& rng);  // of the tenants that there are
   void be_calm(Rng& rng);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <map>
 #include <random>
+#include <tuple>
 
 #include "tests/gpu/gpus.h"
 
@@ -104,15 +105,17 @@ Step plan(Engine& e, std::vector<Job>& jobs, int64_t now) {
   return step;
 }
 
-class LookaheadTest : public ::testing::TestWithParam<std::string> {};
+using Case = std::tuple<std::string, bool>;
+class LookaheadTest : public ::testing::TestWithParam<Case> {};
 
 TEST_P(LookaheadTest, EveryJobGetsTheTokensThatItGetsAlone) {
-  const auto e = open(GetParam());
+  const auto [device, split] = GetParam();
+  const auto e = open(device);
   for (const uint64_t seed : {1, 2, 3}) {
     std::vector<Job> jobs = jobs_of(seed);
     std::map<uint64_t, std::vector<Token>> want;
     for (const Job& job : jobs) want[job.number] = alone(*e, job);
-    Lookahead lookahead(*e);
+    Lookahead lookahead(*e, split);
     for (int64_t now = 0; now < 400; ++now) {
       const Step step = plan(*e, jobs, now);
       if (step.empty()) {
@@ -141,12 +144,15 @@ TEST_P(LookaheadTest, EveryJobGetsTheTokensThatItGetsAlone) {
     }
     EXPECT_GT(lookahead.ahead_steps(), 10);
     EXPECT_GT(lookahead.wasted_rows(), 0) << "no end came as a surprise";
+    EXPECT_EQ(lookahead.split_steps() > 5, split);
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, LookaheadTest, ::testing::ValuesIn(devices()),
+INSTANTIATE_TEST_SUITE_P(Devices, LookaheadTest,
+                         ::testing::Combine(::testing::ValuesIn(devices()), ::testing::Bool()),
                          [](const auto& info) {
-                           std::string name = info.param;
+                           std::string name = std::get<0>(info.param);
+                           if (std::get<1>(info.param)) name += "_split";
                            std::ranges::replace(name, ':', '_');
                            return name;
                          });

@@ -71,6 +71,17 @@ BrokerProcess::BrokerProcess(const std::vector<std::string>& extra_flags, bool w
   start();
 }
 
+std::string BrokerProcess::let_in(const std::string& who) {
+  const std::string file = folder_ + "/let-in-" + std::to_string(++let_in_);
+  const keys::KeyPair pair = keys::draw();
+  keys::write(file, pair);
+  std::ifstream before(folder_ + "/keys");
+  std::ofstream(folder_ + "/keys.new")
+      << before.rdbuf() << who << " " << pair.public_key << "\n";
+  fs::rename(folder_ + "/keys.new", folder_ + "/keys");
+  return file;
+}
+
 void BrokerProcess::start() {
   pid_ = fork();
   if (pid_ == 0) {

@@ -28,6 +28,9 @@ class BrokerProcess {
   std::string backend() const { return "ipc://" + folder_ + "/back"; }
   const keys::Identity& client() const { return client_; }  // none without keys
   const keys::Identity& worker() const { return worker_; }
+  // With keys: the file of a new one, let in as "client TENANT" or "worker" within a moment.
+  std::string let_in(const std::string& who);
+  std::string server_key_file() const { return folder_ + "/server.pub"; }
   double cpu_seconds() const;       // user and system, so far
   int64_t resident_bytes() const;
   int64_t peak_resident_bytes() const;
@@ -36,6 +39,7 @@ class BrokerProcess {
  private:
   void start();
   std::string folder_;
+  int let_in_ = 0;
   std::vector<std::string> argv_;
   keys::Identity client_, worker_;
   int pid_ = -1;

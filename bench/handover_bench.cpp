@@ -1,17 +1,12 @@
 #include "bench/handover_bench.h"
 
-#include <fcntl.h>
 #include <signal.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
 #include <zmq.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <condition_variable>
 #include <cstdio>
-#include <filesystem>
 #include <fstream>
 #include <map>
 #include <mutex>
@@ -20,6 +15,7 @@
 #include <thread>
 
 #include "bench/broker_scene.h"
+#include "bench/worker_program.h"
 #include "clients/cpp/client.h"
 
 namespace limpet::bench {
@@ -31,36 +27,6 @@ struct Options {
   std::string model = "models/limpet-tiny";
   std::string dtype = "bf16";
   int64_t session_tokens = 2000, output_tokens = 400, load = 4, rounds = 5;
-};
-
-// limpet-worker from the folder of this program, on one thread.
-class WorkerProgram {
- public:
-  WorkerProgram(const std::string& name, const Options& o, const BrokerProcess& broker,
-                const std::vector<std::string>& flags) {
-    const std::string program =
-        std::filesystem::read_symlink("/proc/self/exe").parent_path() / "limpet-worker";
-    std::vector<std::string> argv = {program, "--broker", broker.backend(), "--model", o.model,
-                                     "--dtype", o.dtype, "--threads", "1", "--http", "", "--name",
-                                     name, "--log-level", "warn"};
-    argv.insert(argv.end(), flags.begin(), flags.end());
-    pid_ = fork();
-    if (pid_ != 0) return;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    std::vector<char*> raw;
-    for (std::string& a : argv) raw.push_back(a.data());
-    raw.push_back(nullptr);
-    execv(raw[0], raw.data());
-    _exit(127);
-  }
-  ~WorkerProgram() {
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-  }
-  void signal(int number) { kill(pid_, number); }
-
- private:
-  int pid_ = -1;
 };
 
 // When the tokens of the followed job came, and what each of its attempts found.
@@ -114,15 +80,6 @@ JobSpec spec_of(const std::string& id, int64_t prompt, int64_t output) {
   s.max_tokens = static_cast<int32_t>(output);
   s.ignore_eos = true;
   return s;
-}
-
-void wait_for_workers(client::Client& client, size_t wanted) {
-  for (int i = 0; i < 600; ++i) {
-    const auto answer = client.list(Listing::workers, 10, milliseconds(5000));
-    if (answer.listed.workers.size() >= wanted) return;
-    usleep(100'000);
-  }
-  throw std::runtime_error("the workers do not come up");
 }
 
 // KV of one token, all layers, as workers send it (bf16).
@@ -182,7 +139,8 @@ Measured measure(const std::string& how, const Options& o) {
   if (how == "reprefill") flags.insert(flags.end(), {"--transfer", "", "--grace-ms", "0"});
   std::map<std::string, std::unique_ptr<WorkerProgram>> workers;
   for (const char* name : {"one", "two"}) {
-    workers[name] = std::make_unique<WorkerProgram>(name, o, broker, flags);
+    workers[name] =
+        std::make_unique<WorkerProgram>(name, o.model, o.dtype, broker.backend(), flags);
   }
   client::Client client({.endpoint = broker.frontend()});
   wait_for_workers(client, workers.size());

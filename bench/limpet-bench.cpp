@@ -5,6 +5,7 @@
 
 #include "bench/broker_bench.h"
 #include "bench/engine_bench.h"
+#include "bench/fairness_bench.h"
 #include "bench/handover_bench.h"
 #include "bench/worker_bench.h"
 
@@ -20,6 +21,7 @@ constexpr Scenario kScenarios[] = {
     {"broker", limpet::bench::broker_bench, "jobs, streams, latency and memory of the broker"},
     {"rawstore", limpet::bench::rawstore_bench, "the broker's store alone"},
     {"handover", limpet::bench::handover_bench, "a running job whose worker leaves or dies"},
+    {"fairness", limpet::bench::fairness_bench, "a flooding tenant beside one that asks at times"},
     {"turn2", limpet::bench::turn2_bench, "a second turn on resident KV against a re-prefill"},
     {"decode", limpet::bench::decode_bench, "decode steps against the memory's read bandwidth"},
     {"cpu", limpet::bench::cpu_bench, "decode and prefill against this machine's memory"},

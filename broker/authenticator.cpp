@@ -4,50 +4,21 @@
 #include <sys/stat.h>
 #include <zmq.h>
 
-#include <array>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 #include <stdexcept>
-#include <vector>
 
 #include "keys/keys.h"
+#include "keys/zap.h"
 
 namespace limpet::broker {
 namespace {
 
-constexpr const char* kEndpoint = "inproc://zeromq.zap.01";
 constexpr std::streamoff kLargestFile = 16 << 20;
-constexpr size_t kKeyBytes = 32;
-// Parts of a request: version, id, domain, address, routing id, mechanism, credentials.
-enum Field : size_t { kVersion, kRequest, kDomain, kAddress, kRoutingId, kMechanism, kCredentials };
 
 [[noreturn]] void fail(const char* what) {
   throw std::runtime_error(std::string(what) + ": " + zmq_strerror(zmq_errno()));
-}
-
-std::string z85(const std::string& bytes) {
-  std::array<char, 41> text{};
-  zmq_z85_encode(text.data(), reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
-  return text.data();
-}
-
-// All parts of the next message; none when there is none.
-std::vector<std::string> receive(void* socket) {
-  std::vector<std::string> parts;
-  for (bool more = true; more;) {
-    zmq_msg_t part;
-    zmq_msg_init(&part);
-    if (zmq_msg_recv(&part, socket, ZMQ_DONTWAIT) < 0) {
-      zmq_msg_close(&part);
-      if (zmq_errno() == EAGAIN && parts.empty()) return parts;
-      fail("cannot receive a request");
-    }
-    parts.emplace_back(static_cast<const char*>(zmq_msg_data(&part)), zmq_msg_size(&part));
-    more = zmq_msg_more(&part) != 0;
-    zmq_msg_close(&part);
-  }
-  return parts;
 }
 
 }  // namespace
@@ -58,7 +29,7 @@ Authenticator::Authenticator(void* context, const Options& options) : options_(o
   socket_ = zmq_socket(context, ZMQ_REP);
   const int linger = 0;
   if (socket_ == nullptr || zmq_setsockopt(socket_, ZMQ_LINGER, &linger, sizeof(linger)) != 0 ||
-      zmq_bind(socket_, kEndpoint) != 0) {
+      zmq_bind(socket_, keys::kZapEndpoint) != 0) {
     const std::string why = zmq_strerror(zmq_errno());
     if (socket_ != nullptr) zmq_close(socket_);
     throw keys::KeyError("cannot answer for keys: " + why);
@@ -106,22 +77,12 @@ void Authenticator::run() {
 }
 
 bool Authenticator::answer_one() {
-  const std::vector<std::string> request = receive(socket_);
-  if (request.empty()) return false;
+  const auto request = keys::next_request(socket_);
+  if (!request) return false;
   std::string user, refused = "malformed";
-  const bool readable = request.size() == kCredentials + 1 && request[kVersion] == "1.0" &&
-                        request[kCredentials].size() == kKeyBytes;
-  if (readable) refused = decide(request[kMechanism], z85(request[kCredentials]), user);
+  if (request->readable) refused = decide(request->mechanism, request->key, user);
   const bool fine = refused.empty();
-  const std::string id = request.size() > kRequest ? request[kRequest] : "";
-  const std::array<std::string, 6> reply = {
-      "1.0", id, fine ? "200" : "400", fine ? "OK" : refused, user, ""};
-  for (size_t i = 0; i < reply.size(); ++i) {
-    const int flags = i + 1 < reply.size() ? ZMQ_SNDMORE : 0;
-    if (zmq_send(socket_, reply[i].data(), reply[i].size(), flags) < 0) {
-      fail("cannot answer a request");
-    }
-  }
+  keys::answer(socket_, *request, refused, user);
   if (fine) return true;
   {
     const std::lock_guard lock(mutex_);
@@ -130,8 +91,7 @@ bool Authenticator::answer_one() {
   const int64_t count = ++refused_ever_[refused];
   if ((count & (count - 1)) == 0) {  // a flood of them does not flood the log
     spdlog::warn("event=handshake_refused reason={} from={} key=\"{}\"", refused,
-                 request.size() > kAddress ? request[kAddress] : "",
-                 readable ? z85(request[kCredentials]) : "");
+                 request->address, request->key);
   }
   return true;
 }

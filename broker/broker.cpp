@@ -16,6 +16,8 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kLongestWait{200};
 constexpr milliseconds kGaugesEvery{250};
+constexpr milliseconds kRetireEvery{100};
+constexpr int64_t kClosedAtOnce = 64;  // sessions, when the store is full
 constexpr int64_t kAliveMs = 10000;
 
 Now read_clocks() {
@@ -37,9 +39,12 @@ Broker::Broker(const BrokerOptions& options)
       transport_(options.endpoints),
       streams_(*store_,
                [this](ClientId c, const std::string& f) { return transport_.send(c, f); }),
+      flags_retention_(options.retention),
+      flags_retain_sessions_(options.core.retain_sessions),
+      retention_(options.retention),
       config_(options.config),
       reloads_(options.reloads) {
-  if (!config_.empty()) core_.set_policies(read_config(config_).tenants);
+  configure();
   store_->snapshot([this](const JournalEntry& entry) { core_.apply(entry); });
   now_ = read_clocks();
   core_.recovered(now_);
@@ -69,11 +74,22 @@ milliseconds Broker::wait() const {
   return std::chrono::ceil<milliseconds>(deadline - now);
 }
 
+void Broker::configure() {
+  if (config_.empty()) return;
+  const BrokerConfig config = read_config(config_);
+  core_.set_policies(config.tenants);
+  retention_ = flags_retention_;
+  if (config.retain_jobs_s) retention_.jobs_ms = *config.retain_jobs_s * 1000;
+  if (config.retain_bytes) retention_.bytes = *config.retain_bytes;
+  core_.set_retention(config.retain_sessions_s ? std::chrono::seconds(*config.retain_sessions_s)
+                                               : flags_retain_sessions_);
+}
+
 // A file that is wrong changes nothing.
 void Broker::reload() {
   if (config_.empty()) return;
   try {
-    core_.set_policies(read_config(config_).tenants);
+    configure();
     spdlog::info("event=config_reloaded file={}", config_);
   } catch (const ConfigError& e) {
     spdlog::error("event=config_refused why=\"{}\" note=\"the one before holds on\"", e.what());
@@ -100,6 +116,7 @@ void Broker::turn() {
     core_.step(now_, event, out_);
   }
   if (core_.next_deadline() <= now_.mono) core_.step(now_, Wake{}, out_);
+  if (std::exchange(store_full_, false)) core_.step(now_, CloseUnused{kClosedAtOnce}, out_);
   commit();
   for (const Fact& fact : out_.facts) note(fact);
   for (const ErrorCode code : transport_.take_refused()) count_refusal("", code);
@@ -107,13 +124,25 @@ void Broker::turn() {
     metrics_.handshakes_refused(reason, n);
   }
   deliver();
+  retire();
   if (now_.mono - gauges_at_ >= kGaugesEvery) {
     gauges_at_ = now_.mono;
     metrics_.set(core_.gauges());
+    metrics_.store_bytes(store_->bytes_used());
     std::string page = broker::worker_page(core_.worker_costs());
     const std::lock_guard lock(page_mutex_);
     page_ = std::move(page);
   }
+}
+
+// A bite now and then: what is answered waits for it no longer than for one more commit.
+void Broker::retire() {
+  if (now_.mono - retired_at_ < kRetireEvery) return;
+  retired_at_ = now_.mono;
+  if (retention_ == Store::Retention{}) return;
+  const Store::Retired done = store_->retire(retention_, now_.wall);
+  metrics_.retired_jobs(done.by_age, done.by_size);
+  store_full_ = done.stuck;
 }
 
 std::string Broker::worker_page() const {
@@ -150,6 +179,12 @@ void Broker::prepare(Event& event) {
     e->stored = store_->find_job(e->tenant, attach->job_id);
   } else if (const auto* cancel = std::get_if<Cancel>(&e->message)) {
     e->stored = store_->find_job(e->tenant, cancel->job_id);
+  } else if (const auto* retry = std::get_if<Retry>(&e->message)) {
+    const bool another = !retry->tenant.empty() && retry->tenant != e->tenant;
+    if (another && !e->admin) return;
+    e->stored = store_->find_job(another ? retry->tenant : e->tenant, retry->job_id);
+    const bool failed = e->stored && e->stored->state == JobState::failed;
+    if (failed) e->stored->spec = store_->body(e->stored->job);
   }
 }
 
@@ -201,12 +236,16 @@ void Broker::deliver() {
   streams_.flush();
 }
 
-void Broker::add_ended(Listed& listed, size_t limit, const std::string* tenant) {
-  ListingRoom room{limit};
+void Broker::add_ended(Listed& listed, const List& list, const std::string* tenant) {
+  constexpr uint32_t kEnded = ~((1u << raw(JobState::finished)) - 1);
+  if (list.states != 0 && (list.states & kEnded) == 0) return;
+  ListingRoom room{std::min<size_t>(list.limit, Limits::kItems)};
   for (const JobInfo& info : listed.jobs) room.take(info);
   if (listed.truncated || room.items == 0) return;
   const size_t most = std::min(room.items, room.bytes / kListedItem);
-  for (JobInfo& info : store_->ended_jobs(static_cast<uint32_t>(most + 1), tenant)) {
+  Store::Ended ended = store_->ended_jobs(list, most, tenant);
+  listed.truncated = ended.more;
+  for (JobInfo& info : ended.jobs) {
     shorten(info.detail, kListedDetail);
     if (!room.take(info)) {
       listed.truncated = true;
@@ -220,17 +259,17 @@ void Broker::add_ended(Listed& listed, size_t limit, const std::string* tenant) 
 void Broker::deliver(ToClient&& m) {
   auto* listed = std::get_if<Listed>(&m.message);
   if (listed != nullptr && listed->workers.empty() && listed->sessions.empty()) {
-    uint32_t limit = 0;
+    const List* jobs = nullptr;
     const std::string* tenant = nullptr;  // null: of all
     for (const Event& event : events_) {
       const auto* e = std::get_if<ClientEvent>(&event);
       const auto* list = e && e->client == m.client ? std::get_if<List>(&e->message) : nullptr;
       if (list == nullptr) continue;
-      if (list->what == Listing::jobs) limit = list->limit;
+      if (list->what == Listing::jobs) jobs = list;
       if (!e->admin) tenant = &e->tenant;
       break;  // its others of this turn are refused
     }
-    add_ended(*listed, std::min<size_t>(limit, Limits::kItems), tenant);
+    if (jobs != nullptr) add_ended(*listed, *jobs, tenant);
   }
   streams_.answer(m.client, std::move(m.message));
 }
@@ -272,6 +311,7 @@ void Broker::note(const Fact& f) {
     case Fact::Kind::stale_message: line(debug, "stale_message", "worker", "message"); break;
     case Fact::Kind::home_kept: line(info, "homes_kept", "worker", "sessions"); break;
     case Fact::Kind::hand_over: line(info, "hand_over", "session", "outcome"); break;
+    case Fact::Kind::session_retired: line(info, "session_retired", "session", "why"); break;
     case Fact::Kind::first_token:
     case Fact::Kind::queue_left: break;
   }

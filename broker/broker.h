@@ -19,6 +19,7 @@ struct BrokerOptions {
   ZmqTransport::Options endpoints;
   Store::Options store;
   CoreOptions core;
+  Store::Retention retention;  // of jobs that have ended; of sessions: core.retain_sessions
   std::string config{};  // file of what tenants may; empty: none
   const std::atomic<int>* reloads = nullptr;  // whenever it has grown, files are read again
 };
@@ -42,7 +43,9 @@ class Broker {
 
  private:
   void turn();
+  void configure();
   void reload();
+  void retire();
   std::chrono::milliseconds wait() const;
   void prepare(Event& event);
   bool refused_listing(const Event& event);
@@ -51,7 +54,7 @@ class Broker {
   void count_refusal(const std::string& job_id, ErrorCode code);
   void deliver();
   void deliver(ToClient&& m);
-  void add_ended(Listed& listed, size_t limit, const std::string* tenant);
+  void add_ended(Listed& listed, const List& list, const std::string* tenant);
   void deliver(ToWorker&& m);
   void note(const Fact& fact);
 
@@ -65,7 +68,11 @@ class Broker {
   Output out_;
   std::vector<std::pair<WorkerId, std::vector<BrokerToWorker>>> to_workers_;
   Now now_;
-  Time gauges_at_{};
+  Time gauges_at_{}, retired_at_{};
+  const Store::Retention flags_retention_;  // unless the configuration says otherwise
+  const std::chrono::milliseconds flags_retain_sessions_;
+  Store::Retention retention_;
+  bool store_full_ = false;  // larger than it may be, and no ended job can go
   mutable std::mutex page_mutex_;
   std::string page_ = "[]\n";  // guarded by page_mutex_
   const std::string config_;

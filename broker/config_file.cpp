@@ -20,8 +20,10 @@ class Reader {
     for (const auto& [key, value] : root.as_table()) {
       if (key == "tenant-defaults") {
         config.tenants.standard = policy(value, {});
+      } else if (key == "retention") {
+        retention(value, config);
       } else if (key != "tenants") {
-        wrong(value, "'" + key + "' is not known here; tenant-defaults and tenants are");
+        wrong(value, "'" + key + "' is not known here; tenant-defaults, tenants and retention are");
       }
     }
     if (!root.contains("tenants")) return config;
@@ -58,6 +60,25 @@ class Reader {
     return value.as_table();
   }
 
+  void retention(const toml::value& value, BrokerConfig& config) const {
+    for (const auto& [key, one] : table(value, "retention")) {
+      if (key == "jobs_s") {
+        config.retain_jobs_s = kept(key, one);
+      } else if (key == "sessions_s") {
+        config.retain_sessions_s = kept(key, one);
+      } else if (key == "store_bytes") {
+        config.retain_bytes = kept(key, one);
+      } else {
+        wrong(one, "'" + key + "' is not known here; jobs_s, sessions_s and store_bytes are");
+      }
+    }
+  }
+  int64_t kept(const std::string& key, const toml::value& value) const {
+    if (!value.is_integer() || value.as_integer() < 0 || value.as_integer() > kMost) {
+      wrong(value, key + " must be a whole number from 0 (for ever) to 2^40");
+    }
+    return value.as_integer();
+  }
   TenantPolicy policy(const toml::value& value, TenantPolicy p) const {
     for (const auto& [key, one] : table(value, "a tenant")) {
       if (key == "weight") {

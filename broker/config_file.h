@@ -4,9 +4,12 @@
 //   max_queued_jobs = 1000
 //   [tenants."team-a"]
 //   weight = 3
+//   [retention]                  # how long what has ended is kept
+//   jobs_s = 604800
 //
 // Everything in it is checked before any of it holds. Any thread.
 #pragma once
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -16,6 +19,7 @@ namespace limpet::broker {
 
 struct BrokerConfig {
   TenantPolicies tenants;
+  std::optional<int64_t> retain_jobs_s, retain_sessions_s, retain_bytes;  // instead of the flags'
 };
 
 // "FILE:LINE: what is wrong", one line.

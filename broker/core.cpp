@@ -20,6 +20,7 @@ void Core::step(Now now, const Event& event, Output& out) {
     s.patience_until = now.mono + 2 * s.options.heartbeat;
   }
   s.last_now = now.mono;
+  s.last_wall = now.wall;
   if (const auto* client = std::get_if<ClientEvent>(&event)) {
     s.on(t, *client);
   } else if (const auto* worker = std::get_if<WorkerEvent>(&event)) {
@@ -28,6 +29,8 @@ void Core::step(Now now, const Event& event, Output& out) {
     if (Worker* w = s.workers.find(gone->worker)) s.lose(t, *w, "unreachable");
   } else if (std::holds_alternative<Wake>(event)) {
     s.on(t, Wake{});
+  } else if (const auto* close = std::get_if<CloseUnused>(&event)) {
+    s.retire(t, close->sessions, "size");
   }
   // ClientGone: a job belongs to no connection; who follows it is the streams' concern.
   s.move_sessions(t);
@@ -50,11 +53,15 @@ void Core::set_policies(const TenantPolicies& policies) {
   });
 }
 
+void Core::set_retention(std::chrono::milliseconds sessions) {
+  state_->options.retain_sessions = sessions;
+}
+
 void Core::recovered(Now now) { state_->recovered(now); }
 
 Time Core::next_deadline() const {
   const State& s = *state_;
-  const Time due = s.timers.next();
+  const Time due = std::min(s.timers.next(), s.next_retired());
   const auto often = std::max(s.options.lease / 4, std::chrono::milliseconds(1));
   return s.workers.ready() == 0 ? due : std::min(due, s.last_now + often);
 }

@@ -20,6 +20,13 @@ struct CoreOptions {
   std::chrono::milliseconds home_grace{3000};  // after a restart: wait for homes to announce
   std::chrono::milliseconds hand_over_deadline{10000};  // for one session
   int32_t max_attempts = 3;
+  // A session waits for its home while no more jobs are there than so many times those at work
+  // there, or nobody else is idle.
+  double balance_factor = 2;
+  // KV of a session without jobs is kept so long, where its terms say nothing; negative: until
+  // its room is needed.
+  std::chrono::milliseconds keep_alive{-1};
+  std::chrono::milliseconds retain_sessions{0};  // a named one not used for so long ends; 0: never
   size_t max_queued_jobs = 20000;            // beyond: busy
   size_t max_queued_bytes = 256u << 20;      // of job bodies
   std::chrono::milliseconds retry_after{500};  // told with busy, grown with the queue's depth
@@ -44,6 +51,9 @@ class Core {
 
   // Weights and caps from now on; what runs goes on.
   void set_policies(const TenantPolicies& policies);
+
+  // Of sessions, from now on: CoreOptions::retain_sessions.
+  void set_retention(std::chrono::milliseconds sessions);
 
   // When step(Wake) is due; Time::max() when nothing waits.
   Time next_deadline() const;

@@ -19,8 +19,17 @@ void Core::State::apply_one(const SessionOpened& e) {
   last_session = std::max(last_session, e.session);
 }
 
+void Core::State::apply_one(const SessionTerms& e) {
+  Session& session = sessions.at(e.session);
+  session.keep_alive_ms = e.keep_alive_ms;
+  session.max_tokens = e.max_tokens;
+}
+
 void Core::State::apply_one(const JobAccepted& e) {
-  jobs.add(e, sessions.at(e.session));
+  Session& session = sessions.at(e.session);
+  jobs.add(e, session);
+  sessions.begin_use(session);
+  session.used_at = std::max(session.used_at, e.accepted_at);
   last_job = std::max(last_job, e.job);
 }
 
@@ -96,7 +105,9 @@ void Core::State::apply_one(const JobEndedEntry& e) {
   Session& session = *job.session;
   session.tokens = e.session_tokens;
   if (session.first == &job) session.in_flight = false;
+  session.used_at = std::max(session.used_at, e.ended_at);
   jobs.end(job, e.state);
+  if (!session.first) sessions.end_use(session);
 }
 
 void Core::State::apply_one(const SessionClosed& e) {
@@ -110,6 +121,10 @@ void Core::State::apply_one(const SessionSnapshot& e) {
   session.epoch = e.epoch;
   session.reason = e.reason;
   session.model = e.model;
+  session.keep_alive_ms = e.keep_alive_ms;
+  session.max_tokens = e.max_tokens;
+  session.used_at = e.used_at;
+  sessions.end_use(session);  // until a job of its is found
   set_home(session, e.home, e.incarnation);
   last_session = std::max(last_session, e.session);
 }

@@ -1,6 +1,5 @@
 // What clients ask for.
 #include "broker/core_state.h"
-#include "broker/listing.h"
 #include "schema/wire.h"
 
 namespace limpet::broker {
@@ -35,6 +34,10 @@ void Core::State::on(Turn& t, const ClientEvent& e) {
     list(t, e, *m);
   } else if (const auto* m = std::get_if<Drain>(&e.message)) {
     drain(t, e, *m);
+  } else if (const auto* m = std::get_if<Release>(&e.message)) {
+    release(t, e, *m);
+  } else if (const auto* m = std::get_if<Retry>(&e.message)) {
+    retry(t, e, *m);
   }
 }
 
@@ -76,52 +79,83 @@ void Core::State::submit(Turn& t, const ClientEvent& e, const Submit& m) {
   if (std::string wrong = wire::check(*m.spec); !wrong.empty()) {
     return refuse(t, e.client, id, ErrorCode::invalid, std::move(wrong));
   }
-  const Tenant& tenant = tenants.of(e.tenant);
+  if (beyond_budget(t, e, *m.spec) || no_room(t, e, e.tenant, *m.spec)) return;
+  const Job& job = accept(t, e.tenant, m.spec, e.body_hash);
+  t.out.send.push_back(ToClient{e.client, Accepted{id, JobState::queued, true}});
+  t.out.send.push_back(
+      StreamOpened{e.client, job.number, id, std::max<int64_t>(m.from_index, 0), m.stream});
+}
+
+// A session may not ask for more than any worker that is there could hold of it.
+bool Core::State::beyond_budget(Turn& t, const ClientEvent& e, const JobSpec& spec) {
+  if (spec.session_max_tokens == 0) return false;
+  int64_t most = 0;
+  workers.each([&](const Worker& w) {
+    if (w.state != WorkerState::ready || w.leaving) return;
+    int64_t holds = w.room.total_kv_tokens > 0 ? w.room.total_kv_tokens : w.max_context;
+    if (w.max_context > 0) holds = std::min(holds, w.max_context);
+    most = std::max(most, holds);
+  });
+  if (most == 0 || spec.session_max_tokens <= most) return false;
+  refuse(t, e.client, spec.job_id, ErrorCode::too_long,
+         "session_max_tokens of " + std::to_string(spec.session_max_tokens) +
+             " is more than any worker can hold of a session: " + std::to_string(most));
+  return true;
+}
+
+// True when there is no place for one more job; the client has been told.
+bool Core::State::no_room(Turn& t, const ClientEvent& e, const std::string& tenant_name,
+                          const JobSpec& spec) {
+  const std::string& told = std::holds_alternative<Submit>(e.message) ? spec.job_id : "";
+  const Tenant& tenant = tenants.of(tenant_name);
   const int64_t own = tenant.policy.max_queued_jobs;
   if (own > 0 && tenant.queued >= own) {
     const int64_t rounds = 1 + tenant.queued / std::max<int64_t>(tenant.in_flight, 1);
-    return refuse(t, e.client, id, ErrorCode::busy,
-                  "this tenant has " + std::to_string(own) + " jobs waiting, its cap; retry later",
-                  options.retry_after.count() * std::min<int64_t>(rounds, 100));
+    refuse(t, e.client, told, ErrorCode::busy,
+           "this tenant has " + std::to_string(own) + " jobs waiting, its cap; retry later",
+           options.retry_after.count() * std::min<int64_t>(rounds, 100));
+    return true;
   }
   const JobTable::Counts& counts = jobs.counts();
-  const int64_t bytes = static_cast<int64_t>(body_bytes(*m.spec));
-  if (counts.queued >= static_cast<int64_t>(options.max_queued_jobs) ||
-      counts.queued_bytes + bytes > static_cast<int64_t>(options.max_queued_bytes)) {
-    // One retry_after for each round of the workers' places that the queue is deep.
-    int64_t places = 0;
-    workers.each([&](const Worker& w) {
-      if (w.state == WorkerState::ready) places += w.room.slots + std::ssize(w.in_flight);
-    });
-    const int64_t rounds = 1 + counts.queued / std::max<int64_t>(places, 64);
-    return refuse(t, e.client, id, ErrorCode::busy, "the queue is full; retry later",
-                  options.retry_after.count() * std::min<int64_t>(rounds, 100));
+  const int64_t bytes = static_cast<int64_t>(body_bytes(spec));
+  if (counts.queued < static_cast<int64_t>(options.max_queued_jobs) &&
+      counts.queued_bytes + bytes <= static_cast<int64_t>(options.max_queued_bytes)) {
+    return false;
   }
-  accept(t, e, m);
+  // One retry_after for each round of the workers' places that the queue is deep.
+  int64_t places = 0;
+  workers.each([&](const Worker& w) {
+    if (w.state == WorkerState::ready) places += w.room.slots + std::ssize(w.in_flight);
+  });
+  const int64_t rounds = 1 + counts.queued / std::max<int64_t>(places, 64);
+  refuse(t, e.client, told, ErrorCode::busy, "the queue is full; retry later",
+         options.retry_after.count() * std::min<int64_t>(rounds, 100));
+  return true;
 }
 
-void Core::State::accept(Turn& t, const ClientEvent& e, const Submit& m) {
-  const JobSpec& spec = *m.spec;
-  Session* session = spec.session.empty() ? nullptr : sessions.find({e.tenant, spec.session});
+Job& Core::State::accept(Turn& t, const std::string& tenant,
+                         const std::shared_ptr<const JobSpec>& body, uint64_t body_hash,
+                         JobNumber replaces) {
+  const JobSpec& spec = *body;
+  Session* session = spec.session.empty() ? nullptr : sessions.find({tenant, spec.session});
   if (!session) {
     const SessionNumber number{raw(last_session) + 1};
-    commit(t, SessionOpened{number, spec.session, e.tenant});
+    commit(t, SessionOpened{number, spec.session, tenant});
     session = &sessions.at(number);
   }
+  set_terms(t, *session, spec);
   const JobNumber number{raw(last_job) + 1};
   const int64_t limit = std::min(spec.deadline_ms, kLongestDeadlineMs);
   const WallMs deadline_at = limit > 0 ? t.now.wall + limit : 0;
-  commit(t, JobAccepted{number, session->number, m.spec, e.body_hash, seed_of(spec), t.now.wall,
-                        deadline_at});
+  commit(t, JobAccepted{number, session->number, body, body_hash, seed_of(spec), t.now.wall,
+                        deadline_at, replaces});
   Job& job = jobs.at(number);
   job.accepted = t.now.mono;
   if (limit > 0) job.deadline = t.now.mono + std::chrono::milliseconds(limit);
   arm(job);
   fact(t, Fact::Kind::job_accepted, job.id());
-  t.out.send.push_back(ToClient{e.client, Accepted{job.id(), JobState::queued, true}});
-  t.out.send.push_back(
-      StreamOpened{e.client, number, job.id(), std::max<int64_t>(m.from_index, 0), m.stream});
   if (session->first == &job) make_ready(t, *session);
+  return job;
 }
 
 void Core::State::attach(Turn& t, const ClientEvent& e, const Attach& m) {
@@ -141,65 +175,6 @@ void Core::State::cancel(Turn& t, const ClientEvent& e, const Cancel& m) {
     return refuse(t, e.client, m.job_id, ErrorCode::not_found, "no such job");
   }
   t.out.send.push_back(ToClient{e.client, Accepted{m.job_id, state, false}});
-}
-
-namespace {
-
-std::string_view state_name(const Worker& w) {
-  if (w.state == WorkerState::expected) return "expected";
-  if (w.state == WorkerState::absent) return "lost";
-  return w.leaving ? "leaving" : "ready";
-}
-
-WorkerInfo describe(const Worker& w) {
-  const bool ready = w.state == WorkerState::ready;
-  return {w.name,
-          w.device,
-          w.model,
-          std::string(state_name(w)),
-          ready ? w.homes_now() : w.homes,
-          std::ssize(w.in_flight),
-          std::max<int64_t>(w.credit(), 0),
-          ready ? std::max<int64_t>(w.room.free_kv_tokens - w.promised, 0) : 0,
-          w.room.total_kv_tokens};
-}
-
-}  // namespace
-
-void Core::State::list(Turn& t, const ClientEvent& e, const List& m) {
-  Listed all;
-  ListingRoom room{std::min<size_t>(m.limit, Limits::kItems)};
-  const auto add = [&](auto& list, auto&& info) {
-    if (!room.take(info)) return !(all.truncated = true);
-    list.push_back(std::move(info));
-    return true;
-  };
-  if (m.what == Listing::jobs) {
-    jobs.each([&](const Job& j) {
-      if (!e.admin && j.tenant() != e.tenant) return true;
-      JobInfo info{j.id(), j.session->name,
-                   j.worker == kNoWorker ? "" : workers.at(j.worker).name, j.state,
-                   static_cast<int32_t>(raw(j.attempt)), j.output_tokens, j.why, j.tenant()};
-      shorten(info.detail, kListedDetail);
-      return add(all.jobs, std::move(info));
-    });
-  } else if (m.what == Listing::sessions) {
-    sessions.each([&](const Session& s) {
-      if (!e.admin && s.tenant->name != e.tenant) return true;
-      return add(all.sessions,
-                 SessionInfo{s.name, s.home == kNoWorker ? "" : workers.at(s.home).name,
-                             s.in_flight ? SessionState::running
-                             : s.first   ? SessionState::queued
-                                         : SessionState::idle,
-                             raw(s.epoch), s.tokens, s.jobs - (s.in_flight ? 1 : 0),
-                             s.tenant->name});
-    });
-  } else {
-    workers.each([&](const Worker& w) {
-      if (!all.truncated) add(all.workers, describe(w));
-    });
-  }
-  t.out.send.push_back(ToClient{e.client, std::move(all)});
 }
 
 }  // namespace limpet::broker

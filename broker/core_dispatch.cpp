@@ -24,12 +24,17 @@ void Core::State::enqueue(Session& session, uint32_t at) {
   session.waits_in = &queue;
   session.waits_at = at;
   ++ready_sessions;
-  if (at != kNoWorker) gained.push_back(at);
+  if (at == kNoWorker) return;
+  ++workers.at(at).waiting;
+  gained.push_back(at);
 }
 
 void Core::State::unready(Session& session) {
   if (!session.waits_in) return;
-  if (session.waits_at != kNoWorker) let_go(workers.at(session.waits_at));
+  if (session.waits_at != kNoWorker) {
+    --workers.at(session.waits_at).waiting;
+    let_go(workers.at(session.waits_at));
+  }
   session.waits_in->erase(*session.tenant,
                           {session.first->spec->priority, session.first->number});
   tenants.waits_not(*session.tenant);
@@ -67,7 +72,9 @@ void Core::State::let_go(Worker& worker) {
 
 void Core::State::settle(Turn& t) {
   for (;;) {
-    if (const FairQueue::First first = first_of(anywhere)) {
+    if (tenants.several()) workers.several_tenants();
+    const FairQueue::First first = first_of(anywhere);
+    if (first && (workers.any_open() || first.tenant->in_flight == 0)) {
       if (Worker* there = room_for(*first.session)) {
         pump(t, *there);
         continue;
@@ -80,6 +87,7 @@ void Core::State::settle(Turn& t) {
     worker.held = false;
     workers.rank(worker);
     pump(t, worker);
+    balance(t, worker);
   }
 }
 
@@ -87,7 +95,7 @@ void Core::State::settle(Turn& t) {
 // those behind it may go to the others.
 bool Core::State::wait_at_one(Turn& t, Session& session) {
   const uint32_t avoid = session.first->avoid;
-  Worker* worker = workers.roomiest(avoid);
+  Worker* worker = workers.roomiest(avoid, session.tenant->in_flight > 0);
   // One that avoids the only worker with a place waits at another, or it would hold up that one.
   if (!worker && avoid != kNoWorker) worker = workers.another(avoid);
   if (!worker) return false;
@@ -107,7 +115,9 @@ int64_t Core::State::kv_need(const Job& job, const Worker& worker) {
                               std::max(spec.tokens.size(), (job.bytes - sizeof(JobSpec)) / 4));
   }
   const int64_t page = std::max<int64_t>(worker.kv_page_tokens, 1);
-  int64_t need = (before + spec.max_tokens + page - 1) / page * page;
+  int64_t most_tokens = before + spec.max_tokens;
+  if (job.session->max_tokens > 0) most_tokens = std::min(most_tokens, job.session->max_tokens);
+  int64_t need = (most_tokens + page - 1) / page * page;
   // A worker cuts the output where its context or its pool ends.
   for (const int64_t most : {worker.max_context, worker.room.total_kv_tokens}) {
     if (most > 0) need = std::min(need, most);
@@ -124,13 +134,17 @@ FairQueue::First Core::State::first_of(const FairQueue& queue) {
 // most free, so that nobody's idle KV is given up; else the one that has the most when that is.
 Worker* Core::State::room_for(const Session& session) {
   const Job& job = *session.first;
-  const auto takes = [&](Worker* w) { return w && !w->held && w->takes(kv_need(job, *w)); };
+  const bool busy = session.tenant->in_flight > 0;  // so that a last place is not for it
+  const auto takes = [&](Worker* w) {
+    return w && !w->held && (!busy || workers.open(*w)) && w->takes(kv_need(job, *w));
+  };
   if (session.home != kNoWorker && session.home != job.avoid) {
     Worker& home = workers.at(session.home);
     if (at_home(session, home) && takes(&home)) return &home;
   }
-  if (Worker* freest = workers.freest(job.avoid, session.model); takes(freest)) return freest;
-  Worker* roomiest = workers.roomiest(job.avoid);
+  Worker* freest = workers.freest(job.avoid, session.model, busy);
+  if (takes(freest)) return freest;
+  Worker* roomiest = workers.roomiest(job.avoid, busy);
   return takes(roomiest) ? roomiest : nullptr;
 }
 
@@ -140,7 +154,11 @@ Worker* Core::State::room_for(const Session& session) {
 void Core::State::pump(Turn& t, Worker& worker) {
   while (worker.credit() > 0 && !worker.held) {
     const FairQueue::First far = first_of(anywhere), near = first_of(worker.ready);
-    if (far && (!near || far.before(near))) {
+    const bool is_far = far && (!near || far.before(near));
+    const FairQueue::First& next = is_far ? far : near;
+    // Its last place is not for one that has jobs at work, whoever waits behind it.
+    if (next && next.tenant->in_flight > 0 && !workers.open(worker)) return;
+    if (is_far) {
       Worker* there = room_for(*far.session);
       if (!there) return;  // it is given a place to wait at in settle()
       place(t, *far.session, *there);
@@ -155,14 +173,14 @@ void Core::State::pump(Turn& t, Worker& worker) {
   }
 }
 
-void Core::State::place(Turn& t, Session& session, Worker& worker) {
+void Core::State::place(Turn& t, Session& session, Worker& worker, std::string_view why) {
   Job& job = *session.first;
   unready(session);
   if (!at_home(session, worker)) {
     if (job.spec->require_resident && session.tokens > 0) {
       return fail(t, job, ErrorCode::not_resident, "the session's home is gone, or has no room");
     }
-    move_home(t, session, worker);
+    move_home(t, session, worker, why);
   }
   dispatch(t, session, worker);
 }
@@ -187,22 +205,23 @@ Reason Core::State::break_reason(const Session& session) {
   return why == Reason::none ? Reason::start_deadline : why;
 }
 
-void Core::State::move_home(Turn& t, Session& session, const Worker& worker) {
+void Core::State::move_home(Turn& t, Session& session, const Worker& worker,
+                            std::string_view why) {
   const Reason reason = move_reason(session, worker);
   if (session.home != kNoWorker) {
     const bool changed = reason == Reason::model_changed;
     fact(t, Fact::Kind::affinity_break, session.name,
-         name(changed ? reason : break_reason(session)));
+         !why.empty() ? why : name(changed ? reason : break_reason(session)));
     release_home(t, session);
   }
   commit(t, HomeSet{session.number, Epoch{raw(session.epoch) + 1}, worker.name, worker.incarnation,
                     reason, worker.model_fingerprint});
 }
 
-void Core::State::leave_home(Turn& t, Session& session, Reason reason) {
+void Core::State::leave_home(Turn& t, Session& session, Reason reason, std::string_view why) {
   const bool waits = session.waits_in != nullptr;
   if (waits) unready(session);
-  fact(t, Fact::Kind::affinity_break, session.name, name(reason));
+  fact(t, Fact::Kind::affinity_break, session.name, why.empty() ? name(reason) : why);
   release_home(t, session);
   commit(t,
          HomeSet{session.number, Epoch{raw(session.epoch) + 1}, "", 0, reason, session.model});
@@ -220,6 +239,15 @@ bool Core::State::admissible(Turn& t, Session& session, Job& job) {
     fail(t, job, ErrorCode::invalid,
          "rewind_to is beyond the session's " + std::to_string(session.tokens) + " tokens");
     return false;
+  }
+  const int64_t cap = session.max_tokens;
+  if (cap > 0 && job.prompt_tokens < 0) {
+    const bool known = job.spec->kind == InputKind::tokens;
+    const int64_t before = job.base() + (known ? std::ssize(job.spec->tokens) : 0);
+    if (before >= cap) {
+      fail(t, job, ErrorCode::too_long, beyond_cap(session, before));
+      return false;
+    }
   }
   if (job.spec->require_resident && session.reason != Reason::none && !session.migrated &&
       session.tokens > 0) {
@@ -248,6 +276,8 @@ Dispatch Core::State::dispatch_message(Turn& t, const Session& session, const Jo
   }
   d.spec = job.spec;
   d.tenant = session.tenant->name;
+  d.keep_alive_ms = keep_alive_of(session);
+  d.session_max_tokens = session.max_tokens;
   d.has_transcript = session.reason != Reason::none && session.tokens > 0;
   return d;
 }

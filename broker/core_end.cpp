@@ -68,6 +68,7 @@ void Core::State::end_job(Turn& t, Job& job, JobEndedEntry entry) {
   }
   if (!session.in_flight) SessionTable::rest(session);
   if (first && session.first) make_ready(t, session);
+  if (!session.in_flight) keep(t, session);
 }
 
 void Core::State::fail(Turn& t, Job& job, ErrorCode code, std::string message) {

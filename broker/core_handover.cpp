@@ -181,12 +181,14 @@ void Core::State::begin_hand_over(Turn& t, Session& session, const Worker& giver
 
 void Core::State::say_hand_over(Turn& t, SessionNumber number, const Moving& m) {
   send(t, workers.at(m.giver),
-       HandOver{number, m.epoch, workers.at(m.receiver).transfer, m.receiver_life});
+       HandOver{number, m.epoch, workers.at(m.receiver).transfer, m.receiver_life,
+                workers.at(m.receiver).key});
 }
 
 void Core::State::say_expect(Turn& t, SessionNumber number, const Moving& m) {
   send(t, workers.at(m.receiver),
-       ExpectSession{number, m.epoch, m.giver_life, sessions.at(number).tenant->name});
+       ExpectSession{number, m.epoch, m.giver_life, sessions.at(number).tenant->name,
+                     workers.at(m.giver).key});
 }
 
 void Core::State::reserve(Worker& worker, int64_t kv_tokens, int32_t slots) {

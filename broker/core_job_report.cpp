@@ -49,13 +49,18 @@ void Core::State::job_started(Turn& t, Worker& worker, const JobStarted& m) {
   entry.base_tokens = job->base();
   entry.has_prompt = job->prompt_tokens < 0;
   if (entry.has_prompt) {
-    if (entry.base_tokens + std::ssize(m.prompt) > static_cast<int64_t>(Limits::kTokens)) {
+    const int64_t before = entry.base_tokens + std::ssize(m.prompt);
+    const int64_t cap = job->session->max_tokens;
+    const bool beyond = cap > 0 && before >= cap;
+    if (beyond || before > static_cast<int64_t>(Limits::kTokens)) {
       workers.over(worker, {job->number, job->attempt});
       gained.push_back(worker.slot);
       send(t, worker, EndAck{job->number, job->attempt});
       detach_attempt(t, *job, false);
       return fail(t, *job, ErrorCode::too_long,
-                  "the session would exceed " + std::to_string(Limits::kTokens) + " tokens");
+                  beyond ? beyond_cap(*job->session, before)
+                         : "the session would exceed " + std::to_string(Limits::kTokens) +
+                               " tokens");
     }
     entry.prompt = m.prompt;
   }
@@ -121,6 +126,8 @@ bool Core::State::take_row(Turn&, const StepRow& row, Job& job, TokensAppended& 
   if (row.first_index + n <= job.output_tokens) return true;
   if (row.first_index < job.output_tokens) return false;
   if (job.output_tokens + n > job.spec->max_tokens) return true;  // more than it may ever make
+  const int64_t cap = job.session->max_tokens;
+  if (cap > 0 && job.session->tokens + n > cap) return true;
   job.step_mark = step_mark;
   entry.rows.push_back({job.number, row.first_index, row.ids, row.text, row.logprobs});
   return true;

@@ -30,6 +30,7 @@ struct Core::State {
   // ---- core_apply.cpp: the only writers of durable state.
   void apply(const JournalEntry& entry);
   void apply_one(const SessionOpened& e);
+  void apply_one(const SessionTerms& e);
   void apply_one(const JobAccepted& e);
   void apply_one(const HomeSet& e);
   void apply_one(const JobDispatched& e);
@@ -51,16 +52,35 @@ struct Core::State {
   void submit(Turn& t, const ClientEvent& e, const Submit& m);
   void attach(Turn& t, const ClientEvent& e, const Attach& m);
   void cancel(Turn& t, const ClientEvent& e, const Cancel& m);
-  void list(Turn& t, const ClientEvent& e, const List& m);
-  void accept(Turn& t, const ClientEvent& e, const Submit& m);
+  bool no_room(Turn& t, const ClientEvent& e, const std::string& tenant, const JobSpec& spec);
+  bool beyond_budget(Turn& t, const ClientEvent& e, const JobSpec& spec);
+  Job& accept(Turn& t, const std::string& tenant, const std::shared_ptr<const JobSpec>& spec,
+              uint64_t body_hash, JobNumber replaces = {});
   bool attach_known(Turn& t, const ClientEvent& e, const std::string& id, const Submit* submit,
                     int64_t from_index, bool tokens);
   void refuse(Turn& t, ClientId client, const std::string& job_id, ErrorCode code,
               std::string message, int64_t retry_after_ms = 0);
 
+  // ---- core_operator.cpp: what those ask who look after it.
+  bool of_another(Turn& t, const ClientEvent& e, const std::string& tenant);
+  void release(Turn& t, const ClientEvent& e, const Release& m);
+  void retry(Turn& t, const ClientEvent& e, const Retry& m);
+  void list(Turn& t, const ClientEvent& e, const List& m);
+  SessionInfo describe(const Session& session);
+
+  // ---- core_keep.cpp: how long a session's KV, and the session, are kept.
+  void set_terms(Turn& t, Session& session, const JobSpec& spec);
+  void keep(Turn& t, Session& session);
+  void keep_until(Turn& t, Session& session);
+  int64_t keep_alive_of(const Session& session) const;
+  void look_at(Session& session, Time at);
+  void session_due(Turn& t, Session& session);
+  void retire(Turn& t, int64_t most, std::string_view why);
+  Time next_retired() const;
+
   // ---- core_worker.cpp: what workers say of themselves.
   void on(Turn& t, const WorkerEvent& e);
-  void enroll(Turn& t, WorkerId connection, const Register& m);
+  void enroll(Turn& t, const WorkerEvent& e, const Register& m);
   std::string refusal(WorkerId connection, const Register& m);
   Registered answer(const Worker& worker, const Register& m);
   void adopt(Turn& t, Worker& worker, WorkerId connection, const Register& m);
@@ -97,13 +117,20 @@ struct Core::State {
   Worker* room_for(const Session& session);
   FairQueue::First first_of(const FairQueue& queue);
   void pump(Turn& t, Worker& worker);
-  void place(Turn& t, Session& session, Worker& worker);
-  void move_home(Turn& t, Session& session, const Worker& worker);
-  void leave_home(Turn& t, Session& session, Reason reason);
+  void balance(Turn& t, Worker& worker);
+  // `why`: told as the reason of the move; empty: what is told with the next start.
+  void place(Turn& t, Session& session, Worker& worker, std::string_view why = {});
+  void move_home(Turn& t, Session& session, const Worker& worker, std::string_view why);
+  void leave_home(Turn& t, Session& session, Reason reason, std::string_view why = {});
   void release_home(Turn& t, const Session& session);
   Reason move_reason(const Session& session, const Worker& to);
   Reason break_reason(const Session& session);
   bool admissible(Turn& t, Session& session, Job& job);
+  static std::string beyond_cap(const Session& session, int64_t tokens) {
+    return "the session may hold at most " + std::to_string(session.max_tokens) +
+           " tokens (session_max_tokens), and has " + std::to_string(tokens) +
+           " with this turn's prompt, which leave no room for output";
+  }
   void dispatch(Turn& t, Session& session, Worker& worker);
   Dispatch dispatch_message(Turn& t, const Session& session, const Job& job);
 
@@ -180,8 +207,10 @@ struct Core::State {
   SessionNumber last_session{};
   std::vector<uint32_t> unused;  // slots that may have no one to speak of them any more
   int64_t ready_sessions = 0;
+  int64_t session_timers = 0;
   uint64_t step_mark = 0;
   Time last_now{};
+  WallMs last_wall = 0;
   Time patience_until{};         // no worker is given up before this
   std::vector<uint32_t> gained;  // slots to look at in settle()
 };

@@ -29,7 +29,7 @@ void Core::State::arm(Worker& worker) {
 
 // Most entries die before they are due: jobs end sooner than their deadlines.
 void Core::State::sweep_timers() {
-  if (timers.size() < 2 * jobs.size() + 4096) return;
+  if (timers.size() < 2 * jobs.size() + static_cast<size_t>(session_timers) + 4096) return;
   timers.sweep([&](const Timers::Entry& e) {
     if (e.kind != Timers::Kind::job) return true;
     const Job* job = jobs.find(JobNumber{e.id});
@@ -38,6 +38,7 @@ void Core::State::sweep_timers() {
 }
 
 void Core::State::on(Turn& t, const Wake&) {
+  if (options.retain_sessions.count() > 0) retire(t, 0, "age");
   while (const auto due = timers.take(t.now.mono)) {
     if (due->kind == Timers::Kind::grace) {
       std::vector<Worker*> missing;
@@ -52,6 +53,10 @@ void Core::State::on(Turn& t, const Wake&) {
       worker_due(t, *worker);
     } else if (due->kind == Timers::Kind::hand_over) {
       hand_over_due(t, SessionNumber{due->id});
+    } else if (due->kind == Timers::Kind::session) {
+      --session_timers;
+      Session* session = sessions.find(SessionNumber{due->id});
+      if (session && session->timer_at == due->at) session_due(t, *session);
     } else {
       Job* job = jobs.find(JobNumber{due->id});
       if (!job || job->timer_at != due->at) continue;
@@ -111,7 +116,8 @@ void Core::State::recover_session(Turn& t, Session& session) {
     if (home.state == WorkerState::absent) home.state = WorkerState::expected;
   }
   if (!session.in_flight) SessionTable::rest(session);
-  if (!session.first) return;
+  if (session.used_at == 0) session.used_at = t.now.wall;  // stored before it was known
+  if (!session.first) return session.home == kNoWorker ? void() : keep_until(t, session);
   Job& job = *session.first;
   if (!session.in_flight) return make_ready(t, session);
   if (session.home == kNoWorker)
@@ -133,6 +139,7 @@ void Core::State::recovered(Now now) {
   Output nothing;
   Turn t{now, nothing};
   last_now = now.mono;
+  last_wall = now.wall;
   jobs.each([&](Job& job) {
     const std::chrono::milliseconds age{std::max<int64_t>(now.wall - job.accepted_at, 0)};
     job.accepted = now.mono - age;
@@ -150,6 +157,7 @@ void Core::State::recovered(Now now) {
     recover_session(t, session);
     return true;
   });
+  sessions.sort_unused();
   timers.add(now.mono + options.home_grace, Timers::Kind::grace, 0);
 }
 

@@ -30,7 +30,7 @@ std::vector<JobAttempt> wanted(const Worker& worker) {
 }  // namespace
 
 void Core::State::on(Turn& t, const WorkerEvent& e) {
-  if (const auto* m = std::get_if<Register>(&e.message)) return enroll(t, e.worker, *m);
+  if (const auto* m = std::get_if<Register>(&e.message)) return enroll(t, e, *m);
   Worker* worker = workers.find(e.worker);
   const auto* beat = std::get_if<Heartbeat>(&e.message);
   const auto* leave = std::get_if<Leaving>(&e.message);
@@ -77,7 +77,8 @@ std::string Core::State::refusal(WorkerId connection, const Register& m) {
   return {};
 }
 
-void Core::State::enroll(Turn& t, WorkerId connection, const Register& m) {
+void Core::State::enroll(Turn& t, const WorkerEvent& e, const Register& m) {
+  const WorkerId connection = e.worker;
   if (std::string why = refusal(connection, m); !why.empty()) {
     t.out.send.push_back(ToWorker{connection, RegisterRefused{ErrorCode::conflict, why}});
     return;
@@ -106,6 +107,7 @@ void Core::State::enroll(Turn& t, WorkerId connection, const Register& m) {
   worker.model_fingerprint = m.model_fingerprint;
   worker.max_context = m.max_context;
   worker.transfer = m.transfer;
+  worker.key = e.key;
   worker.kv_layout = m.kv_layout;
   worker.resident_kv = 0;
   worker.kv_page_tokens = std::clamp<int64_t>(m.kv_page_tokens, 1, 1 << 16);

@@ -29,6 +29,7 @@ struct StoredJob {
   JobNumber job{};
   uint64_t body_hash = 0;
   JobState state = JobState::finished;
+  std::shared_ptr<const JobSpec> spec{};  // of one that has failed, when it is to be done again
 };
 
 // ---- Events ----------------------------------------------------------------------------------
@@ -37,7 +38,8 @@ struct ClientEvent {
   ClientId client{};
   ClientMessage message;
   uint64_t body_hash = 0;           // of a Submit
-  std::optional<StoredJob> stored;  // of a Submit, Attach or Cancel: what the store knows of the id
+  // Of a Submit, Attach, Cancel or Retry: what the store knows of the id.
+  std::optional<StoredJob> stored;
   // Whose client it is, by its key; empty when keys are off. Ids and session names are a tenant's
   // own: nothing of another one's is found.
   std::string tenant{};
@@ -49,12 +51,19 @@ struct ClientGone {
 struct WorkerEvent {
   WorkerId worker{};
   WorkerMessage message;
+  std::string key{};  // the public key that it has proven to hold; empty when keys are off
 };
 struct WorkerUnreachable {  // a frame to it could not be delivered
   WorkerId worker{};
 };
 struct Wake {};  // next_deadline() has passed
-using Event = std::variant<ClientEvent, ClientGone, WorkerEvent, WorkerUnreachable, Wake>;
+// The store is larger than it may be, and no job that has ended can go: so many of the sessions
+// that have not been used for longest do.
+struct CloseUnused {
+  int64_t sessions = 0;
+};
+using Event =
+    std::variant<ClientEvent, ClientGone, WorkerEvent, WorkerUnreachable, Wake, CloseUnused>;
 
 // ---- Journal: all that survives ----------------------------------------------------------------
 
@@ -62,6 +71,11 @@ struct SessionOpened {
   SessionNumber session{};
   std::string name;  // empty: ephemeral, ends with its job
   std::string tenant{};  // owns it and its jobs
+};
+struct SessionTerms {  // what holds for it from now on
+  SessionNumber session{};
+  int64_t keep_alive_ms = -1;  // its KV is kept so long when idle; -1: as the broker has it
+  int64_t max_tokens = 0;      // it may never hold more; 0: no cap of its own
 };
 struct JobAccepted {
   JobNumber job{};
@@ -71,6 +85,7 @@ struct JobAccepted {
   uint64_t seed = 0;
   WallMs accepted_at = 0;
   WallMs deadline_at = 0;  // 0: none
+  JobNumber replaces{};    // the one of this id that had failed, and is done again; 0: none
 };
 struct HomeSet {  // worker empty: the session has no home
   SessionNumber session{};
@@ -140,6 +155,8 @@ struct SessionSnapshot {
   Reason reason = Reason::none;
   uint64_t model = 0;
   std::string tenant{};
+  int64_t keep_alive_ms = -1, max_tokens = 0;  // its terms
+  WallMs used_at = 0;  // a job of its was accepted or ended
 };
 struct JobSnapshot {  // of a job that has not ended; in order of acceptance
   JobAccepted accepted;
@@ -156,9 +173,10 @@ struct NumbersReserved {  // no number up to these may be drawn again
   JobNumber job{};
   SessionNumber session{};
 };
-using JournalEntry = std::variant<SessionOpened, JobAccepted, HomeSet, JobDispatched, JobRequeued,
-                                  StartedEntry, TokensAppended, JobEndedEntry,
-                                  SessionClosed, SessionSnapshot, JobSnapshot, NumbersReserved>;
+using JournalEntry =
+    std::variant<SessionOpened, SessionTerms, JobAccepted, HomeSet, JobDispatched, JobRequeued,
+                 StartedEntry, TokensAppended, JobEndedEntry, SessionClosed, SessionSnapshot,
+                 JobSnapshot, NumbersReserved>;
 
 // ---- Sends: leave only after every entry of the same Output is durable -------------------------
 
@@ -198,7 +216,8 @@ struct Fact {
   enum class Kind : uint8_t {
     job_accepted, job_ended, dispatched, requeued, affinity_break, rejected, worker_registered,
     worker_lost, worker_left, stale_message, home_kept, first_token, queue_left,
-    hand_over  // detail: its outcome
+    hand_over,       // detail: its outcome
+    session_retired  // detail: for its age, or for the store's size
   } kind;
   std::string subject;   // job id, session or worker name, for the log line
   std::string detail;    // outcome, reason or code: a metric's label

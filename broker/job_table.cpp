@@ -76,10 +76,11 @@ void JobTable::end(Job& job, JobState state) {
   ids_.erase(id);
   const auto [it, fresh] =
       ended_.try_emplace(owned_key(id), Ended{job.number, job.body_hash, state});
-  if (!fresh) throw std::logic_error("job ended twice: " + job.id());
-  ended_order_.push_back(it);
+  if (!fresh) it->second = {job.number, job.body_hash, state};
+  ended_order_.emplace_back(it, job.number);
   if (ended_order_.size() > kRemembered) {
-    ended_.erase(ended_order_.front());
+    const auto [oldest, number] = ended_order_.front();
+    if (oldest->second.job == number) ended_.erase(oldest);
     ended_order_.pop_front();
   }
   jobs_.erase(raw(job.number));

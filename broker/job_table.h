@@ -108,7 +108,8 @@ class JobTable {
   std::unordered_map<OwnedName, Job*, OwnedNameHash> ids_;  // views of the specs and sessions
   using EndedById = std::unordered_map<std::string, Ended>;  // by tenant, NUL, id
   EndedById ended_;  // never grows beyond what it is made for: iterators stay
-  std::deque<EndedById::iterator> ended_order_;
+  // One that has been done again ends again: of an id's ends only the last counts.
+  std::deque<std::pair<EndedById::iterator, JobNumber>> ended_order_;
   Counts counts_;
 };
 

@@ -100,6 +100,9 @@ void RecordWriter::session(const SessionHead& s) {
   put_counted(bytes_, s.home);
   put(bytes_, s.model);
   put_counted(bytes_, s.tenant);
+  put(bytes_, s.keep_alive_ms);
+  put(bytes_, s.max_tokens);
+  put(bytes_, s.used_at);
   close(at);
 }
 
@@ -176,6 +179,11 @@ bool get_session(ByteReader& in, SessionHead& out) {
   out.home = in.counted();
   out.model = in.at_end() ? 0 : in.get<uint64_t>();  // version 1 had none
   if (!in.at_end()) out.tenant = in.counted();  // versions 1 and 2 had none
+  if (!in.at_end()) {                           // nor had those before 5 these
+    out.keep_alive_ms = in.get<int64_t>();
+    out.max_tokens = in.get<int64_t>();
+    out.used_at = in.get<WallMs>();
+  }
   return in.ok() && out.reason <= Reason::model_changed && out.tokens >= 0;
 }
 

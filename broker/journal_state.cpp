@@ -92,7 +92,10 @@ JobHead& JournalState::touch(JobNumber number) {
 }
 
 void JournalState::accept(const JobAccepted& e) {
-  const std::string& tenant = session(e.session).tenant;
+  SessionHead& s = session(e.session);
+  const std::string& tenant = s.tenant;
+  s.used_at = std::max(s.used_at, e.accepted_at);
+  if (e.replaces != JobNumber{}) replaced.push_back(e.replaces);
   auto [it, fresh] = jobs.try_emplace(e.job);
   if (!fresh || !by_id.try_emplace({tenant, e.spec->job_id}, e.job).second) {
     bug("job " + std::to_string(raw(e.job)) + " accepted twice");
@@ -135,6 +138,7 @@ void JournalState::end(const JobEndedEntry& e) {
     // One that waits behind a running job ends without a word on that one's tokens.
     const bool behind = s->second.last_job != e.job && jobs.contains(s->second.last_job);
     if (!behind) s->second.tokens = e.session_tokens;
+    s->second.used_at = std::max(s->second.used_at, e.ended_at);
     // A failed job is no part of the transcript: the next one follows what was before it.
     const bool counted = head.span.prompt >= 0 && s->second.last_job == e.job;
     if (counted && e.state == JobState::failed) s->second.last_job = head.span.previous;
@@ -155,6 +159,11 @@ void JournalState::apply(const JournalEntry& entry) {
       it->second.name = e.name;
       it->second.tenant = e.tenant;
       highest_session = std::max(highest_session, e.session);
+      touched_sessions.push_back(e.session);
+    } else if constexpr (std::is_same_v<E, SessionTerms>) {
+      SessionHead& s = session(e.session);
+      s.keep_alive_ms = e.keep_alive_ms;
+      s.max_tokens = e.max_tokens;
       touched_sessions.push_back(e.session);
     } else if constexpr (std::is_same_v<E, JobAccepted>) {
       accept(e);

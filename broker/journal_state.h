@@ -43,6 +43,8 @@ struct SessionHead {
   uint64_t model = 0;    // fingerprint of what its home computes, or the last one did
   int64_t tokens = 0;    // of the transcript as the last job that has ended left it
   JobNumber last_job{};  // the newest job that added to the transcript; 0: none
+  int64_t keep_alive_ms = -1, max_tokens = 0;  // its terms
+  WallMs used_at = 0;                          // a job of its was accepted or ended; 0: not known
   bool in_table = false, dirty = false;  // it has a row there; newer than that row
   int64_t table_sequence = 0;            // log rows up to this one are contained in the row
 };
@@ -108,6 +110,7 @@ struct JournalState {
   std::vector<SessionHead> closed;
   std::vector<JobNumber> touched_jobs;          // each once; an ended one is no longer there
   std::vector<Ended> ended;
+  std::vector<JobNumber> replaced;  // had failed, and is done again by a job of the same id
 
   // Throws std::logic_error when the entry contradicts what is there: a bug in who made it.
   void apply(const JournalEntry& entry);

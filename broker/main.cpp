@@ -45,6 +45,13 @@ void add_ms(CLI::App& app, const char* flag, std::chrono::milliseconds& value, c
       ->check(CLI::Range(int64_t{1}, int64_t{86400000}));
 }
 
+template <typename Set>
+void add_seconds(CLI::App& app, const char* flag, Set set, const char* help) {
+  app.add_option_function<int64_t>(flag, set, std::string(help) + "; 0: never")
+      ->default_str("0")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 32));
+}
+
 void add_flags(CLI::App& app, Flags& f) {
   auto& o = f.options;
   o.endpoints = {"tcp://127.0.0.1:5555", "tcp://127.0.0.1:5556", "", ""};
@@ -74,6 +81,28 @@ void add_flags(CLI::App& app, Flags& f) {
   add_ms(app, "--home-grace-ms", o.core.home_grace,
          "After a restart, how long workers have to announce their sessions");
   add_ms(app, "--retry-after-ms", o.core.retry_after, "Told to a client that is refused as busy");
+  app.add_option("--balance-factor", o.core.balance_factor,
+                 "A session whose job waits moves to an idle worker when more jobs are at its home"
+                 "\nthan so many times those that it works on")
+      ->capture_default_str()
+      ->check(CLI::Range(1.0, 1e6));
+  app.add_option_function<int64_t>(
+         "--keep-alive-ms",
+         [&o](int64_t ms) { o.core.keep_alive = std::chrono::milliseconds(ms); },
+         "How long a session's idle KV is kept where it does not say itself; -1: until its room\n"
+         "is needed")
+      ->default_str("-1")
+      ->check(CLI::Range(int64_t{-1}, int64_t{1} << 40));
+  add_seconds(app, "--retain-jobs-s", [&o](int64_t s) { o.retention.jobs_ms = s * 1000; },
+              "Jobs are forgotten so long after their end");
+  add_seconds(app, "--retain-sessions-s",
+              [&o](int64_t s) { o.core.retain_sessions = std::chrono::seconds(s); },
+              "A named session that is not used for so long ends, and its transcript with it");
+  app.add_option("--retain-bytes", o.retention.bytes,
+                 "When the store is larger, the oldest ended jobs go before their time, then the\n"
+                 "sessions that are unused for longest; 0: it may grow")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 50));
   app.add_option("--max-attempts", o.core.max_attempts, "Attempts before a job fails")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));

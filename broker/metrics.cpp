@@ -92,6 +92,11 @@ struct Metrics::Impl {
   ByLabel<Counter> handshakes{counters("limpet_broker_handshakes_refused_total",
                                        "Connections that were refused, by reason."),
                               "reason"};
+  Family<Counter>& retired_family =
+      counters("limpet_broker_retired_total", "What ended and is not kept any more.");
+  Counter* retired[2][2] = {};  // job, session; age, size
+  Gauge& store_bytes =
+      gauges("limpet_broker_store_bytes", "Of the store's file, without its free pages.").Add({});
   Histogram& commit_seconds =
       histograms("limpet_broker_commit_seconds", "Time to make one turn of the loop durable.")
           .Add({}, kShort);
@@ -124,6 +129,13 @@ Metrics::Metrics() : impl_(std::make_unique<Impl>()) {
     }
   }
   m.rejections[std::string(name(ErrorCode::busy))];
+  for (const int session : {0, 1}) {
+    for (const int size : {0, 1}) {
+      m.retired[session][size] = &m.retired_family.Add(
+          {{"what", session ? "session" : "job"}, {"why", size ? "size" : "age"}});
+    }
+  }
+  for (const char* why : {"released", "keep_alive", "balance_factor"}) m.affinity_breaks[why];
   for (const Reason why : {Reason::worker_lost, Reason::evicted, Reason::drained,
                            Reason::start_deadline, Reason::model_changed}) {
     m.affinity_breaks[std::string(name(why))];
@@ -157,6 +169,7 @@ void Metrics::count(const Fact& f) {
     case Fact::Kind::first_token:
       m.first_tokens[f.later_turn][raw(f.residency)]->Observe(f.seconds);
       break;
+    case Fact::Kind::session_retired: m.retired[1][f.detail == "size"]->Increment(); break;
     case Fact::Kind::job_accepted:
     case Fact::Kind::worker_registered:
     case Fact::Kind::worker_lost:
@@ -202,6 +215,13 @@ void Metrics::set(const Core::Gauges& g) {
   m.workers["ready"].Set(static_cast<double>(g.workers_ready));
   m.workers["silent"].Set(static_cast<double>(g.workers_silent));
 }
+
+void Metrics::retired_jobs(int64_t by_age, int64_t by_size) {
+  impl_->retired[0][0]->Increment(static_cast<double>(by_age));
+  impl_->retired[0][1]->Increment(static_cast<double>(by_size));
+}
+
+void Metrics::store_bytes(int64_t bytes) { impl_->store_bytes.Set(static_cast<double>(bytes)); }
 
 std::string Metrics::text() const {
   return prometheus::TextSerializer().Serialize(impl_->registry.Collect());

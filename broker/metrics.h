@@ -18,6 +18,8 @@ class Metrics {
   void committed(double seconds, size_t entries);
   void follow(const JobEvent& event, Time now);  // inter-token times
   void set(const Core::Gauges& gauges);
+  void retired_jobs(int64_t by_age, int64_t by_size);
+  void store_bytes(int64_t bytes);
 
   std::string text() const;  // Prometheus' text format
 

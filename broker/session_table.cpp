@@ -1,6 +1,9 @@
 #include "broker/session_table.h"
 
+#include <algorithm>
 #include <stdexcept>
+#include <utility>
+#include <vector>
 
 #include "broker/job_table.h"
 
@@ -24,6 +27,7 @@ void SessionTable::close(SessionNumber number) {
   Session& session = at(number);
   if (session.first) throw std::logic_error("session closed with jobs in its lane");
   rouse(session);
+  begin_use(session);
   if (!session.ephemeral()) names_.erase({session.tenant->name, session.name});
   sessions_.erase(raw(number));
 }
@@ -79,6 +83,33 @@ void SessionTable::rouse(Session& session) {
   (session.idle_after ? session.idle_after->idle_before : tenant.last_idle) = session.idle_before;
   session.idle_before = session.idle_after = nullptr;
   tenant.idle_tokens -= session.tokens;
+}
+
+void SessionTable::end_use(Session& session) {
+  if (session.unused || session.ephemeral()) return;
+  session.unused = true;
+  session.unused_before = last_unused_;
+  session.unused_after = nullptr;
+  (last_unused_ ? last_unused_->unused_after : longest_unused_) = &session;
+  last_unused_ = &session;
+}
+
+void SessionTable::begin_use(Session& session) {
+  if (!session.unused) return;
+  session.unused = false;
+  (session.unused_before ? session.unused_before->unused_after : longest_unused_) =
+      session.unused_after;
+  (session.unused_after ? session.unused_after->unused_before : last_unused_) =
+      session.unused_before;
+  session.unused_before = session.unused_after = nullptr;
+}
+
+void SessionTable::sort_unused() {
+  std::vector<Session*> all;
+  for (Session* s = longest_unused_; s; s = s->unused_after) all.push_back(s);
+  std::ranges::sort(all, {}, [](const Session* s) { return std::pair(s->used_at, s->number); });
+  for (Session* s : all) begin_use(*s);
+  for (Session* s : all) end_use(*s);
 }
 
 }  // namespace limpet::broker

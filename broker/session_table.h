@@ -1,6 +1,6 @@
 // What the broker knows of each session: its lane of jobs, its transcript's length, its home.
 // Pure. Its durable part changes only through the core's apply(). O(1) per call; an idle session
-// costs about 200 bytes and its name.
+// costs about 300 bytes and its name.
 #pragma once
 #include <functional>
 #include <string>
@@ -52,6 +52,15 @@ struct Session {
   bool rests = false;              // its KV is idle at home; a list of its tenant's by how long
   Session* idle_before = nullptr;
   Session* idle_after = nullptr;
+  int64_t keep_alive_ms = -1;      // its KV is kept so long when idle; -1: as the broker has it
+  int64_t max_tokens = 0;          // it may never hold more; 0: no cap of its own
+  bool release = false;            // its KV is to go when the job in flight has ended
+  Time kept_until = Time::max();   // without jobs, at home: its KV goes then
+  Time timer_at = Time::max();     // its one live timer
+  WallMs used_at = 0;              // a job of its was accepted or ended
+  bool unused = false;             // named, without jobs; a list of all by how long
+  Session* unused_before = nullptr;
+  Session* unused_after = nullptr;
 
   bool ephemeral() const { return name.empty(); }
 };
@@ -79,8 +88,15 @@ class SessionTable {
   // change in between.
   static void rest(Session& session);
   static void rouse(Session& session);
+  // A named one has no job any more; it has one. Both at any time.
+  void end_use(Session& session);
+  void begin_use(Session& session);
+  void sort_unused();  // by used_at, once all are there
+  Session* longest_unused() const { return longest_unused_; }
 
  private:
+  Session* longest_unused_ = nullptr;
+  Session* last_unused_ = nullptr;
   std::unordered_map<uint64_t, Session> sessions_;
   std::unordered_map<OwnedName, Session*, OwnedNameHash> names_;  // views of the sessions' own
 };

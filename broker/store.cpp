@@ -40,9 +40,14 @@ void Store::read_output(JobNumber job, int64_t from,
                         const std::function<bool(OutputRow&&)>& sink) {
   impl_->read_output(job, from, sink);
 }
-std::vector<JobInfo> Store::ended_jobs(uint32_t limit, const std::string* tenant) {
-  return impl_->ended_jobs(limit, tenant);
+Store::Ended Store::ended_jobs(const List& list, size_t limit, const std::string* tenant) {
+  return impl_->ended_jobs(list, limit, tenant);
 }
+std::shared_ptr<const JobSpec> Store::body(JobNumber job) { return impl_->body(job); }
+Store::Retired Store::retire(const Retention& keep, WallMs now) {
+  return impl_->retire(keep, now);
+}
+int64_t Store::bytes_used() { return impl_->bytes_used(); }
 
 const std::vector<std::string>& Store::mended() const { return impl_->mended; }
 
@@ -103,12 +108,20 @@ void Store::Impl::write_log_and_ended() {
     before = number;
   }
   for (const SessionHead& session : state.closed) write_closed(session);
+  for (JobNumber number : state.replaced) {
+    sql_.archive_job.bind(static_cast<int64_t>(raw(number))).run();
+  }
   for (JobNumber number : state.touched_jobs) write_touched_job(number);
-  for (auto& ended : state.ended) write_ended(ended);
+  for (auto& ended : state.ended) {
+    write_ended(ended);
+    if (std::ranges::count(state.replaced, ended.head.job) == 0) continue;
+    sql_.archive_job.bind(static_cast<int64_t>(raw(ended.head.job))).run();
+  }
   state.touched_sessions.clear();
   state.closed.clear();
   state.touched_jobs.clear();
   state.ended.clear();
+  state.replaced.clear();
 
   sql_.put_log.bind(sequence_).bind_blob(log_.bytes()).run();
   counters.log_bytes += static_cast<int64_t>(log_.bytes().size());
@@ -203,6 +216,9 @@ void Store::Impl::fold_session(SessionHead& s) {
       .bind(static_cast<int64_t>(raw(s.last_job)))
       .bind(static_cast<int64_t>(s.model))
       .bind(std::string_view(s.tenant))
+      .bind(s.keep_alive_ms)
+      .bind(s.max_tokens)
+      .bind(s.used_at)
       .run();
   s.table_sequence = sequence_;
   s.in_table = true;
@@ -210,13 +226,18 @@ void Store::Impl::fold_session(SessionHead& s) {
 }
 
 // An ended job goes to the tables at once and needs no record: its row says that the log's
-// records of it are old. Its body has been served; its prompt is needed while its session lives.
+// records of it are old. Its body has been served, unless it has failed and is to be done again;
+// its prompt is needed while its session lives.
 void Store::Impl::write_ended(JournalState::Ended& ended) {
   JobHead& head = ended.head;
+  const bool failed = ended.end.state == JobState::failed;
   head.table_sequence = sequence_;
   if (head.in_table) {
     sql_.delete_job.bind(static_cast<int64_t>(raw(head.job))).run();
-    sql_.delete_chunk.bind(chunk_key(head.job, Slot::spec)).run();
+    if (!failed) sql_.delete_chunk.bind(chunk_key(head.job, Slot::spec)).run();
+  } else if (failed) {
+    scratch_ = wire::encode_spec(*head.spec);
+    put_chunk(chunk_key(head.job, Slot::spec), scratch_);
   }
   head.state = ended.end.state;
   put_job_row(head, &ended.end);

@@ -35,6 +35,21 @@ struct StoredProgress {
 
 class Store {
  public:
+  // How long what has ended is kept. Zero: for ever, however large.
+  struct Retention {
+    int64_t jobs_ms = 0;  // a job, from its end on
+    int64_t bytes = 0;    // of the file in use: beyond, the oldest go before their time
+    bool operator==(const Retention&) const = default;
+  };
+  struct Retired {
+    int64_t by_age = 0, by_size = 0;  // jobs
+    bool stuck = false;               // too large still, and no job is left that can go
+  };
+  // Ended jobs of a listing, newest first.
+  struct Ended {
+    std::vector<JobInfo> jobs;
+    bool more = false;  // not all were looked at
+  };
   struct Options {
     std::string folder;               // created if it is not there
     int64_t fold_tokens = 256;        // a job's output leaves the log in chunks of this many
@@ -67,8 +82,15 @@ class Store {
   std::optional<std::vector<Token>> transcript_of(JobNumber job);
   // The job's output from `from` on as rows in order, until `sink` returns false or it ends.
   void read_output(JobNumber job, int64_t from, const std::function<bool(OutputRow&&)>& sink);
-  // Ended jobs, newest first: of this tenant, or of all (null).
-  std::vector<JobInfo> ended_jobs(uint32_t limit, const std::string* tenant);
+  // Of this tenant, or of all (null): those that the listing asks for. Bounded work.
+  Ended ended_jobs(const List& list, size_t limit, const std::string* tenant);
+  // Of a job that has failed; null when it is not kept.
+  std::shared_ptr<const JobSpec> body(JobNumber job);
+
+  // One bite of what retention asks for: bounded work, durable when it returns. Never takes a job
+  // that an open session's transcript needs. Throws as commit() does.
+  Retired retire(const Retention& keep, WallMs now);
+  int64_t bytes_used();  // of the file, without the free pages in it
 
   Counters counters() const;
   // Flipped bits that were put right when it was opened, by their place: wal_check.h.

@@ -7,7 +7,7 @@
 namespace limpet::broker {
 
 inline constexpr int32_t kStoreApplication = 0x4c4d5054;  // "LMPT" in the file's header
-inline constexpr int64_t kStoreVersion = 4;
+inline constexpr int64_t kStoreVersion = 5;
 
 // A chunk's key: a job's spec, its prompt, then its output by first index.
 inline constexpr int kChunkBits = 22;
@@ -57,7 +57,12 @@ class Store::Impl {
   std::vector<Token> transcript(SessionNumber session, int64_t n);
   std::optional<std::vector<Token>> transcript_of(JobNumber job);
   void read_output(JobNumber job, int64_t from, const std::function<bool(OutputRow&&)>& sink);
-  std::vector<JobInfo> ended_jobs(uint32_t limit, const std::string* tenant);
+  Ended ended_jobs(const List& list, size_t limit, const std::string* tenant);
+  std::shared_ptr<const JobSpec> body(JobNumber job);
+
+  // store_retire.cpp
+  Retired retire(const Retention& keep, WallMs now);
+  int64_t bytes_used();
 
   Counters counters;
   JournalState state;
@@ -67,9 +72,9 @@ class Store::Impl {
   struct Statements {
     Statement begin, commit, rollback;
     Statement put_log, cut_log, put_session, delete_session, put_job, delete_job, put_chunk,
-        delete_chunk;
+        delete_chunk, archive_job, delete_chunks, oldest;
     Statement find_id, get_job, get_chunk, chunk_of, output_from, ended, ended_of,
-        ended_of_none;
+        ended_of_none, failed;
   };
 
   // store.cpp: parts of one commit
@@ -86,6 +91,9 @@ class Store::Impl {
   void sweep(size_t touched);
   void start_sweep();
   void checkpoint();
+
+  // store_retire.cpp: one bite of a pass over the jobs, oldest first
+  bool retire_some(const Retention& keep, WallMs now, bool over, Retired& done);
 
   // store_recover.cpp
   void load_sessions();
@@ -120,6 +128,12 @@ class Store::Impl {
   std::vector<JobNumber> dirty_jobs_, sweep_jobs_;
   bool sweeping_ = false;
   int64_t sweep_mark_ = 0, bytes_since_mark_ = 0, rows_since_mark_ = 0;
+
+  // The pass over the jobs that looks for those whose time is over.
+  int64_t pass_at_ = 0;         // jobs up to this one have been looked at
+  bool pass_removed_ = false, pass_blocked_ = false;  // something; not yet, the log speaks of it
+  bool waited_ = false;  // a pass ago, for the log
+  WallMs next_pass_ = 0;
 };
 
 }  // namespace limpet::broker

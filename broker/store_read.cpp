@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "broker/store_impl.h"
+#include "schema/wire.h"
 
 namespace limpet::broker {
 namespace {
@@ -183,30 +184,71 @@ void Store::Impl::read_output(JobNumber job, int64_t from,
   if (head != nullptr && head->tail.end() > from) sink(head->tail.from(job, from));
 }
 
-std::vector<JobInfo> Store::Impl::ended_jobs(uint32_t limit, const std::string* tenant) {
-  std::vector<JobInfo> out;
-  Statement& rows = !tenant ? sql_.ended : tenant->empty() ? sql_.ended_of_none : sql_.ended_of;
+namespace {
+
+JobInfo info_of(const Statement& row, const std::string& session) {
+  const StoredProgress p = progress_row(row);
+  JobInfo info;
+  info.job_id = p.job_id;
+  info.session = session;
+  info.state = p.state;
+  info.attempt = static_cast<int32_t>(raw(p.attempt));
+  info.output_tokens = p.output_tokens;
+  info.tenant = row.text(kTenant);
+  info.accepted_at = row.integer(kAcceptedAt);
+  info.ended_at = p.ended->ended_at;
+  info.code = p.ended->code;
+  if (p.started) info.worker = p.started->worker;
+  info.detail = p.state == JobState::failed
+                    ? std::string(name(p.ended->code)) + ": " + p.ended->message
+                    : std::string(name(p.ended->reason));
+  return info;
+}
+
+bool asked_for(const List& list, const JobInfo& job) {
+  return job.ended_at >= list.since && (list.tenant.empty() || list.tenant == job.tenant) &&
+         (list.worker.empty() || list.worker == job.worker) &&
+         (list.session.empty() || list.session == job.session) &&
+         (list.states == 0 || (list.states >> raw(job.state) & 1) != 0);
+}
+
+}  // namespace
+
+Store::Ended Store::Impl::ended_jobs(const List& list, size_t limit, const std::string* tenant) {
+  constexpr int64_t kLookedAt = 10000;  // jobs, by one listing
+  Ended out;
+  const bool failed = list.states == 1u << raw(JobState::failed);
+  Statement& rows = failed            ? sql_.failed
+                    : !tenant         ? sql_.ended
+                    : tenant->empty() ? sql_.ended_of_none
+                                      : sql_.ended_of;
   const Reading reading(rows);
-  rows.bind(static_cast<int64_t>(limit));
-  if (tenant && !tenant->empty()) rows.bind(std::string_view(*tenant));
+  rows.bind(kLookedAt);
+  if (tenant && !tenant->empty() && !failed) rows.bind(std::string_view(*tenant));
+  int64_t looked_at = 0;
   while (rows.step()) {
-    const StoredProgress p = progress_row(rows);
-    JobInfo info;
-    info.job_id = p.job_id;
-    info.state = p.state;
-    info.attempt = static_cast<int32_t>(raw(p.attempt));
-    info.output_tokens = p.output_tokens;
-    info.tenant = rows.text(kTenant);
-    if (p.started) info.worker = p.started->worker;
-    if (auto s = state.sessions.find(p.session); s != state.sessions.end()) {
-      info.session = s->second.name;
+    out.more = ++looked_at == kLookedAt;
+    const auto s = state.sessions.find(SessionNumber(rows.integer(kSession)));
+    JobInfo info = info_of(rows, s == state.sessions.end() ? std::string() : s->second.name);
+    if ((tenant && info.tenant != *tenant) || !asked_for(list, info)) continue;
+    if (out.jobs.size() == limit) {
+      out.more = true;
+      break;
     }
-    info.detail = p.state == JobState::failed
-                      ? std::string(name(p.ended->code)) + ": " + p.ended->message
-                      : std::string(name(p.ended->reason));
-    out.push_back(std::move(info));
+    out.jobs.push_back(std::move(info));
   }
   return out;
+}
+
+std::shared_ptr<const JobSpec> Store::Impl::body(JobNumber job) {
+  const Reading reading(sql_.get_chunk);
+  if (!sql_.get_chunk.bind(chunk_key(job, Slot::spec)).step()) return nullptr;
+  auto spec = std::make_shared<JobSpec>();
+  const auto error = wire::decode_spec(std::as_bytes(std::span(sql_.get_chunk.blob(0))), *spec);
+  if (error.code != ErrorCode::none) {
+    damaged("the body of job " + std::to_string(raw(job)) + ": " + error.message);
+  }
+  return spec;
 }
 
 }  // namespace limpet::broker

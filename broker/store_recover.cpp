@@ -55,7 +55,7 @@ Store::Impl::Impl(const Options& options)
   sql_.rollback = Statement(db_, "ROLLBACK");
   sql_.put_log = Statement(db_, "INSERT INTO log VALUES(?,?)");
   sql_.cut_log = Statement(db_, "DELETE FROM log WHERE sequence < ?");
-  sql_.put_session = Statement(db_, "REPLACE INTO session VALUES(?,?,?,?,?,?,?,?,?,?,?)");
+  sql_.put_session = Statement(db_, "REPLACE INTO session VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
   sql_.delete_session = Statement(db_, "DELETE FROM session WHERE number = ?");
   sql_.put_job = Statement(
       db_, "INSERT INTO job VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,"
@@ -63,6 +63,13 @@ Store::Impl::Impl(const Options& options)
   sql_.delete_job = Statement(db_, "DELETE FROM job WHERE number = ?");
   sql_.put_chunk = Statement(db_, "INSERT INTO chunk VALUES(?,?)");
   sql_.delete_chunk = Statement(db_, "DELETE FROM chunk WHERE key = ?");
+  // A tenant's name has no '#': nobody finds the job by its id any more.
+  sql_.archive_job = Statement(
+      db_, "UPDATE job SET tenant = tenant || '#' || number WHERE number = ? AND state = 4");
+  sql_.delete_chunks = Statement(db_, "DELETE FROM chunk WHERE key BETWEEN ? AND ?");
+  sql_.oldest = Statement(
+      db_, "SELECT number, session, state, ended_at, sequence, prompt_tokens, output_tokens,"
+           " accepted_at FROM job WHERE number > ? ORDER BY number LIMIT ?");
   sql_.find_id = Statement(
       db_, "SELECT number, body_hash, state FROM job WHERE tenant = ? AND id = ?");
   sql_.get_job = Statement(db_, "SELECT * FROM job WHERE number = ?");
@@ -71,7 +78,10 @@ Store::Impl::Impl(const Options& options)
       Statement(db_, "SELECT max(key) FROM chunk WHERE key BETWEEN ? AND ?");
   sql_.output_from = Statement(
       db_, "SELECT key, data FROM chunk WHERE key BETWEEN ? AND ? ORDER BY key");
-  sql_.ended = Statement(db_, "SELECT * FROM job WHERE state >= 3 ORDER BY number DESC LIMIT ?");
+  sql_.ended = Statement(db_, "SELECT * FROM job WHERE state >= 3 AND instr(tenant, '#') = 0"
+                              " ORDER BY number DESC LIMIT ?");
+  sql_.failed = Statement(db_, "SELECT * FROM job WHERE state = 4 AND instr(tenant, '#') = 0"
+                               " ORDER BY number DESC LIMIT ?");
   sql_.ended_of_none = Statement(db_, "SELECT * FROM job WHERE state >= 3 AND tenant = ''"
                                       " ORDER BY number DESC LIMIT ?");
   sql_.ended_of = Statement(db_, "SELECT * FROM job WHERE tenant = ?2 AND tenant <> ''"
@@ -135,6 +145,9 @@ void Store::Impl::load_sessions() {
     s.last_job = JobNumber(rows.integer(8));
     s.model = static_cast<uint64_t>(rows.integer(9));
     s.tenant = rows.text(10);
+    s.keep_alive_ms = rows.integer(11);
+    s.max_tokens = rows.integer(12);
+    s.used_at = rows.integer(13);
     s.in_table = true;
     state.highest_session = std::max(state.highest_session, s.session);
     state.sessions.emplace(s.session, std::move(s));
@@ -267,18 +280,18 @@ void Store::Impl::snapshot(const std::function<void(const JournalEntry&)>& sink)
       tokens = span.base + span.prompt + span.output;
     }
     sink(SessionSnapshot{number, s.name, tokens, s.epoch, s.home, s.incarnation, s.reason,
-                         s.model, s.tenant});
+                         s.model, s.tenant, s.keep_alive_ms, s.max_tokens, s.used_at});
   }
   std::vector<const JobHead*> jobs;
   for (const auto& [number, head] : state.jobs) jobs.push_back(&head);
   std::sort(jobs.begin(), jobs.end(),
             [](const JobHead* a, const JobHead* b) { return a->job < b->job; });
   for (const JobHead* j : jobs) {
-    sink(JobSnapshot{{j->job, j->session, j->spec, j->body_hash, j->seed, j->accepted_at,
-                      j->deadline_at},
-                     j->attempt, j->state, j->span.base, j->span.prompt, j->span.output,
-                     j->started.cached_tokens, state.sessions.at(j->session).tokens,
-                     j->failures});
+    JobAccepted accepted{j->job,         j->session,     j->spec, j->body_hash, j->seed,
+                         j->accepted_at, j->deadline_at, {}};
+    sink(JobSnapshot{std::move(accepted), j->attempt, j->state, j->span.base, j->span.prompt,
+                     j->span.output, j->started.cached_tokens,
+                     state.sessions.at(j->session).tokens, j->failures});
   }
 }
 

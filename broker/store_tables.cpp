@@ -18,7 +18,8 @@ CREATE TABLE session(
   number INTEGER PRIMARY KEY, sequence INTEGER NOT NULL, name TEXT NOT NULL,
   epoch INTEGER NOT NULL, home TEXT NOT NULL, incarnation INTEGER NOT NULL,
   reason INTEGER NOT NULL, tokens INTEGER NOT NULL, last_job INTEGER NOT NULL,
-  model INTEGER NOT NULL, tenant TEXT NOT NULL) STRICT;
+  model INTEGER NOT NULL, tenant TEXT NOT NULL, keep_alive_ms INTEGER NOT NULL,
+  max_tokens INTEGER NOT NULL, used_at INTEGER NOT NULL) STRICT;
 CREATE TABLE job(
   number INTEGER PRIMARY KEY, id TEXT NOT NULL, sequence INTEGER NOT NULL,
   session INTEGER NOT NULL, body_hash INTEGER NOT NULL, seed INTEGER NOT NULL,
@@ -35,6 +36,7 @@ CREATE TABLE job(
   UNIQUE(id, tenant)) STRICT;
 CREATE INDEX live_job ON job(number) WHERE state < 3;
 CREATE INDEX tenant_job ON job(tenant, number) WHERE tenant <> '';
+CREATE INDEX failed_job ON job(number) WHERE state = 4;
 CREATE TABLE chunk(key INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
 )sql";
 
@@ -52,11 +54,11 @@ void remove_store(const std::string& path) {
 }
 
 // Version 1 had no session.model and no job.failures, version 2 no tenants, version 3 no checksums
-// of pages. Log rows are read as they are.
+// of pages, version 4 no terms of sessions. Log rows are read as they are.
 void copy_rows(Database& to, int64_t version) {
   const std::string added = version == 1 ? ", 0, ''" : version == 2 ? ", ''" : "";
   to.execute("INSERT INTO main.log SELECT * FROM old.log");
-  to.execute(("INSERT INTO main.session SELECT *" + added + " FROM old.session").c_str());
+  to.execute(("INSERT INTO main.session SELECT *" + added + ", -1, 0, 0 FROM old.session").c_str());
   to.execute(("INSERT INTO main.job SELECT *" + added + " FROM old.job").c_str());
   to.execute("INSERT INTO main.chunk SELECT * FROM old.chunk");
 }

@@ -135,6 +135,10 @@ void Streams::open(const StreamOpened& o) {
     s.job_id = o.job_id;
     followers_[o.job].push_back(&s);
     s.behind = false;
+  } else if (s.job != o.job) {  // the id is done again, by another job
+    unfollow(s);
+    s.job = o.job;
+    followers_[o.job].push_back(&s);
   }
   s.next = o.from_index;
   s.told_attempt = Attempt{};
@@ -250,8 +254,8 @@ void Streams::push_tokens(Client& c, Tokens&& t) {
 bool Streams::catch_up(Stream& s) {
   Client& c = *s.client;
   auto progress = store_.progress(s.job);
-  if (!progress) {  // known to the core, so it was stored: the file has lost it
-    c.out.push_back(Failed{s.job_id, ErrorCode::storage, "the job is missing from the store"});
+  if (!progress) {  // known to the core, so it was stored; its time is over, or it is lost
+    c.out.push_back(Failed{s.job_id, ErrorCode::storage, "the job is not in the store any more"});
     end_stream(s);
     return true;
   }

@@ -56,6 +56,7 @@ struct Tenant {
 class TenantTable {
  public:
   Tenant& of(std::string_view name);  // made when it is not there
+  bool several() const { return tenants_.size() > 1; }
   Tenant& at(uint32_t index) { return *tenants_[index]; }
   void set_policies(const TenantPolicies& policies);
 

@@ -13,7 +13,7 @@ namespace limpet::broker {
 
 class Timers {
  public:
-  enum class Kind : uint8_t { job, worker, grace, hand_over };
+  enum class Kind : uint8_t { job, worker, grace, hand_over, session };
   struct Entry {
     Time at;
     Kind kind;

@@ -100,8 +100,10 @@ void WorkerTable::forgotten(Worker& worker, JobAttempt attempt) {
 
 void WorkerTable::recount(Worker& worker) {
   worker.unlisted = worker.freed = worker.promised = worker.freed_kv = 0;
+  worker.places = worker.room.slots;
   for (const auto& [attempt, entry] : worker.in_flight) {
     worker.unlisted += !entry.allowed_for();
+    worker.places += entry.allowed_for();
     if (!entry.kv_allowed_for()) worker.promised += entry.promised;
   }
   rank(worker);
@@ -109,6 +111,9 @@ void WorkerTable::recount(Worker& worker) {
 
 void WorkerTable::rank(Worker& worker) {
   const bool takes = worker.credit() > 0 && !worker.held;
+  const bool open_now = takes && open(worker);
+  open_ += open_now - worker.ranked_open;
+  worker.ranked_open = open_now;
   const Worker::Rank now{worker.promised - worker.room.free_kv_tokens, worker.in_flight.size(),
                          worker.homes, worker.slot};
   const Worker::Credit most{worker.in_flight.empty() ? INT64_MIN : -worker.kv_credit(),
@@ -127,17 +132,27 @@ bool WorkerTable::alone(uint32_t slot) const {
   });
 }
 
-Worker* WorkerTable::freest(uint32_t avoid, uint64_t model) {
+Worker* WorkerTable::freest(uint32_t avoid, uint64_t model, bool only_open) {
   const bool prefer = model != 0 && models_.size() > 1 && models_.contains(model);
   Worker* first = nullptr;
   for (const Worker::Rank& rank : ranks_) {
     Worker* worker = slots_[std::get<3>(rank)].get();
-    if (worker->slot == avoid) continue;
+    if (worker->slot == avoid || (only_open && !open(*worker))) continue;
     if (!prefer || worker->model_fingerprint == model) return worker;
     if (!first) first = worker;
   }
   if (first || ranks_.empty() || !alone(avoid)) return first;
-  return slots_[std::get<3>(*ranks_.begin())].get();
+  Worker* lone = slots_[std::get<3>(*ranks_.begin())].get();
+  return only_open && !open(*lone) ? nullptr : lone;
+}
+
+Worker* WorkerTable::idle(uint64_t model) {
+  for (const auto& [credit, slot] : mosts_) {  // those without jobs come first
+    Worker* worker = slots_[slot].get();
+    if (!worker->in_flight.empty()) return nullptr;
+    if (worker->idle() && (model == 0 || worker->model_fingerprint == model)) return worker;
+  }
+  return nullptr;
 }
 
 Worker* WorkerTable::another(uint32_t but) {
@@ -151,9 +166,11 @@ Worker* WorkerTable::another(uint32_t but) {
   return best;
 }
 
-Worker* WorkerTable::roomiest(uint32_t avoid) {
-  for (const auto& [credit, slot] : mosts_)
+Worker* WorkerTable::roomiest(uint32_t avoid, bool only_open) {
+  for (const auto& [credit, slot] : mosts_) {
+    if (only_open && !open(*slots_[slot])) continue;
     if (slot != avoid || alone(avoid)) return slots_[slot].get();
+  }
   return nullptr;
 }
 

@@ -3,6 +3,7 @@
 // A slot is a worker's name. It outlives the connection for as long as a session has its home
 // there; an incarnation is one life of the process behind the name.
 #pragma once
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <set>
@@ -59,6 +60,9 @@ enum class WorkerState : uint8_t {
   ready,
 };
 
+// A worker with fewer places keeps none back.
+inline constexpr int64_t kFewPlaces = 4;
+
 struct Worker {
   uint32_t slot = 0;
   std::string name, device, model;
@@ -72,6 +76,7 @@ struct Worker {
   WorkerId connection{};
   int64_t max_context = 0;
   std::string transfer;     // where it receives KV of others; empty: nowhere
+  std::string key;          // its public key; empty when keys are off
   uint64_t kv_layout = 0;   // of its pages
   int64_t resident_kv = 0;  // tokens of its sessions
   int64_t kv_page_tokens = 1;
@@ -80,6 +85,7 @@ struct Worker {
   Time heard{};
   Time timer_at = Time::max();
   std::unordered_map<JobAttempt, InFlight, JobAttemptHash> in_flight;
+  int64_t places = 0;    // jobs that it has or would take, by its last announcement
   int64_t unlisted = 0;  // of these, not allowed for in `room`
   int64_t freed = 0;     // allowed for in `room`, and over since by the worker's own word
   int64_t promised = 0;  // KV tokens of those that `room` does not allow for
@@ -88,6 +94,7 @@ struct Worker {
   int32_t reserved_slots = 0;   // places of their jobs
   bool held = false;     // the first of `ready` waits for KV: nothing is placed before it
   FairQueue ready;       // sessions that wait for this worker, their home
+  int64_t waiting = 0;   // so many
   int64_t homes = 0;     // sessions with their home in this slot, of any incarnation
   std::map<uint64_t, int64_t> homes_of;  // the same by incarnation
   // As it stands in the order of placement; nothing when it takes no jobs.
@@ -95,7 +102,7 @@ struct Worker {
   using Credit = std::pair<int64_t, uint32_t>;
   Rank rank{};
   Credit most{};
-  bool ranked = false;
+  bool ranked = false, ranked_open = false;
 
   int64_t homes_now() const {
     const auto it = homes_of.find(incarnation);
@@ -112,6 +119,17 @@ struct Worker {
   // has nothing takes any: it knows best whether the job fits at all.
   bool takes(int64_t kv_tokens) const {
     return credit() > 0 && (in_flight.empty() || kv_tokens <= kv_credit());
+  }
+  // Whether it has a place for a tenant that has jobs at work already: its last one is for one that
+  // has none, where there are several tenants.
+  bool open(bool several_tenants) const {
+    return credit() > (several_tenants && places >= kFewPlaces ? 1 : 0);
+  }
+  bool idle() const { return credit() > 0 && in_flight.empty() && waiting == 0; }
+  // Whether more jobs are there, at work or waiting for it, than `factor` times those at work.
+  bool overloaded(double factor) const {
+    const auto running = static_cast<double>(std::max<size_t>(in_flight.size(), 1));
+    return static_cast<double>(waiting + std::ssize(in_flight)) > factor * running;
   }
 };
 
@@ -136,13 +154,20 @@ class WorkerTable {
   void recount(Worker& worker);  // after a heartbeat has been noted in the entries
   void rank(Worker& worker);
 
+  // Once there is more than one tenant.
+  void several_tenants() { several_tenants_ = true; }
+  bool open(const Worker& worker) const { return worker.open(several_tenants_); }
+  bool any_open() const { return open_ > 0; }  // of those that are ranked
+
   // Of the ready workers with free slots that hold nobody back, never `avoid` unless it is the only
-  // one that is ready at all:
+  // one that is ready at all; `open`: only of those:
   // the one with the most free KV, then the fewest jobs, then the fewest homes; one of this model
   // when there is any (0: of any);
-  Worker* freest(uint32_t avoid, uint64_t model);
+  Worker* freest(uint32_t avoid, uint64_t model, bool open = false);
   // the one with the most KV that is free or gives way, all of it where there are no jobs.
-  Worker* roomiest(uint32_t avoid);
+  Worker* roomiest(uint32_t avoid, bool open = false);
+  // One that has nothing to do, and computes this model (0: any).
+  Worker* idle(uint64_t model);
   // A ready worker that stays, but this one, with the fewest jobs; it may have no free slot.
   Worker* another(uint32_t but);
 
@@ -163,6 +188,8 @@ class WorkerTable {
   std::set<Worker::Rank> ranks_;    // -free KV, jobs, homes, slot
   std::set<Worker::Credit> mosts_;  // -KV credit, slot; of the same workers
   std::unordered_map<uint64_t, int64_t> models_;  // ready workers by fingerprint
+  bool several_tenants_ = false;
+  int64_t open_ = 0;
 };
 
 }  // namespace limpet::broker

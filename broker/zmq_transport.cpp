@@ -269,7 +269,7 @@ struct ZmqTransport::Impl {
     const WorkerId id = workers.id_of(routing.bytes(), key, turn, [&](WorkerId before) {
       out.push_back(WorkerUnreachable{before});
     });
-    for (auto& m : from_worker) out.push_back(WorkerEvent{id, std::move(m)});
+    for (auto& m : from_worker) out.push_back(WorkerEvent{id, std::move(m), std::string(key)});
     return true;
   }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <sstream>
 #include <stdexcept>
 
 namespace limpet::keys {
@@ -12,8 +13,6 @@ namespace {
 constexpr std::chrono::milliseconds kTryAgain{1000};
 constexpr int kFailed = ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
                         ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
-constexpr const char* kEndpoint = "inproc://watch";
-
 std::string why(int event, uint32_t value) {
   if (event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) {
     return "the broker does not know this key: list it in the broker's --keys";
@@ -33,11 +32,14 @@ std::string why(int event, uint32_t value) {
 
 Watch::Watch(void* context, void* socket)
     : watched_(socket), monitor_(zmq_socket(context, ZMQ_PAIR)) {
+  std::ostringstream name;
+  name << "inproc://watch-" << socket;  // several of a context may be watched
+  const std::string endpoint = name.str();
   const int linger = 0;
   zmq_setsockopt(monitor_, ZMQ_LINGER, &linger, sizeof(linger));
-  if (zmq_socket_monitor(watched_, kEndpoint,
+  if (zmq_socket_monitor(watched_, endpoint.c_str(),
                          kFailed | ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED) != 0 ||
-      zmq_connect(monitor_, kEndpoint) != 0) {
+      zmq_connect(monitor_, endpoint.c_str()) != 0) {
     const std::string what = zmq_strerror(zmq_errno());
     zmq_close(monitor_);
     throw std::runtime_error("cannot watch a socket: " + what);

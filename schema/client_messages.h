@@ -28,15 +28,30 @@ struct Cancel {
   std::string job_id;
 };
 enum class Listing : uint8_t { jobs, sessions, workers };
+// Of what `what` names, only what all of these hold for; an empty or zero one holds for everything.
 struct List {
   Listing what = Listing::jobs;
   uint32_t limit = 1000;
+  std::string tenant{}, worker{}, session{};  // whose; where, or its home; of which
+  uint32_t states = 0;  // bits 1 << JobState or 1 << SessionState; not of workers
+  WallMs since = 0;     // jobs that ended, or are there, and sessions that were used, since then
 };
 struct Drain {  // the worker is to hand over what it has, and to go; harmless when said again
   std::string worker;
   uint64_t incarnation = 0;  // 0: the one that is there now
 };
-using ClientMessage = std::variant<Submit, Attach, Detach, Cancel, List, Drain>;
+// The session's KV may go, now or as soon as its running job has ended: its client will be away for
+// long. Its transcript stays, and its next job prefills. Harmless when said again.
+struct Release {
+  std::string session;
+  std::string tenant{};  // whose, said by an admin; else one's own
+};
+struct Retry {  // a job that has failed is to be done after all; harmless when said again
+  std::string job_id;
+  std::string tenant{};  // whose, said by an admin; else one's own
+};
+using ClientMessage =
+    std::variant<Submit, Attach, Detach, Cancel, List, Drain, Release, Retry>;
 
 // ---- Broker → client -----------------------------------------------------------------------
 
@@ -88,6 +103,8 @@ struct JobInfo {
   int64_t output_tokens = 0;
   std::string detail;  // finish reason, error, residency: what an operator would ask next
   std::string tenant{};
+  WallMs accepted_at = 0, ended_at = 0;  // 0: has not ended
+  ErrorCode code = ErrorCode::none;      // of a failed one
 };
 struct SessionInfo {
   std::string session, home;
@@ -96,10 +113,14 @@ struct SessionInfo {
   int64_t tokens = 0;
   int64_t queued_jobs = 0;
   std::string tenant{};
+  int64_t keep_alive_ms = -1, max_tokens = 0;  // its terms, as JobSpec has them
+  WallMs used_at = 0;                          // its last job ended
 };
 struct WorkerInfo {
   std::string worker, device, model, state;
   int64_t sessions = 0, running = 0, slots = 0, free_kv_tokens = 0, total_kv_tokens = 0;
+  int64_t waiting = 0;             // sessions whose next job waits for this very worker
+  int64_t resident_kv_tokens = 0;  // of its sessions
 };
 struct Listed {
   std::vector<JobInfo> jobs;
@@ -115,7 +136,17 @@ struct DrainStatus {  // answers Drain
   int64_t running = 0;   // jobs that it still has
   uint64_t incarnation = 0;  // that was asked; name it to ask how far it is
 };
-using BrokerToClient =
-    std::variant<Accepted, Refused, Started, Tokens, Finished, Failed, Listed, DrainStatus>;
+struct Released {  // answers Release
+  std::string session;
+  SessionState state = SessionState::idle;  // running: its KV goes when its job has ended
+  int64_t tokens = 0;                       // of its transcript, which stays
+};
+struct Retried {  // answers Retry
+  std::string job_id;
+  JobState state = JobState::queued;
+  bool again = false;  // it had failed, and is queued again: last in its session's lane
+};
+using BrokerToClient = std::variant<Accepted, Refused, Started, Tokens, Finished, Failed, Listed,
+                                    DrainStatus, Released, Retried>;
 
 }  // namespace limpet

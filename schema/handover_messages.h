@@ -41,6 +41,7 @@ struct HandOver {  // bring this session's KV there; again with each heartbeat u
   Epoch epoch{};
   std::string endpoint;
   uint64_t receiver = 0;  // its incarnation
+  std::string receiver_key{};  // its public key; empty: without keys
 };
 struct StopHandOver {  // nothing came of it: a paused job goes on
   SessionNumber session{};
@@ -51,6 +52,7 @@ struct ExpectSession {  // a giver will bring it; again with each heartbeat unti
   Epoch epoch{};
   uint64_t giver = 0;    // its incarnation, by which the giver is known
   std::string tenant{};  // whose it is
+  std::string giver_key{};  // its public key, let in for this alone; empty: without keys
 };
 struct KeepSession {  // what was received is yours, under this lease
   SessionNumber session{};

@@ -48,6 +48,9 @@ struct JobSpec {
   int32_t priority = 0;                 // higher goes first among jobs that wait
   bool require_resident = false;
   int64_t rewind_to = -1;               // cut the session to this many tokens as it starts; -1: no
+  // What holds for the session from this job's acceptance on.
+  int64_t keep_alive_ms = -1;      // its KV is kept so long when idle; -1: as before, 0: not at all
+  int64_t session_max_tokens = 0;  // it may never hold more; 0: as before
   bool operator==(const JobSpec&) const = default;
 };
 

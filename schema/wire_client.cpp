@@ -18,11 +18,23 @@ auto put(Builder& fbb, const Attach& m) {
 auto put(Builder& fbb, const Detach& m) { return fbs::CreateDetach(fbb, wire::put(fbb, m.job_id)); }
 auto put(Builder& fbb, const Cancel& m) { return fbs::CreateCancel(fbb, wire::put(fbb, m.job_id)); }
 auto put(Builder& fbb, const List& m) {
-  return fbs::CreateList(fbb, static_cast<fbs::Listing>(m.what), m.limit);
+  auto tenant = wire::put(fbb, m.tenant);
+  auto worker = wire::put(fbb, m.worker);
+  auto session = wire::put(fbb, m.session);
+  return fbs::CreateList(fbb, static_cast<fbs::Listing>(m.what), m.limit, tenant, worker, session,
+                         m.states, m.since);
 }
 
 auto put(Builder& fbb, const Drain& m) {
   return fbs::CreateDrain(fbb, wire::put(fbb, m.worker), m.incarnation);
+}
+auto put(Builder& fbb, const Release& m) {
+  auto session = wire::put(fbb, m.session);
+  return fbs::CreateRelease(fbb, session, wire::put(fbb, m.tenant));
+}
+auto put(Builder& fbb, const Retry& m) {
+  auto job_id = wire::put(fbb, m.job_id);
+  return fbs::CreateRetry(fbb, job_id, wire::put(fbb, m.tenant));
 }
 
 bool get(Reader& r, const fbs::Submit* in, Submit& out) {
@@ -44,11 +56,22 @@ bool get(Reader& r, const fbs::Cancel* in, Cancel& out) {
 }
 bool get(Reader& r, const fbs::List* in, List& out) {
   out.limit = in->limit();
-  return r.enumerator(static_cast<uint8_t>(in->what()), Listing::workers, "what", out.what);
+  out.states = in->states();
+  return r.enumerator(static_cast<uint8_t>(in->what()), Listing::workers, "what", out.what) &&
+         r.name(in->tenant(), "tenant", out.tenant) && r.name(in->worker(), "worker", out.worker) &&
+         r.name(in->session(), "session", out.session) &&
+         r.count(in->since(), "since", out.since);
 }
 bool get(Reader& r, const fbs::Drain* in, Drain& out) {
   out.incarnation = in->incarnation();
   return r.name(in->worker(), "worker", out.worker);
+}
+bool get(Reader& r, const fbs::Release* in, Release& out) {
+  return r.name(in->session(), "session", out.session) &&
+         r.name(in->tenant(), "tenant", out.tenant);
+}
+bool get(Reader& r, const fbs::Retry* in, Retry& out) {
+  return r.name(in->job_id(), "job_id", out.job_id) && r.name(in->tenant(), "tenant", out.tenant);
 }
 
 struct ClientLink {
@@ -83,6 +106,10 @@ struct ClientLink {
         return take<List, fbs::List>(r, in, out);
       case Union::Drain:
         return take<Drain, fbs::Drain>(r, in, out);
+      case Union::Release:
+        return take<Release, fbs::Release>(r, in, out);
+      case Union::Retry:
+        return take<Retry, fbs::Retry>(r, in, out);
       case Union::NONE:
         break;
     }
@@ -127,13 +154,15 @@ auto put(Builder& fbb, const JobInfo& m) {
   auto worker = wire::put(fbb, m.worker);
   auto detail = wire::put(fbb, m.detail);
   return fbs::CreateJobInfo(fbb, job_id, session, worker, raw(m.state), m.attempt, m.output_tokens,
-                            detail, wire::put(fbb, m.tenant));
+                            detail, wire::put(fbb, m.tenant), m.accepted_at, m.ended_at,
+                            raw(m.code));
 }
 auto put(Builder& fbb, const SessionInfo& m) {
   auto session = wire::put(fbb, m.session);
   auto home = wire::put(fbb, m.home);
   return fbs::CreateSessionInfo(fbb, session, home, raw(m.state), m.epoch, m.tokens, m.queued_jobs,
-                                wire::put(fbb, m.tenant));
+                                wire::put(fbb, m.tenant), m.keep_alive_ms, m.max_tokens,
+                                m.used_at);
 }
 auto put(Builder& fbb, const WorkerInfo& m) {
   auto worker = wire::put(fbb, m.worker);
@@ -141,7 +170,8 @@ auto put(Builder& fbb, const WorkerInfo& m) {
   auto model = wire::put(fbb, m.model);
   auto state = wire::put(fbb, m.state);
   return fbs::CreateWorkerInfo(fbb, worker, device, model, state, m.sessions, m.running, m.slots,
-                               m.free_kv_tokens, m.total_kv_tokens);
+                               m.free_kv_tokens, m.total_kv_tokens, m.waiting,
+                               m.resident_kv_tokens);
 }
 template <typename T>
 auto put_rows(Builder& fbb, const std::vector<T>& rows) {
@@ -205,7 +235,10 @@ bool get(Reader& r, const fbs::JobInfo* in, JobInfo& out) {
          r.enumerator(in->state(), JobState::expired, "state", out.state) &&
          r.count(in->output_tokens(), "output_tokens", out.output_tokens) &&
          r.text(in->detail(), kMessageText, "detail", out.detail) &&
-         r.name(in->tenant(), "tenant", out.tenant);
+         r.name(in->tenant(), "tenant", out.tenant) &&
+         r.count(in->accepted_at(), "accepted_at", out.accepted_at) &&
+         r.count(in->ended_at(), "ended_at", out.ended_at) &&
+         r.enumerator(in->code(), ErrorCode::forbidden, "code", out.code);
 }
 bool get(Reader& r, const fbs::SessionInfo* in, SessionInfo& out) {
   out.epoch = in->epoch();
@@ -213,7 +246,10 @@ bool get(Reader& r, const fbs::SessionInfo* in, SessionInfo& out) {
          r.enumerator(in->state(), SessionState::running, "state", out.state) &&
          r.count(in->tokens(), "tokens", out.tokens) &&
          r.count(in->queued_jobs(), "queued_jobs", out.queued_jobs) &&
-         r.name(in->tenant(), "tenant", out.tenant);
+         r.name(in->tenant(), "tenant", out.tenant) &&
+         r.count(in->keep_alive_ms(), "keep_alive_ms", out.keep_alive_ms, -1) &&
+         r.count(in->max_tokens(), "max_tokens", out.max_tokens) &&
+         r.count(in->used_at(), "used_at", out.used_at);
 }
 bool get(Reader& r, const fbs::WorkerInfo* in, WorkerInfo& out) {
   return r.name(in->worker(), "worker", out.worker) && r.name(in->device(), "device", out.device) &&
@@ -222,7 +258,9 @@ bool get(Reader& r, const fbs::WorkerInfo* in, WorkerInfo& out) {
          r.count(in->running(), "running", out.running) &&
          r.count(in->slots(), "slots", out.slots) &&
          r.count(in->free_kv_tokens(), "free_kv_tokens", out.free_kv_tokens) &&
-         r.count(in->total_kv_tokens(), "total_kv_tokens", out.total_kv_tokens);
+         r.count(in->total_kv_tokens(), "total_kv_tokens", out.total_kv_tokens) &&
+         r.count(in->waiting(), "waiting", out.waiting) &&
+         r.count(in->resident_kv_tokens(), "resident_kv_tokens", out.resident_kv_tokens);
 }
 template <typename In, typename T>
 bool get_rows(Reader& r, const Vec<flatbuffers::Offset<In>>* in, const char* field,
@@ -251,6 +289,23 @@ bool get(Reader& r, const fbs::DrainStatus* in, DrainStatus& out) {
          r.enumerator(in->state(), DrainStatus::State::gone, "state", out.state) &&
          r.count(in->sessions(), "sessions", out.sessions) &&
          r.count(in->running(), "running", out.running);
+}
+
+auto put(Builder& fbb, const Released& m) {
+  return fbs::CreateReleased(fbb, wire::put(fbb, m.session), raw(m.state), m.tokens);
+}
+auto put(Builder& fbb, const Retried& m) {
+  return fbs::CreateRetried(fbb, wire::put(fbb, m.job_id), raw(m.state), m.again);
+}
+bool get(Reader& r, const fbs::Released* in, Released& out) {
+  return r.name(in->session(), "session", out.session) &&
+         r.enumerator(in->state(), SessionState::running, "state", out.state) &&
+         r.count(in->tokens(), "tokens", out.tokens);
+}
+bool get(Reader& r, const fbs::Retried* in, Retried& out) {
+  out.again = in->again();
+  return r.name(in->job_id(), "job_id", out.job_id) &&
+         r.enumerator(in->state(), JobState::expired, "state", out.state);
 }
 
 struct ToClientLink {
@@ -289,6 +344,10 @@ struct ToClientLink {
         return take<Listed, fbs::Listed>(r, in, out);
       case Union::DrainStatus:
         return take<DrainStatus, fbs::DrainStatus>(r, in, out);
+      case Union::Released:
+        return take<Released, fbs::Released>(r, in, out);
+      case Union::Retried:
+        return take<Retried, fbs::Retried>(r, in, out);
       case Union::NONE:
         break;
     }

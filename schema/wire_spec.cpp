@@ -179,7 +179,8 @@ flatbuffers::Offset<fbs::JobSpec> put(Builder& fbb, const JobSpec& s) {
   auto stop_tokens = put(fbb, s.stop_tokens);
   return fbs::CreateJobSpec(fbb, job_id, session, static_cast<fbs::InputKind>(s.kind), messages,
                             text, tokens, sampling, s.max_tokens, stop, stop_tokens, s.ignore_eos,
-                            s.deadline_ms, s.priority, s.require_resident, s.rewind_to);
+                            s.deadline_ms, s.priority, s.require_resident, s.rewind_to,
+                            s.keep_alive_ms, s.session_max_tokens);
 }
 
 bool get(Reader& r, const fbs::JobSpec* in, JobSpec& out) {
@@ -191,6 +192,8 @@ bool get(Reader& r, const fbs::JobSpec* in, JobSpec& out) {
   out.priority = in->priority();
   out.require_resident = in->require_resident();
   out.rewind_to = in->rewind_to();
+  out.keep_alive_ms = in->keep_alive_ms();
+  out.session_max_tokens = in->session_max_tokens();
   return r.name(in->job_id(), "job_id", out.job_id) &&
          r.name(in->session(), "session", out.session) &&
          r.enumerator(static_cast<uint8_t>(in->kind()), InputKind::tokens, "kind", out.kind) &&
@@ -306,6 +309,10 @@ uint64_t body_hash(const JobSpec& s) {
   d.number(s.priority);
   d.number(uint8_t{s.require_resident});
   d.number(s.rewind_to);
+  if (s.keep_alive_ms != -1 || s.session_max_tokens != 0) {  // of version 1.3
+    d.number(s.keep_alive_ms);
+    d.number(s.session_max_tokens);
+  }
   return d.value();
 }
 
@@ -327,6 +334,16 @@ std::string check(const JobSpec& s) {
   }
   if (s.rewind_to < -1 || s.rewind_to > static_cast<int64_t>(Limits::kTokens)) {
     return "rewind_to must be -1 (off) or a token position";
+  }
+  if (s.keep_alive_ms < -1 || s.keep_alive_ms > kLongestDeadline) {
+    return "keep_alive must be within 0 and a year, or absent";
+  }
+  if (s.session_max_tokens < 0 || s.session_max_tokens > static_cast<int64_t>(Limits::kTokens)) {
+    return "session_max_tokens must be within 1 and " + std::to_string(Limits::kTokens) +
+           ", or absent";
+  }
+  if (s.session.empty() && (s.keep_alive_ms >= 0 || s.session_max_tokens > 0)) {
+    return "keep_alive and session_max_tokens are a session's: name one";
   }
   if (std::string wrong = check_input(s); !wrong.empty()) return wrong;
   if (std::string wrong = check_sampling(s.sampling); !wrong.empty()) return wrong;

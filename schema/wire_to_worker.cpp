@@ -31,7 +31,8 @@ auto put(Builder& fbb, const Dispatch& m) {
   return fbs::CreateDispatch(fbb, raw(m.job), raw(m.attempt), raw(m.session), raw(m.epoch),
                              m.ephemeral, raw(m.home_reason), m.base_tokens, m.prompt_tokens,
                              m.output_tokens, m.seed, m.deadline_ms, spec, m.has_transcript,
-                             transcript, wire::put(fbb, m.tenant));
+                             transcript, wire::put(fbb, m.tenant), m.keep_alive_ms,
+                             m.session_max_tokens);
 }
 auto put(Builder& fbb, const TranscriptReply& m) {
   return fbs::CreateTranscriptReply(fbb, raw(m.job), raw(m.attempt), wire::put(fbb, m.transcript));
@@ -51,15 +52,17 @@ auto put(Builder& fbb, const ReleaseSession& m) {
 auto put(Builder& fbb, const Leave& m) { return fbs::CreateLeave(fbb, m.incarnation); }
 auto put(Builder& fbb, const MayLeave& m) { return fbs::CreateMayLeave(fbb, m.incarnation); }
 auto put(Builder& fbb, const HandOver& m) {
-  return fbs::CreateHandOver(fbb, raw(m.session), raw(m.epoch), wire::put(fbb, m.endpoint),
-                             m.receiver);
+  auto endpoint = wire::put(fbb, m.endpoint);
+  return fbs::CreateHandOver(fbb, raw(m.session), raw(m.epoch), endpoint, m.receiver,
+                             wire::put(fbb, m.receiver_key));
 }
 auto put(Builder& fbb, const StopHandOver& m) {
   return fbs::CreateStopHandOver(fbb, raw(m.session), raw(m.epoch));
 }
 auto put(Builder& fbb, const ExpectSession& m) {
-  return fbs::CreateExpectSession(fbb, raw(m.session), raw(m.epoch), m.giver,
-                                  wire::put(fbb, m.tenant));
+  auto tenant = wire::put(fbb, m.tenant);
+  return fbs::CreateExpectSession(fbb, raw(m.session), raw(m.epoch), m.giver, tenant,
+                                  wire::put(fbb, m.giver_key));
 }
 auto put(Builder& fbb, const KeepSession& m) {
   return fbs::CreateKeepSession(fbb, raw(m.session), raw(m.epoch));
@@ -109,7 +112,9 @@ bool get(Reader& r, const fbs::Dispatch* in, Dispatch& out) {
          r.count(in->output_tokens(), "output_tokens", out.output_tokens) &&
          r.count(in->deadline_ms(), "deadline_ms", out.deadline_ms) &&
          r.tokens(in->transcript(), Limits::kTokens, "transcript", out.transcript) &&
-         r.name(in->tenant(), "tenant", out.tenant);
+         r.name(in->tenant(), "tenant", out.tenant) &&
+         r.count(in->keep_alive_ms(), "keep_alive_ms", out.keep_alive_ms, -1) &&
+         r.count(in->session_max_tokens(), "session_max_tokens", out.session_max_tokens);
 }
 bool get(Reader& r, const fbs::TranscriptReply* in, TranscriptReply& out) {
   out.job = JobNumber{in->job()};
@@ -144,15 +149,17 @@ bool get(Reader& r, const fbs::HandOver* in, HandOver& out) {
   out.session = SessionNumber{in->session()};
   out.epoch = Epoch{in->epoch()};
   out.receiver = in->receiver();
-  return r.name(in->endpoint(), "endpoint", out.endpoint);
+  return r.name(in->endpoint(), "endpoint", out.endpoint) &&
+         r.name(in->receiver_key(), "receiver_key", out.receiver_key);
 }
 bool get(Reader&, const fbs::StopHandOver* in, StopHandOver& out) {
   out = {SessionNumber{in->session()}, Epoch{in->epoch()}};
   return true;
 }
 bool get(Reader& r, const fbs::ExpectSession* in, ExpectSession& out) {
-  out = {SessionNumber{in->session()}, Epoch{in->epoch()}, in->giver(), {}};
-  return r.name(in->tenant(), "tenant", out.tenant);
+  out = {SessionNumber{in->session()}, Epoch{in->epoch()}, in->giver(), {}, {}};
+  return r.name(in->tenant(), "tenant", out.tenant) &&
+         r.name(in->giver_key(), "giver_key", out.giver_key);
 }
 bool get(Reader&, const fbs::KeepSession* in, KeepSession& out) {
   out = {SessionNumber{in->session()}, Epoch{in->epoch()}};

@@ -142,6 +142,8 @@ struct Dispatch {
   // All base_tokens + prompt_tokens + output_tokens of them, when has_transcript.
   std::vector<Token> transcript;
   std::string tenant{};          // KV of a common prefix is shared within it alone
+  int64_t keep_alive_ms = -1;    // of the session; -1: until room is needed
+  int64_t session_max_tokens = 0;  // it may never hold more; 0: as many as there is room for
 };
 struct TranscriptReply {  // answers NeedTranscript
   JobNumber job{};

@@ -123,10 +123,30 @@ def check(root):
             for n, line in enumerate(lines, 1):
                 if UNWANTED.search(line):
                     bad.append(f"{rel}:{n}: unfinished, switched off, or a path of one machine")
+        if rel == "docs/security.md":
+            def source_of(file):
+                return (root / file).read_text() if (root / file).is_file() else None
+            check_named_tests(rel, "\n".join(lines), source_of, bad)
         if path.suffix in SOURCES:
             files += 1
             check_source(rel, lines, bad)
     return bad, files
+
+
+NAMED_TESTS = re.compile(r"`(tests/[\w/]+\.(?:py|cpp))(?::\s*([^`]*))?`")
+
+
+def check_named_tests(rel, text, source_of, bad):
+    """Each `file: case, case` that a document names is there; `the same, case` is not looked at."""
+    for n, line in enumerate(text.splitlines(), 1):
+        for file, cases in NAMED_TESTS.findall(line):
+            source = source_of(file)
+            if source is None:
+                bad.append(f"{rel}:{n}: names {file}, which is not there")
+                continue
+            for case in filter(None, re.split(r",\s*", cases)):
+                if not re.search(rf"\b(test_)?{case}\b", source):
+                    bad.append(f"{rel}:{n}: names {case}, which {file} has not")
 
 
 def self_test():
@@ -153,6 +173,11 @@ def self_test():
         bad = []
         check_source(rel, [line], bad)
         assert any(want in b for b in bad), (rel, line, bad)
+    bad = []
+    sources = {"tests/a_test.py": "def test_one(self):", "tests/b_test.cpp": "TEST_F(T, Two) {"}
+    named = "`tests/a_test.py: one, other`, `tests/b_test.cpp: Two`, `tests/c_test.py`"
+    check_named_tests("docs/security.md", named, sources.get, bad)
+    assert [b.split(": ")[1][:11] for b in bad] == ["names other", "names tests"], bad
     bad = []
     check_source("probes/http_server.cpp", ["void f() {"] + ["  x();"] * 80 + ["}"], bad)
     assert any("function of 82" in b for b in bad), bad

@@ -71,6 +71,13 @@ Time Core::next_deadline() const {
 bool Core::registered() const { return state_->link == Link::registered; }
 bool Core::asked_to_leave() const { return state_->leave_asked; }
 
+std::vector<std::string> Core::expected_givers() const {
+  std::vector<std::string> keys;
+  for (const auto& [number, in] : state_->incoming)
+    if (!in.giver_key.empty()) keys.push_back(in.giver_key);
+  return keys;
+}
+
 bool Core::may_leave() const {
   const State& s = *state_;
   return s.stopping && s.jobs.empty() && (s.leave_allowed || !s.ever_registered);

@@ -50,6 +50,8 @@ class Core {
   Step plan(Time now, Output& out);
 
   Time next_deadline() const;  // when a Tick is due
+  // The public keys of those who may bring KV now.
+  std::vector<std::string> expected_givers() const;
   bool registered() const;     // the broker has answered, and not asked again since
   bool asked_to_leave() const;  // by the broker: as if it had been told to stop
   // After Stop: nothing is here any more that could go elsewhere, and the broker knows it.

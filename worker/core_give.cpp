@@ -37,6 +37,7 @@ void Core::State::from(const Turn& turn, const HandOver& m) {
   o.endpoint = m.endpoint;
   o.receiver = m.receiver;
   o.until = turn.now + options.transfer_patience;
+  turn.out.commands.push_back(CallReceiver{o.endpoint, m.receiver_key});
   ask_receiver(turn, m.session, o);
 }
 

@@ -30,6 +30,7 @@ struct Incoming {
   SessionNumber session{};
   Epoch epoch{};       // of the giver's lease
   uint64_t giver = 0;  // its incarnation
+  std::string giver_key;  // let in for this alone
   std::string peer;    // where it spoke from last
   int64_t next = 0;    // page wanted next
   int64_t credit = 0;

@@ -105,6 +105,7 @@ Job& Core::State::take(const Dispatch& m) {
     }
   }
   sessions.set_busy(*session, m.job);
+  session->kept = m.keep_alive_ms > 0;
   return job;
 }
 
@@ -192,7 +193,16 @@ void Core::State::prompt_known(const Turn& turn, Job& job) {
   if (before == 0) {
     return fail(turn, job, ErrorCode::invalid, "the input is empty and so is the session", false);
   }
-  const int64_t left = limit() - before;
+  const int64_t cap = job.dispatch.session_max_tokens;
+  if (cap > 0 && before >= cap) {
+    return fail(turn, job, ErrorCode::too_long,
+                "the session may hold at most " + std::to_string(cap) +
+                    " tokens (session_max_tokens): it has " +
+                    std::to_string(job.dispatch.base_tokens) + ", and a prompt of " +
+                    std::to_string(job.prompt_tokens()) + " leaves no room for output",
+                false);
+  }
+  const int64_t left = (cap > 0 ? std::min(cap, limit()) : limit()) - before;
   if (left < 1) {
     return fail(turn, job, ErrorCode::too_long,
                 "a session of " + std::to_string(job.dispatch.base_tokens) +

@@ -31,6 +31,7 @@ void Core::State::from(const Turn& turn, const ExpectSession& m) {
   in.session = m.session;
   in.epoch = m.epoch;
   in.giver = m.giver;
+  in.giver_key = m.giver_key;
   in.until = turn.now + 2 * options.transfer_patience;
 }
 

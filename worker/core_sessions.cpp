@@ -76,7 +76,7 @@ void Sessions::set_idle(Session& session) {
 
 void Sessions::enter_idle(Session& session) {
   session.idle_since = next_idle_++;
-  idle_.emplace(session.idle_since, session.number);
+  idle_.emplace(turn_of(session), session.number);
   idle_pages_ += pages_of(session);
   list(session);
 }
@@ -112,7 +112,7 @@ int64_t Sessions::pages_of(const Session& session) const {
 
 void Sessions::leave_idle(Session& session) {
   if (session.idle_since == 0) return;
-  idle_.erase(session.idle_since);
+  idle_.erase(turn_of(session));
   idle_pages_ -= pages_of(session);
   unlist(session);
   session.idle_since = 0;

@@ -85,11 +85,15 @@ class Sessions : public SessionKv {
   size_t max_idle_;
   std::map<SessionNumber, Session> sessions_;
   std::map<std::string, uint64_t> scopes_;  // by tenant; grows with those that were ever here
-  std::map<uint64_t, SessionNumber> idle_;  // longest idle first
+  // In the order in which they give way: those whose clients have asked for no time, the longest
+  // idle first, then the others.
+  using Turn = std::pair<bool, uint64_t>;
+  static Turn turn_of(const Session& session) { return {session.kept, session.idle_since}; }
+  std::map<Turn, SessionNumber> idle_;
   uint64_t next_idle_ = 1;
   int64_t idle_pages_ = 0;
-  std::map<uint64_t, SessionNumber> uncopied_;  // of the idle: those that should have a copy
-  std::map<uint64_t, SessionNumber> copied_;    // and those that have one
+  std::map<Turn, SessionNumber> uncopied_;  // of the idle: those that should have a copy
+  std::map<Turn, SessionNumber> copied_;    // and those that have one
   int64_t copied_pages_ = 0;                    // of these
   Tiers tiers_;
   std::map<uint64_t, KvMove> moves_;  // to and from the device

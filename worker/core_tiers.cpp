@@ -22,16 +22,16 @@ bool Sessions::keeps(const Session& session) const {
 void Sessions::list(Session& session) {
   if (!keeps(session)) return;
   if (tiers_.covered(session.number, session.tokens) < kv_.length(*session.sequence)) {
-    uncopied_.emplace(session.idle_since, session.number);
+    uncopied_.emplace(turn_of(session), session.number);
     return;
   }
-  copied_.emplace(session.idle_since, session.number);
+  copied_.emplace(turn_of(session), session.number);
   copied_pages_ += pages_of(session);
 }
 
 void Sessions::unlist(Session& session) {
-  uncopied_.erase(session.idle_since);
-  if (copied_.erase(session.idle_since) > 0) copied_pages_ -= pages_of(session);
+  uncopied_.erase(turn_of(session));
+  if (copied_.erase(turn_of(session)) > 0) copied_pages_ -= pages_of(session);
 }
 
 Evict Sessions::evict_idle() {
@@ -42,7 +42,7 @@ Evict Sessions::evict_idle() {
     give_up(oldest);
     return Evict::done;
   }
-  const bool copied = copied_.contains(oldest.idle_since);
+  const bool copied = copied_.contains(turn_of(oldest));
   if (!copied && !tiers_.moving(number)) spill(oldest, copied_.empty());
   if (!copied_.empty()) {
     release(sessions_.at(copied_.begin()->second));

@@ -91,6 +91,11 @@ struct CloseText {  // nobody wants more of this attempt
   JobNumber job{};
   Attempt attempt{};
 };
+// Where the next messages to this endpoint go, and whose it must be: the receiver's public key;
+// empty: keys are off.
+struct CallReceiver {
+  std::string endpoint, key;
+};
 struct ToReceiver {
   std::string endpoint;
   GiverMessage message;
@@ -111,8 +116,8 @@ struct StorePage {
 struct HangUp {  // nothing more is to go there
   std::string endpoint;
 };
-using Command = std::variant<Tokenize, OpenText, CloseText, ToReceiver, SendPage, ToGiver,
-                             StorePage, HangUp, MovePages>;
+using Command = std::variant<Tokenize, OpenText, CloseText, CallReceiver, ToReceiver, SendPage,
+                             ToGiver, StorePage, HangUp, MovePages>;
 
 // One row group of a step: `tokens` are appended to the sequence; a token is sampled after the
 // last of them when `sample` is set. Pages are reserved already.

@@ -31,6 +31,7 @@ struct Session {
   uint64_t restore = 0;          // the move that brings its KV back to the device; 0: none
   std::optional<JobNumber> job;  // the one at work; none: idle
   uint64_t idle_since = 0;       // order of becoming idle
+  bool kept = false;             // its client has asked for a time: it gives way after the others
 };
 
 enum class Stage : uint8_t {

@@ -20,6 +20,7 @@ constexpr milliseconds kTellWarming{500};  // between two lines of a long warm-u
 constexpr int64_t kAliveMs = 10000;
 constexpr int64_t kTransferWindow = 64 << 20;  // bytes on their way to it, of one session
 constexpr int64_t kMostTransferPages = 256;
+constexpr milliseconds kBrokerRestart{2000};
 
 Time mono() { return std::chrono::steady_clock::now(); }
 
@@ -75,7 +76,7 @@ Worker::Worker(const WorkerOptions& options)
       lookahead_(*engine_, engine_->info().runs_ahead),
       text_(text_model(options, engine_->info())),
       states_(text_),
-      transfer_(options.transfer),
+      transfer_(options.transfer, options.identity),
       mover_(*engine_, options.tiers),
       core_(std::make_unique<Core>(core_options(options, engine_->info(), transfer_, mover_),
                                    engine_->kv())),
@@ -120,7 +121,9 @@ void Worker::run(const std::atomic<int>& stop) {
   leave(stop);
 }
 
-// What ends it is the broker's word that nothing is left to be handed over, or the grace.
+// What ends it is the broker's word that nothing is left to be handed over, or the grace. While
+// there is no broker nothing can be handed over and nobody hears of what is finished: it is waited
+// for only as long as a restart of it takes.
 void Worker::leave(const std::atomic<int>& stop) {
   stopping_ = true;
   ready_ = false;
@@ -129,7 +132,14 @@ void Worker::leave(const std::atomic<int>& stop) {
   carry_out();
   flush();
   spdlog::info("event=leaving jobs={}", core_->gauges().jobs);
-  while (stop < 2 && mono() < end && !core_->may_leave()) turn();
+  for (Time heard = mono(); stop < 2 && mono() < end && !core_->may_leave();) {
+    turn();
+    if (transport_.linked()) heard = mono();
+    if (mono() - heard > kBrokerRestart) {
+      spdlog::warn("event=left_alone why=\"no broker answers at {}\"", options_.broker);
+      break;
+    }
+  }
   const Core::Gauges left = core_->gauges();
   give(GoNow{});
   carry_out();
@@ -155,6 +165,7 @@ void Worker::turn() {
   if (!was_busy) metrics_.idled(Seconds(now_ - before).count());
   if (polled.new_link) give(Connected{});
   for (const BrokerToWorker& message : polled.messages) give(FromBroker{message});
+  transfer_.let_in(core_->expected_givers());
   transfer_.take(arrived_);
   for (const Event& event : std::exchange(arrived_, {})) give(event);
   for (const PagesMoved& moved : mover_.poll()) {
@@ -184,6 +195,8 @@ void Worker::carry_out(const Command& command) {
     if (const auto ended = states_.open(*o)) give(*ended);
   } else if (const auto* c = std::get_if<CloseText>(&command)) {
     states_.close(*c);
+  } else if (const auto* c = std::get_if<CallReceiver>(&command)) {
+    transfer_.call(*c);
   } else if (const auto* r = std::get_if<ToReceiver>(&command)) {
     transfer_.send(*r);
   } else if (const auto* s = std::get_if<SendPage>(&command)) {

@@ -40,11 +40,23 @@ int chat(const SubmitOptions& options);
 
 struct ListOptions {
   BrokerOptions broker;
-  limpet::Listing what = limpet::Listing::jobs;
-  uint32_t limit = 1000;
+  List ask;
+  std::vector<std::string> states;  // by name; of jobs or sessions
+  std::string since;                // how long ago at most: 90s, 15m, 2h, 7d
+  bool failed = false;              // jobs: those that have failed, and why
   bool json = false;
+  double watch_s = 0;  // again and again, so far apart, until Ctrl-C; 0: once
 };
 int list(const ListOptions& options);
+
+// What a release or a retry names.
+struct NamedOptions {
+  BrokerOptions broker;
+  std::string name, tenant;
+  bool json = false;
+};
+int release(const NamedOptions& options);
+int retry(const NamedOptions& options);
 
 struct DrainOptions {
   BrokerOptions broker;

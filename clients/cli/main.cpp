@@ -15,12 +15,15 @@ namespace {
 using namespace limpet;
 using namespace limpet::client;
 
+constexpr double kYear = 365.0 * 24 * 3600;
+
 struct Arguments {
   BrokerOptions broker;
   SubmitOptions submit;
   AttachOptions attach;
   ListOptions list;
   DrainOptions drain;
+  NamedOptions named;
   BatchOptions batch;
   UpOptions up;
   KeygenOptions keygen;
@@ -65,11 +68,41 @@ void add_job(CLI::App* c, Arguments& a) {
   c->add_option("--priority", s.priority, "higher goes first")->capture_default_str();
   c->add_flag("--require-resident", s.require_resident,
               "fail rather than prefill the session again");
+  c->add_option_function<double>(
+       "--keep-alive",
+       [&s](double seconds) { s.keep_alive_ms = static_cast<int64_t>(seconds * 1000); },
+       "seconds for which the session's idle KV is kept, from now on (0: not at all)")
+      ->check(CLI::Range(0.0, kYear));
+  c->add_option("--session-max-tokens", s.session_max_tokens,
+                "tokens that the session may hold at most, from now on");
   c->add_flag("--raw", a.submit.raw, "the text as it is, without the model's chat template");
   c->add_flag("--json", a.submit.json, "one event per line");
 }
 
-void add_commands(CLI::App& app, Arguments& a) {
+void add_listing(CLI::App* c, Arguments& a) {
+  const std::string name = c->get_name();
+  ListOptions& o = a.list;
+  add_broker(c, a.broker);
+  c->add_option("--limit", o.ask.limit)->capture_default_str();
+  c->add_option("--worker", o.ask.worker, name == "sessions" ? "whose home it is" : "only of it");
+  if (name != "workers") {
+    c->add_option("--tenant", o.ask.tenant, "only its own; for an admin's key");
+    c->add_option("--session", o.ask.session, "only this one");
+    c->add_option("--state", o.states, "only of this state; repeat for more")
+        ->allow_extra_args(false);
+    c->add_option("--since", o.since,
+                  std::string(name == "jobs" ? "not over, or ended" : "with jobs, or used") +
+                      " at most so long ago (90s, 15m, 2h, 7d)");
+  }
+  if (name == "jobs") c->add_flag("--failed", o.failed, "those that have failed, and why");
+  c->add_flag("--json", o.json, "one object per line");
+  c->add_option("--watch", o.watch_s, "again every so many seconds, until Ctrl-C")
+      ->expected(0, 1)
+      ->default_str("2")
+      ->check(CLI::Range(0.1, 86400.0));
+}
+
+void add_up(CLI::App& app, Arguments& a) {
   auto* up = app.add_subcommand("up", "a broker and workers on this machine, until Ctrl-C");
   up->add_option("--model", a.up.model, "model folder (default: the embedded one)");
   up->add_option("--workers", a.up.workers)->capture_default_str()->check(CLI::Range(1, 64));
@@ -83,7 +116,10 @@ void add_commands(CLI::App& app, Arguments& a) {
   up->add_flag("--restart", a.up.restart, "start again what dies");
   up->add_option("--worker-arg", a.up.worker_args, "a further argument of every limpet-worker")
       ->allow_extra_args(false);
+}
 
+void add_commands(CLI::App& app, Arguments& a) {
+  add_up(app, a);
   auto* submit = app.add_subcommand("submit", "one job; its reply is streamed");
   add_job(submit, a);
   submit->add_option("--job", a.submit.spec.job_id, "the job's id: submitting it again attaches");
@@ -105,11 +141,16 @@ void add_commands(CLI::App& app, Arguments& a) {
       {"jobs", "jobs and their states"},
       {"sessions", "sessions, their homes and lengths"},
       {"workers", "workers and their room"}};
-  for (const auto& [name, what] : listings) {
-    auto* c = app.add_subcommand(name, what);
+  for (const auto& [name, what] : listings) add_listing(app.add_subcommand(name, what), a);
+
+  auto* release = app.add_subcommand("release", "a session's KV may go; its transcript stays");
+  release->add_option("SESSION", a.named.name)->required();
+  auto* retry = app.add_subcommand("retry", "a job that has failed is done once more");
+  retry->add_option("JOB", a.named.name)->required();
+  for (auto* c : {release, retry}) {
     add_broker(c, a.broker);
-    c->add_option("--limit", a.list.limit)->capture_default_str();
-    c->add_flag("--json", a.list.json, "one object per line");
+    c->add_option("--tenant", a.named.tenant, "whose, for an admin's key");
+    c->add_flag("--json", a.named.json, "the answer as an object");
   }
 
   auto* drain = app.add_subcommand("drain", "a worker hands over its sessions, and goes");
@@ -161,12 +202,11 @@ std::string embedded_model(const std::filesystem::path& bin) {
   return "";
 }
 
-constexpr double kYear = 365.0 * 24 * 3600;
-
 int run(const CLI::App& app, Arguments& a) {
   const auto* command = app.get_subcommands().front();
   const std::string name = command->get_name();
-  a.submit.broker = a.attach.broker = a.list.broker = a.batch.broker = a.drain.broker = a.broker;
+  a.submit.broker = a.attach.broker = a.list.broker = a.batch.broker = a.drain.broker =
+      a.named.broker = a.broker;
   if (a.seed != 0 || ((name == "submit" || name == "chat") && command->count("--seed") > 0)) {
     a.submit.spec.sampling.seed = a.seed;
   }
@@ -189,9 +229,11 @@ int run(const CLI::App& app, Arguments& a) {
   if (name == "cancel") return cancel(a.attach);
   if (name == "batch") return batch(a.batch);
   if (name == "drain") return drain(a.drain);
-  a.list.what = name == "jobs"       ? limpet::Listing::jobs
-                : name == "sessions" ? limpet::Listing::sessions
-                                     : limpet::Listing::workers;
+  if (name == "release") return release(a.named);
+  if (name == "retry") return retry(a.named);
+  a.list.ask.what = name == "jobs"       ? limpet::Listing::jobs
+                    : name == "sessions" ? limpet::Listing::sessions
+                                         : limpet::Listing::workers;
   return list(a.list);
 }
 

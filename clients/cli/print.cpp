@@ -2,6 +2,7 @@
 
 #include <cinttypes>
 #include <cstdio>
+#include <ctime>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -109,7 +110,10 @@ std::string to_json(const JobInfo& r) {
                {"worker", r.worker},
                {"attempt", r.attempt},
                {"output_tokens", r.output_tokens},
-               {"detail", r.detail}}));
+               {"detail", r.detail},
+               {"code", name(r.code)},
+               {"accepted_at", time_text(r.accepted_at)},
+               {"ended_at", time_text(r.ended_at)}}));
 }
 
 std::string to_json(const SessionInfo& r) {
@@ -118,7 +122,10 @@ std::string to_json(const SessionInfo& r) {
                {"home", r.home},
                {"epoch", r.epoch},
                {"tokens", r.tokens},
-               {"queued_jobs", r.queued_jobs}}));
+               {"queued_jobs", r.queued_jobs},
+               {"keep_alive_ms", r.keep_alive_ms},
+               {"max_tokens", r.max_tokens},
+               {"used_at", time_text(r.used_at)}}));
 }
 
 std::string to_json(const WorkerInfo& r) {
@@ -130,7 +137,29 @@ std::string to_json(const WorkerInfo& r) {
                {"running", r.running},
                {"slots", r.slots},
                {"free_kv_tokens", r.free_kv_tokens},
-               {"total_kv_tokens", r.total_kv_tokens}});
+               {"total_kv_tokens", r.total_kv_tokens},
+               {"waiting", r.waiting},
+               {"resident_kv_tokens", r.resident_kv_tokens}});
+}
+
+std::string to_json(const Released& r) {
+  return line({{"session", r.session}, {"state", name(r.state)}, {"tokens", r.tokens}});
+}
+
+std::string to_json(const Retried& r) {
+  return line({{"job", r.job_id}, {"state", name(r.state)}, {"again", r.again}});
+}
+
+std::string time_text(WallMs at) {
+  if (at <= 0) return "-";
+  const std::time_t seconds = at / 1000;
+  std::tm parts{};
+  char text[32];
+  if (gmtime_r(&seconds, &parts) == nullptr ||
+      std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts) == 0) {
+    return "-";
+  }
+  return text;
 }
 
 std::string residency_line(const Started& s) {

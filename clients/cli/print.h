@@ -12,6 +12,10 @@ std::string to_json(const Event& event);
 std::string to_json(const JobInfo& row);
 std::string to_json(const SessionInfo& row);
 std::string to_json(const WorkerInfo& row);
+std::string to_json(const Released& answer);
+std::string to_json(const Retried& answer);
+// "2026-11-27T03:24:05Z"; "-" of 0.
+std::string time_text(WallMs at);
 
 // "resident on one: 35 tokens of KV at hand, 12 prefilled"
 std::string residency_line(const Started& started);

@@ -67,13 +67,13 @@ std::string Process::how() const {
                                 : "exit status " + std::to_string(code);
 }
 
-bool Process::has_said(const std::string& words) const {
+std::string Process::line_with(const std::string& words) const {
   std::ifstream in(log_);
   in.seekg(log_begin_);
   for (std::string line; std::getline(in, line);) {
-    if (line.find(words) != std::string::npos) return true;
+    if (line.find(words) != std::string::npos) return line;
   }
-  return false;
+  return {};
 }
 
 std::string Process::last_words() const {

@@ -23,7 +23,9 @@ class Process {
   const std::string& log() const { return log_; }
   std::string how() const;         // "exit status 1", "signal 9"
   std::string last_words() const;  // the last line of its log since its start, or nothing
-  bool has_said(const std::string& words) const;  // a line of its log since its start has them
+  // The first line of its log since its start that has these words, or nothing.
+  std::string line_with(const std::string& words) const;
+  bool has_said(const std::string& words) const { return !line_with(words).empty(); }
 
  private:
   std::string name_, log_;

@@ -22,6 +22,8 @@ constexpr Millis kLook{50};
 constexpr Millis kAnswer{500};
 constexpr Millis kGrace{10000};
 constexpr Millis kRestartPause{500};
+constexpr const char* kRefused = "event=refused ";  // a worker's, with the broker's reason
+constexpr const char* kShutOut = "event=handshake_refused ";  // its keys, or their absence
 constexpr const char* kBound = "event=http ";  // the broker logs it once all its ports are its own
 
 std::string loopback(int port) { return "127.0.0.1:" + std::to_string(port); }
@@ -163,14 +165,30 @@ class Up {
     return false;
   }
 
-  // Before all is ready the first death is the end, whatever --restart says.
+  // Before all is ready the first death is the end, whatever --restart says; and so is a worker
+  // that the broker does not take: it would ask again for ever.
   bool all_running() {
     for (Process& p : processes_) {
-      if (p.running()) continue;
-      failure_ = died(p);
-      return false;
+      if (!p.running()) {
+        failure_ = died(p);
+        return false;
+      }
+      for (const char* words : {kRefused, kShutOut}) {
+        const std::string line = p.line_with(words);
+        if (line.empty() || &p == &processes_.front()) continue;
+        failure_ = "the broker refuses " + p.name() + ": " + reason_of(line);
+        return false;
+      }
     }
     return true;
+  }
+
+  // What a log line's why="…" says; the line where it has none.
+  static std::string reason_of(const std::string& line) {
+    const size_t at = line.find("why=\"");
+    if (at == std::string::npos) return line;
+    const size_t from = at + 5;
+    return line.substr(from, line.rfind('"') - from);
   }
 
   // The broker, and at least one worker, must live; a worker's death is told.

@@ -59,7 +59,21 @@ Job Client::attach(std::string job_id, int64_t from_index, OnEvent on_event) {
 }
 
 Client::Listing Client::list(limpet::Listing what, uint32_t limit, Millis timeout) {
-  return loop_->list(what, limit, timeout);
+  return loop_->list(List{what, limit}, timeout);
+}
+
+Client::Listing Client::list(const List& what, Millis timeout) {
+  return loop_->list(what, timeout);
+}
+
+Client::Releasing Client::release(const std::string& session, Millis timeout,
+                                  const std::string& tenant) {
+  return loop_->release({session, tenant}, timeout);
+}
+
+Client::Retrying Client::retry(const std::string& job_id, Millis timeout,
+                               const std::string& tenant) {
+  return loop_->retry({job_id, tenant}, timeout);
 }
 
 Client::Draining Client::drain(const std::string& worker, uint64_t incarnation, Millis timeout) {

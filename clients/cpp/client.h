@@ -109,6 +109,7 @@ class Client {
     Listed listed;
   };
   Listing list(limpet::Listing what, uint32_t limit, Millis timeout);
+  Listing list(const List& what, Millis timeout);  // with filters
 
   // Asks a worker to hand over its sessions and to go, and tells how far it is. Asked again with
   // the incarnation that the first answer named, it never means the process that comes after it.
@@ -117,6 +118,22 @@ class Client {
     DrainStatus status;
   };
   Draining drain(const std::string& worker, uint64_t incarnation, Millis timeout);
+
+  // The session's KV may go: it will not be used for long. Its transcript stays. An admin may name
+  // whose session it is.
+  struct Releasing {
+    std::string error;  // empty: fine
+    Released status;
+  };
+  Releasing release(const std::string& session, Millis timeout, const std::string& tenant = "");
+
+  // Does a job that has failed once more, last in its session's lane; attach to it for its stream,
+  // which begins anew. Any other job is left as it is.
+  struct Retrying {
+    std::string error;  // empty: fine
+    Retried status;
+  };
+  Retrying retry(const std::string& job_id, Millis timeout, const std::string& tenant = "");
 
  private:
   friend struct Job::State;

@@ -41,6 +41,8 @@ class JobStream {
   void on_message(Time now, Failed&& m, std::vector<Event>& out);
   void on_message(Time, Listed&&, std::vector<Event>&) {}
   void on_message(Time, DrainStatus&&, std::vector<Event>&) {}
+  void on_message(Time, Released&&, std::vector<Event>&) {}
+  void on_message(Time, Retried&&, std::vector<Event>&) {}
   bool same_as_before(const Tokens& m) const;
   void accept(Tokens&& m, size_t text_from, std::vector<Event>& out);
   void learn_ends(const Tokens& m, size_t end_offset);

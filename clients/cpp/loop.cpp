@@ -106,9 +106,19 @@ void Client::Loop::forget(const std::shared_ptr<Job::State>& job) {
   });
 }
 
-Client::Listing Client::Loop::list(limpet::Listing what, uint32_t limit, Millis timeout) {
-  const auto answer = request(List{what, limit}, timeout);
+Client::Listing Client::Loop::list(const List& what, Millis timeout) {
+  const auto answer = request(what, timeout);
   return {answer->error, std::move(answer->listed)};
+}
+
+Client::Releasing Client::Loop::release(const Release& what, Millis timeout) {
+  const auto answer = request(what, timeout);
+  return {answer->error, std::move(answer->released)};
+}
+
+Client::Retrying Client::Loop::retry(const Retry& what, Millis timeout) {
+  const auto answer = request(what, timeout);
+  return {answer->error, std::move(answer->retried)};
 }
 
 Client::Draining Client::Loop::drain(const std::string& worker, uint64_t incarnation,
@@ -210,6 +220,12 @@ void Client::Loop::on_message(BrokerToClient&& message, Time now) {
   }
   if (auto* drained = std::get_if<DrainStatus>(&message)) {
     return on_answer([&](Request& r) { r.drained = std::move(*drained); });
+  }
+  if (auto* released = std::get_if<Released>(&message)) {
+    return on_answer([&](Request& r) { r.released = std::move(*released); });
+  }
+  if (auto* retried = std::get_if<Retried>(&message)) {
+    return on_answer([&](Request& r) { r.retried = std::move(*retried); });
   }
   const std::string* job_id = job_of(message);
   if (job_id->empty()) {

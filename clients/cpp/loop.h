@@ -43,7 +43,9 @@ class Client::Loop {
   void follow(std::shared_ptr<Job::State> job, int64_t from_index);
   void cancel(const std::shared_ptr<Job::State>& job);
   void forget(const std::shared_ptr<Job::State>& job);
-  Listing list(limpet::Listing what, uint32_t limit, Millis timeout);
+  Listing list(const List& what, Millis timeout);
+  Releasing release(const Release& what, Millis timeout);
+  Retrying retry(const Retry& what, Millis timeout);
   Draining drain(const std::string& worker, uint64_t incarnation, Millis timeout);
 
  private:
@@ -52,12 +54,15 @@ class Client::Loop {
     std::shared_ptr<Job::State> job;
     Time scheduled = Time::max();  // of its earliest entry in due_
   };
-  struct Request {  // a List or a Drain; answers come in the order of the questions
+  // A List, a Drain, a Release or a Retry; answers come in the order of the questions.
+  struct Request {
     ClientMessage what;
     bool answered = false, abandoned = false;
     std::string error;
     Listed listed;
     DrainStatus drained;
+    Released released;
+    Retried retried;
   };
   struct Due {
     Time at;

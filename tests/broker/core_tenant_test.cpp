@@ -111,5 +111,46 @@ TEST_F(CoreTenantTest, ARestartKeepsWhoOwnsWhat) {
   EXPECT_EQ(s.store().find("a", "acme")->state, JobState::queued);
 }
 
+TEST_F(CoreTenantTest, TheLastPlaceIsForATenantThatHasNothingAtWork) {
+  s.at(1).slots = 4;
+  s.enroll(1);
+  as("loud");
+  const auto flood = [&](int from, int to) {
+    for (int i = from; i < to; ++i) s.submit("l" + std::to_string(i));
+  };
+  const auto at_work = [&] { return s.at(1).jobs.size(); };
+  flood(0, 20);
+  EXPECT_EQ(at_work(), 4u);  // there is nobody else
+  as("quiet");
+  s.submit("q0");
+  EXPECT_FALSE(s.has(1, "q0"));
+  as("loud");
+  s.run(1, "l0");
+  EXPECT_TRUE(s.has(1, "q0"));  // its turn
+  as("quiet");
+  s.run(1, "q0");
+  EXPECT_EQ(at_work(), 3u) << "the last place is taken by who has three already";
+  s.heartbeat(1);
+  EXPECT_EQ(at_work(), 3u);
+  s.submit("q1");
+  EXPECT_TRUE(s.has(1, "q1")) << "it waits for nobody";
+  s.submit("q2");
+  EXPECT_FALSE(s.has(1, "q2"));
+  as("loud");
+  s.run(1, "l1");
+  EXPECT_EQ(at_work(), 3u) << "both have jobs at work: the last place waits for a third";
+}
+
+TEST_F(CoreTenantTest, AWorkerOfFewPlacesKeepsNoneBack) {
+  s.at(1).slots = 3;
+  s.enroll(1);
+  as("quiet");
+  s.submit("q0");
+  s.run(1, "q0");
+  as("loud");
+  for (int i = 0; i < 5; ++i) s.submit("l" + std::to_string(i));
+  EXPECT_EQ(s.at(1).jobs.size(), 3u);
+}
+
 }  // namespace
 }  // namespace limpet::broker

@@ -102,6 +102,9 @@ TEST(JournalRecord, RecordsOfOlderVersionsAreRead) {
   session.home = "w";
   session.model = 77;
   session.tenant = "acme";
+  session.keep_alive_ms = 5;
+  session.max_tokens = 6;
+  session.used_at = 7;
   constexpr size_t kTenant = sizeof(uint32_t) + 4;  // what version 3 has added
   JobHead job;
   job.id = "j";
@@ -118,7 +121,13 @@ TEST(JournalRecord, RecordsOfOlderVersionsAreRead) {
   auto first = next_record(in);
   ASSERT_TRUE(first);
   SessionHead old_session, second_session, new_session;
-  const std::string all = all_of(first->body);
+  const std::string newest = all_of(first->body);
+  const std::string all = newest.substr(0, newest.size() - 3 * sizeof(int64_t));  // of version 4
+  ByteReader fourth_version(all);
+  SessionHead fourth_session;
+  EXPECT_TRUE(get_session(fourth_version, fourth_session));
+  EXPECT_EQ(fourth_session.tenant, "acme");
+  EXPECT_EQ(fourth_session.keep_alive_ms, -1);
   ByteReader old(std::string_view(all).substr(0, all.size() - kTenant - sizeof(uint64_t)));
   ByteReader second_version(std::string_view(all).substr(0, all.size() - kTenant));
   EXPECT_TRUE(get_session(second_version, second_session));
@@ -130,6 +139,9 @@ TEST(JournalRecord, RecordsOfOlderVersionsAreRead) {
   EXPECT_EQ(old_session.model, 0u);
   EXPECT_EQ(new_session.model, 77u);
   EXPECT_EQ(new_session.tenant, "acme");
+  EXPECT_EQ(new_session.keep_alive_ms, 5);
+  EXPECT_EQ(new_session.max_tokens, 6);
+  EXPECT_EQ(new_session.used_at, 7);
   auto second = next_record(in);
   ASSERT_TRUE(second);
   const std::string job_bytes = all_of(second->body);

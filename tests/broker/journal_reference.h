@@ -24,6 +24,7 @@ struct ReferenceJob {
   bool has_prompt = false;
   std::vector<OutputRow> rows;
   std::string tail_text;
+  bool replaced = false;  // it had failed, and is done again under its id
   bool ended() const { return is_terminal(state); }
   int64_t output() const {
     if (rows.empty()) return 0;
@@ -33,14 +34,17 @@ struct ReferenceJob {
 struct ReferenceSession {
   std::string name, tenant, home;
   uint64_t epoch = 0, model = 0;
+  int64_t keep_alive_ms = -1, max_tokens = 0;
   std::vector<Token> transcript;
   std::vector<uint64_t> lane;  // jobs that have not ended; only the first may start
 };
 
 class ReferenceWorld {
  public:
-  // With tenants: three, who choose the same names and ids.
-  explicit ReferenceWorld(uint64_t seed, bool tenants = true) : tenants_(tenants), rng_(seed) {}
+  // With tenants: three, who choose the same names and ids. The newest: sessions have terms, and
+  // some failed jobs are done again, which version 5 of the store has brought.
+  explicit ReferenceWorld(uint64_t seed, bool tenants = true, bool newest = true)
+      : tenants_(tenants), newest_(newest), rng_(seed) {}
 
   std::map<uint64_t, ReferenceJob> jobs;
   std::map<uint64_t, ReferenceSession> sessions;
@@ -59,7 +63,7 @@ class ReferenceWorld {
   }
 
  private:
-  bool tenants_;
+  bool tenants_, newest_;
   std::mt19937_64 rng_;
   std::map<std::string, uint64_t> last_id_;  // of each tenant
 
@@ -76,6 +80,11 @@ class ReferenceWorld {
     sessions[number].name = name;
     sessions[number].tenant = tenant_of(number);
     out.push_back(SessionOpened{SessionNumber(number), name, sessions[number].tenant});
+    if (!newest_ || random(2) != 0) return;
+    sessions[number].keep_alive_ms = static_cast<int64_t>(random(1000));
+    sessions[number].max_tokens = static_cast<int64_t>(random(1 << 20));
+    out.push_back(SessionTerms{SessionNumber(number), sessions[number].keep_alive_ms,
+                               sessions[number].max_tokens});
   }
 
   void accept(std::vector<JournalEntry>& out) {
@@ -90,6 +99,15 @@ class ReferenceWorld {
     const std::string& tenant = sessions[session].tenant;
     const uint64_t id = ++last_id_[tenant];
     spec->job_id = "job-" + std::to_string(id * 7919 % 10007) + "-" + std::to_string(id);
+    JobNumber replaces{};
+    for (auto& [old, failed] : jobs) {  // the first that has failed is done again now and then
+      if (failed.state != JobState::failed || failed.replaced || failed.tenant != tenant) continue;
+      if (!newest_ || random(4) != 0) break;
+      failed.replaced = true;
+      replaces = JobNumber(old);
+      spec->job_id = failed.id;
+      break;
+    }
     spec->session = sessions[session].name;
     spec->kind = InputKind::text;
     spec->text = std::string(random(300), 'x');
@@ -100,7 +118,7 @@ class ReferenceWorld {
     job.hash = number * 31;
     sessions[session].lane.push_back(number);
     out.push_back(JobAccepted{JobNumber(number), SessionNumber(session), spec, job.hash, number,
-                              1000 + static_cast<WallMs>(number), 0});
+                              1000 + static_cast<WallMs>(number), 0, replaces});
   }
 
   void end(std::vector<JournalEntry>& out, uint64_t number, ReferenceJob& job) {
@@ -226,11 +244,12 @@ inline std::string describe(const ReferenceWorld& w) {
   for (const auto& [number, s] : w.sessions) {
     out << "session " << number << " " << s.tenant << "/" << s.name << " " << s.home << " "
         << s.epoch << " "
-        << s.model << " :";
+        << s.model << " " << s.keep_alive_ms << "/" << s.max_tokens << " :";
     for (Token t : s.transcript) out << " " << t;
     out << "\n";
   }
   for (const auto& [number, j] : w.jobs) {
+    if (j.replaced) continue;
     out << "job " << number << " " << j.id << " " << j.session << " " << j.hash << " "
         << name(j.state) << " " << j.attempt << " " << (j.ended() ? 0 : j.failures) << " "
         << (j.ended() || !j.has_prompt ? 0 : j.base + std::ssize(j.cut)) << " "
@@ -258,7 +277,7 @@ inline std::string describe(Store& store, const ReferenceWorld& w) {
   for (const auto& [number, s] : sessions) {
     out << "session " << number << " " << s.tenant << "/" << s.name << " " << s.home << " "
         << raw(s.epoch) << " "
-        << s.model << " :";
+        << s.model << " " << s.keep_alive_ms << "/" << s.max_tokens << " :";
     for (Token t : store.transcript(s.session, s.tokens)) out << " " << t;
     out << "\n";
   }
@@ -266,6 +285,7 @@ inline std::string describe(Store& store, const ReferenceWorld& w) {
     const auto p = store.progress(JobNumber(number));
     if (!p) continue;
     const auto found = store.find_job(w.jobs.at(number).tenant, p->job_id);
+    if (w.jobs.at(number).replaced && found && found->job != p->job) continue;
     if (!found || found->job != p->job || found->state != p->state) out << "not found by id: ";
     if (is_terminal(p->state) == live.contains(number)) out << "wrong snapshot: ";
     out << "job " << number << " " << p->job_id << " " << raw(p->session) << " "

@@ -105,6 +105,23 @@ TEST_F(UpTest, AWrongModelFolder) {
   EXPECT_EQ(folder_.read("limpet-broker.pid"), "");
 }
 
+TEST_F(UpTest, AWorkerThatTheBrokerRefusesIsTheEnd) {
+  test::FakeBroker broker;
+  broker.intercept([](test::FakeBroker& b, const std::string& from, const ClientMessage& m) {
+    if (!std::holds_alternative<List>(m)) return false;
+    b.reply(from, Listed{});
+    return true;
+  });
+  options_.port = port_of(broker);
+  script("limpet-broker", kBound + kWait);
+  script("limpet-worker",
+         "echo 'level=error event=refused why=\"too many workers\"' >&2; " + std::string(kWait));
+  EXPECT_EQ(run(), 1);
+  expect_one_line("the broker refuses worker-1: too many workers");
+  EXPECT_FALSE(lives("limpet-broker.pid"));
+  EXPECT_FALSE(lives("limpet-worker.pid"));
+}
+
 TEST_F(UpTest, ADataFolderThatCannotBeMade) {
   script("limpet-broker", kWait);
   script("limpet-worker", kWait);

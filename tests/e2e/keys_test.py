@@ -163,6 +163,32 @@ class WithKeys(unittest.TestCase):
         self.assertIn("no longer", reply.errors + json.dumps(reply.events[-1]))
 
 
+class HandOver(unittest.TestCase):
+    """Between workers that have keys, each its own."""
+
+    def test_a_drained_workers_session_goes_to_its_peer(self):
+        with tempfile.TemporaryDirectory() as folder:
+            keys = Keys(folder)
+            with Cluster(BIN, workers=("one", "two"), client_args=keys.as_("ops"),
+                         worker_args=[*keys.as_("worker"), "--grace-ms", "30000"],
+                         broker_args=("--server-key", keys.folder / "server", "--keys", keys.folder / "keys")) as c:
+                # The second with a key of its own.
+                c.workers["two"].stop()
+                argv = c.workers["two"].argv
+                argv[argv.index(str(keys.folder / "worker"))] = str(keys.folder / "zeta")
+                keys.lines["zeta"] = "worker"
+                keys.allow("ops", "worker", "zeta")
+                c.workers["two"].start()
+                c.wait_ready()
+                first = c.submit("My name is Ada.", session="chat")
+                home = first.started[0]["worker"]
+                r = c.limpet("drain", home, timeout=60)
+                self.assertEqual(r.returncode, 0, r.stderr)
+                after = c.submit("What is my name?", session="chat")
+                self.assertEqual(after.started[0]["residency"], "migrated", c.workers[home].log_tail())
+                self.assertIn("Ada", after.text)
+
+
 class WithoutOne(unittest.TestCase):
     """What ends, or never begins."""
 

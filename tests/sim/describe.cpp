@@ -16,6 +16,8 @@ std::string say(const Detach& m) { return "Detach " + m.job_id; }
 std::string say(const Cancel& m) { return "Cancel " + m.job_id; }
 std::string say(const List&) { return "List"; }
 std::string say(const Drain& m) { return "Drain " + m.worker; }
+std::string say(const Release& m) { return "Release " + m.session; }
+std::string say(const Retry& m) { return "Retry " + m.job_id; }
 
 std::string say(const Accepted& m) { return "Accepted " + m.job_id; }
 std::string say(const Refused& m) { return "Refused " + m.job_id + " " + m.message; }
@@ -27,6 +29,8 @@ std::string say(const Finished& m) { return "Finished " + m.job_id; }
 std::string say(const Failed& m) { return "Failed " + m.job_id + " " + m.message; }
 std::string say(const Listed&) { return "Listed"; }
 std::string say(const DrainStatus& m) { return "DrainStatus of " + m.worker; }
+std::string say(const Released& m) { return "Released " + m.session; }
+std::string say(const Retried& m) { return "Retried " + m.job_id + (m.again ? " again" : ""); }
 
 std::string say(const Register& m) {
   std::string s = "Register slots " + n(m.room.slots);
@@ -132,6 +136,10 @@ std::string say(const ReleaseSession& m) {
 }
 
 std::string say(const broker::SessionOpened& e) { return "s" + id(e.session) + " " + e.name; }
+std::string say(const broker::SessionTerms& e) {
+  return "s" + id(e.session) + " keeps for " + n(e.keep_alive_ms) + " ms at most " +
+         n(e.max_tokens);
+}
 std::string say(const broker::JobAccepted& e) {
   return "accepted job " + id(e.job) + " = " + e.spec->job_id + " in s" + id(e.session);
 }

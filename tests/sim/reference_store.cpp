@@ -40,11 +40,25 @@ void ReferenceStore::take(const broker::SessionOpened& e) {
   if (!e.name.empty()) names_[{e.tenant, e.name}] = e.session;
 }
 
+void ReferenceStore::take(const broker::SessionTerms& e) {
+  Session& s = open(e.session, "terms");
+  s.keep_alive_ms = e.keep_alive_ms;
+  s.max_tokens = e.max_tokens;
+}
+
 void ReferenceStore::take(const broker::JobAccepted& e) {
   demand(e.job > last_job_, tag(e.job) + "its number was used before");
   Session& session = open(e.session, "a job");
   const Owned id{session.tenant, e.spec->job_id};
-  demand(!ids_.contains(id), "a job's id is accepted twice: " + e.spec->job_id);
+  const auto known = ids_.find(id);
+  if (e.replaces == JobNumber{}) {
+    demand(known == ids_.end(), "a job's id is accepted twice: " + e.spec->job_id);
+  } else {
+    demand(known != ids_.end() && known->second == e.replaces &&
+               jobs_[e.replaces].state == JobState::failed,
+           tag(e.job) + "replaces what has not failed");
+  }
+  session.used_at = std::max(session.used_at, e.accepted_at);
   last_job_ = e.job;
   ids_[id] = e.job;
   jobs_[e.job].accepted = e;
@@ -120,6 +134,8 @@ void ReferenceStore::take(const broker::TokensAppended& e) {
     job.output.insert(job.output.end(), row.ids.begin(), row.ids.end());
     job.text += row.text;
     s.transcript.insert(s.transcript.end(), row.ids.begin(), row.ids.end());
+    demand(s.max_tokens == 0 || std::ssize(s.transcript) <= s.max_tokens,
+           tag(row.job) + "its session grows beyond its cap");
     demand(std::ssize(job.output) <= job.accepted.spec->max_tokens,
            tag(row.job) + "more tokens than it may make");
   }
@@ -139,6 +155,7 @@ void ReferenceStore::take(const broker::JobEndedEntry& e) {
   demand(e.session_tokens == std::ssize(s.transcript),
          tag(e.job) + "leaves " + std::to_string(e.session_tokens) + " tokens, not " +
              std::to_string(s.transcript.size()));
+  s.used_at = std::max(s.used_at, e.ended_at);
   job.text += e.tail_text;
   job.state = e.state;
   job.end = e;
@@ -148,8 +165,8 @@ void ReferenceStore::take(const broker::JobEndedEntry& e) {
 void ReferenceStore::take(const broker::SessionClosed& e) {
   Session& s = open(e.session, "close");
   demand(s.lane.empty(), tag(e.session) + "closed with jobs in its lane");
-  demand(s.name.empty(), tag(e.session) + "a named session is closed");
   s.closed = true;
+  if (!s.name.empty()) names_.erase({s.tenant, s.name});
 }
 
 void ReferenceStore::take(const broker::SessionSnapshot&) {
@@ -171,7 +188,8 @@ std::vector<JournalEntry> ReferenceStore::snapshot() const {
   for (const auto& [number, s] : sessions_) {
     if (s.closed) continue;
     all.push_back(broker::SessionSnapshot{number, s.name, std::ssize(s.transcript), s.epoch, s.home,
-                                          s.incarnation, s.reason, s.model, s.tenant});
+                                          s.incarnation, s.reason, s.model, s.tenant,
+                                          s.keep_alive_ms, s.max_tokens, s.used_at});
   }
   for (const auto& [number, job] : jobs_) {
     if (job.end) continue;

@@ -46,6 +46,8 @@ class ReferenceStore {
     uint64_t incarnation = 0;
     Reason reason = Reason::none;
     uint64_t model = 0;
+    int64_t keep_alive_ms = -1, max_tokens = 0;
+    WallMs used_at = 0;
     bool closed = false;
     std::vector<JobNumber> lane;  // not ended, oldest first
   };
@@ -66,6 +68,7 @@ class ReferenceStore {
 
  private:
   void take(const broker::SessionOpened& e);
+  void take(const broker::SessionTerms& e);
   void take(const broker::JobAccepted& e);
   void take(const broker::HomeSet& e);
   void take(const broker::JobDispatched& e);

@@ -44,6 +44,7 @@ class WorkerProcess {
   void carry_out(const worker::Tokenize& c);
   void carry_out(const worker::OpenText& c);
   void carry_out(const worker::CloseText& c);
+  void carry_out(const worker::CallReceiver&) {}
   void carry_out(const worker::ToReceiver& c) { peers(c, name_); }
   void carry_out(const worker::SendPage& c);
   void carry_out(const worker::ToGiver& c) { peers(c, name_); }

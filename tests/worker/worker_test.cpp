@@ -258,6 +258,32 @@ TEST(Worker, LeavesWhenItIsStopped) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
 }
 
+TEST(Worker, DoesNotWaitForABrokerThatIsGoneWhenItIsStopped) {
+  auto broker = std::make_unique<ScriptedBroker>();
+  WorkerOptions options = options_for(*broker);
+  options.grace = std::chrono::hours(1);
+  Worker worker(options);
+  std::atomic<int> stop{0};
+  std::atomic<bool> gone{false};
+  std::thread running([&] {
+    worker.run(stop);
+    gone = true;
+  });
+  broker->welcome();
+  broker->send(with(chat(1, 1, "Tell me a story about a fox.", 0, 4000),
+                    [](JobSpec& s) { s.ignore_eos = true; }));
+  broker->next<StepTokens>();
+  broker.reset();
+  stop = 1;
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (!gone && std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  EXPECT_TRUE(gone);
+  stop = 2;
+  running.join();
+}
+
 TEST(Worker, TellsItsFigures) {
   ScriptedBroker broker;
   Running running(options_for(broker));

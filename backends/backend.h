@@ -50,9 +50,8 @@ struct BackendInfo {
   std::string description;   // "cpu, 2 threads, AVX3, bf16 dot products"
   int threads = 0;           // of the host that work on kernels
   int64_t memory_bytes = 0;  // of the device; 0: unknown
-  // Programs of so many rows, or fewer, are made for rows of different sequences, each of which
-  // reads its KV alone; longer runs of one sequence's rows do better in a larger program. 0: all
-  // programs are made alike.
+  // Programs of so many rows, or fewer, are made with or without Program::runs, and steps do well
+  // in their own kind alone. 0: all programs are made alike.
   int64_t scattered_rows = 0;
 };
 
@@ -66,7 +65,8 @@ struct BackendCounters {
   int64_t eager_runs = 0;      // runs that launched op by op, on a backend that could capture
   int64_t captures = 0;        // graphs captured
   int64_t fused_programs = 0;  // compiled to kernels that take several ops at once
-  double busy_seconds = 0;     // of the device in runs, with BackendOptions::timed; 0: unknown
+  // Of the device in runs that are over, and between them, with BackendOptions::timed; 0: unknown.
+  double busy_seconds = 0, idle_seconds = 0;
 };
 
 // The device is gone or has failed; nothing on it can be relied on. Whoever holds it must end.

@@ -51,6 +51,9 @@ struct Program {
   std::vector<ProgramStep> steps = {};
   ValueId counts = -1;  // an input i32 [n], when a step counts
   int64_t arena_bytes = 0;
+  // Rows of one sequence may follow each other; else each has a sequence of its own. A hint: either
+  // program computes either step.
+  bool runs = true;
 };
 
 // Throws std::logic_error that names the step unless ids are in range, temporaries lie in the

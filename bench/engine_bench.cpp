@@ -49,6 +49,8 @@ void decode_point(Engine& e, const Options& o, const Point& p, double bandwidth)
   if (o.timed) {
     j["busy_seconds_per_step"] =
         (after.busy_seconds - before.busy_seconds) / static_cast<double>(o.steps);
+    j["idle_seconds_per_step"] =
+        (after.idle_seconds - before.idle_seconds) / static_cast<double>(o.steps);
   }
   std::printf("%s\n", j.dump().c_str());
   std::fflush(stdout);

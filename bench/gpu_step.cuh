@@ -66,7 +66,6 @@ class Decoder {
   Device<float> norms, head_norms, biases, x, rope, raw, parts, values, tops;
   Device<uint64_t> sums;  // of each norm, then the bests
   Device<int32_t> ids, positions, sequence, table, count;
-  Device<unsigned> arrived;
 
   Decoder(const Shapes& shapes, int n, int sequences, int past_tokens, int processor_count)
       : m(shapes), rows(n), past(past_tokens),
@@ -79,8 +78,7 @@ class Decoder {
         scaled(size_t{1} * n * m.hidden), q(size_t{1} * n * m.heads * m.dim),
         att(size_t{1} * n * m.heads * m.dim), gated(size_t{1} * n * m.inter),
         wide_rows(size_t{1} * n * std::max(2 * m.inter, m.qkv())), x(size_t{1} * n * m.hidden),
-        raw(size_t{1} * n * m.qkv()), sums(size_t{1} * (2 * m.layers + 2) * n * kRowSlots),
-        arrived(size_t{1} * n * m.heads) {
+        raw(size_t{1} * n * m.qkv()), sums(size_t{1} * (2 * m.layers + 2) * n * kRowSlots) {
     must(LIMPET_GPU(StreamCreateWithFlags)(&stream, LIMPET_GPU(StreamNonBlocking)), "stream");
     fill(qkv_w, std::sqrt(3.0f / m.hidden)), fill(out_w, std::sqrt(3.0f / (m.heads * m.dim)));
     fill(gate_w, std::sqrt(3.0f / m.hidden)), fill(down_w, 2 * std::sqrt(3.0f / m.inter));
@@ -108,7 +106,7 @@ class Decoder {
     rope = Device<float>(r), positions = Device<int32_t>(p), sequence = Device<int32_t>(s);
     table = Device<int32_t>(t), ids = Device<int32_t>(i);
     count = Device<int32_t>(std::vector<int32_t>{n});
-    arrived.fill(0), sums.fill(0);
+    sums.fill(0);
     const PagedRows a = attention(0);
     if (n <= kSplitRows) {
       parts = Device<float>(split_parts_bytes(n, m.heads, m.kv_heads, m.dim, max_pages) / 4);
@@ -206,7 +204,7 @@ class Decoder {
     }
   }
   void attend(int layer, Start start) const {
-    const SplitSpace space{parts.get(), arrived.get(), split_parts_of(max_pages)};
+    const SplitSpace space{parts.get(), split_parts_of(max_pages)};
     must(launch_split(attention(layer), space, m.dim, processors, {stream, start}), "attention");
   }
   void attend_many(int layer, Start start) const {

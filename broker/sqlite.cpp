@@ -2,6 +2,8 @@
 
 #include <sqlite3.h>
 
+#include <cerrno>
+
 namespace limpet::broker {
 
 void Statement::Finalize::operator()(sqlite3_stmt* s) const { sqlite3_finalize(s); }
@@ -118,13 +120,23 @@ void throw_damaged(const std::string& path, const std::string& what) {
                    "): restore it from a copy, or choose another folder with --data.");
 }
 
+// SQLite says so itself where it writes; not where it makes, or lengthens, the file that indexes
+// its write-ahead log, as it does first of all on a store that was killed.
+static bool no_room(sqlite3* handle) {
+  const int extended = sqlite3_extended_errcode(handle), code = extended & 0xff;
+  const int cause = sqlite3_system_errno(handle);
+  return code == SQLITE_FULL || extended == SQLITE_IOERR_SHMSIZE ||
+         ((code == SQLITE_IOERR || code == SQLITE_CANTOPEN) &&
+          (cause == ENOSPC || cause == EDQUOT));
+}
+
 void Database::fail(std::string_view doing) {
   const int code = sqlite3_extended_errcode(handle_) & 0xff;
   if (const std::string place = damage(); !place.empty()) throw_damaged(path_, place);
   std::string line = std::string(doing) + " the store " + path_ + " failed: " +
                      sqlite3_errmsg(handle_) + " (" +
                      std::to_string(sqlite3_extended_errcode(handle_)) + "). ";
-  if (code == SQLITE_FULL) {
+  if (no_room(handle_)) {
     line += "The disk is full: free some space, and the broker goes on; what it answered is safe.";
     throw StoreFull(line);
   } else if (code == SQLITE_READONLY || code == SQLITE_CANTOPEN || code == SQLITE_PERM) {

@@ -6,7 +6,8 @@
 namespace limpet::engine {
 
 std::string to_string(BucketKey key) {
-  return "batch " + std::to_string(key.batch()) + ", past " + std::to_string(key.past());
+  return std::string(key.runs() ? "runs of " : "") + "batch " + std::to_string(key.batch()) +
+         ", past " + std::to_string(key.past());
 }
 
 Ladder::Ladder(std::vector<Range> ranges) : ranges_(std::move(ranges)) {

@@ -1,6 +1,7 @@
 // Shape buckets: which compiled program serves a step of `batch` rows over `past` tokens.
 //
-// A key is (batch << 32) | past_seq, both rounded up to the upper bound of a range of a ladder.
+// A key is (batch << 32) | past_seq, both rounded up to the upper bound of a range of a ladder. Its
+// highest bit tells programs for runs of a sequence's rows from programs for one row each.
 #pragma once
 #include <cstdint>
 #include <optional>
@@ -10,15 +11,16 @@
 namespace limpet::engine {
 
 struct BucketKey {
-  uint64_t value = 0;  // (batch << 32) | past_seq
-  static BucketKey of(uint32_t batch, uint32_t past) {
-    return {(static_cast<uint64_t>(batch) << 32) | past};
+  uint64_t value = 0;  // (runs << 63) | (batch << 32) | past_seq
+  static BucketKey of(uint32_t batch, uint32_t past, bool runs = false) {
+    return {(static_cast<uint64_t>(runs) << 63) | (static_cast<uint64_t>(batch) << 32) | past};
   }
-  uint32_t batch() const { return static_cast<uint32_t>(value >> 32); }
+  uint32_t batch() const { return static_cast<uint32_t>(value >> 32) & 0x7fffffffu; }
+  bool runs() const { return value >> 63 != 0; }
   uint32_t past() const { return static_cast<uint32_t>(value); }
   bool operator==(const BucketKey&) const = default;
 };
-std::string to_string(BucketKey key);  // "batch 4, past 1024"
+std::string to_string(BucketKey key);  // "batch 4, past 1024", "runs of batch 4, past 1024"
 
 // Ranges [low, high], ascending and disjoint; a value is rounded up to the high of its range.
 class Ladder {

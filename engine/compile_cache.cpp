@@ -27,7 +27,7 @@ std::optional<BucketKey> CompileCache::round_up(BucketKey key) const {
   const auto batch = options_.batch.find(key.batch());
   const auto past = options_.past.find(key.past());
   if (!batch || !past) return std::nullopt;
-  return BucketKey::of(batch->high, past->high);
+  return BucketKey::of(batch->high, past->high, key.runs());
 }
 
 std::string CompileCache::no_bucket(BucketKey key) const {
@@ -60,6 +60,7 @@ CompileCache::Found CompileCache::get(BucketKey key) {
   compiled.upper = {.rows = bucket->batch(), .past = bucket->past()};
   compiled.upper.wanted = std::min(compiled.upper.rows, options_.max_wanted);
   compiled.program = lower(builder_(compiled.upper));
+  compiled.program.runs = bucket->runs();
   compiled.executable = backend_.compile(compiled.program);
   if (prepare_) prepare_(compiled);
   ++counters_.compiles;

@@ -8,6 +8,7 @@
 #include "backends/make_backend.h"
 #include "engine/checkpoint.h"
 #include "engine/compile_cache.h"
+#include "engine/completed_options.h"
 #include "engine/config.h"
 #include "engine/device_support.h"
 #include "engine/drawn_steps.h"
@@ -22,45 +23,9 @@
 namespace limpet::engine {
 namespace {
 
-constexpr int64_t kPageTokens = 16;
 constexpr uint32_t kFirstPast = 64;  // the smallest bucket of pasts
 
 DType dtype_of(Precision p) { return p == Precision::f32 ? DType::f32 : DType::bf16; }
-
-KvLayout layout_of(const ModelConfig& c, Precision precision) {
-  return {c.layers, c.kv_heads, c.head_dim, kPageTokens, precision};
-}
-
-int64_t pool_pages(const EngineOptions& o, const ModelConfig& c) {
-  const int64_t page = layout_of(c, o.precision).page_bytes();
-  int64_t pages = o.kv_pages;
-  if (pages == 0 && o.kv_bytes != 0) pages = o.kv_bytes / page;
-  if (pages == 0 && o.kv_bytes == 0) {
-    const int64_t room = 4 * ((c.max_context + kPageTokens - 1) / kPageTokens);
-    pages = std::min(room, std::max<int64_t>((int64_t{1} << 30) / page, 1));
-  }
-  if (pages < 1 || pages > (1 << 30)) {
-    throw std::runtime_error("the KV pool holds no page (one takes " + std::to_string(page) +
-                             " bytes) or too many; set its size in pages or bytes");
-  }
-  return pages;
-}
-
-// Options with what 0 stands for filled in, and bounded.
-EngineOptions completed(EngineOptions o, const ModelConfig& c) {
-  o.kv_pages = pool_pages(o, c);
-  const int64_t most = 1 << 20;
-  if (o.max_rows < 1 || o.max_sequences < 1 || o.max_rows > most || o.max_sequences > most) {
-    throw std::runtime_error("max_rows and max_sequences must be from 1 to 1048576");
-  }
-  o.max_sequences = std::min(o.max_sequences, o.max_rows);
-  if (o.max_wanted <= 0) {
-    const int64_t fitting = (int64_t{64} << 20) / (4 * c.vocab);
-    o.max_wanted = std::max(o.max_sequences, fitting);
-  }
-  o.max_wanted = std::min(o.max_wanted, o.max_rows);
-  return o;
-}
 
 // Adds what the backend moves while this lives to two counters.
 class Traffic {
@@ -128,6 +93,7 @@ class DeviceEngine final : public Engine {
     c.captures = moved.captures;
     c.fused_programs = moved.fused_programs;
     c.busy_seconds = moved.busy_seconds;
+    c.idle_seconds = moved.idle_seconds;
     return c;
   }
 
@@ -257,12 +223,14 @@ class DeviceEngine final : public Engine {
   }
   std::string run_drawn(int64_t rows, int64_t sequences, int64_t past,
                         const std::function<void(int64_t)>& write);
-  // A step in which a sequence has several rows takes a bucket that is made for such.
+  // Whether programs of this range of rows are made apart for runs of a sequence's rows.
+  bool tells_runs(const std::optional<Ladder::Range>& rows) const {
+    return rows && rows->high > 1 && rows->high <= backend_->info().scattered_rows;
+  }
   BucketKey key_of(int64_t rows, int64_t sequences, int64_t past) const {
-    const int64_t scattered = backend_->info().scattered_rows;
-    const bool runs = rows > sequences && scattered > 0 && scattered < limits_.max_rows;
-    const int64_t at_least = runs ? std::max(rows, scattered + 1) : rows;
-    return BucketKey::of(static_cast<uint32_t>(at_least), static_cast<uint32_t>(past));
+    const auto batch = static_cast<uint32_t>(rows);
+    const bool runs = rows > sequences && tells_runs(cache_.options().batch.find(batch));
+    return BucketKey::of(batch, static_cast<uint32_t>(past), runs);
   }
   void run_step(const StepPlan& plan, ReadBack what, StepResult& result);
   // Copies of pages that the bookkeeping has promised, before anything else is written.
@@ -474,6 +442,7 @@ void DeviceEngine::warm(int64_t max_batch, int64_t max_past, const WarmProgress&
     for (const Ladder::Range& past : cache_.options().past.ranges()) {
       if (past.low > max_past) break;
       keys.push_back(BucketKey::of(batch.high, past.high));
+      if (tells_runs(batch)) keys.push_back(BucketKey::of(batch.high, past.high, true));
     }
   }
   std::ranges::reverse(keys);

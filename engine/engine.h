@@ -56,7 +56,7 @@ struct EngineOptions {
   bool dot_products = true;  // of the processor, where it has them; false to compare without
   bool graphs = true;  // replay programs as captured graphs where the device can
   bool fused = true;   // let several ops run as one kernel where the device can
-  bool timed = false;  // for benches: measure EngineCounters::busy_seconds where the device can
+  bool timed = false;  // for benches: measure EngineCounters::busy_seconds and idle_seconds
   // For benches: weights drawn from this seed; model_dir needs only its config.json.
   std::optional<uint64_t> random_weights{};
 };
@@ -133,7 +133,7 @@ struct EngineCounters {
   int64_t compiles = 0, compile_hits = 0, compile_evictions = 0;
   // As BackendCounters.
   int64_t graph_launches = 0, eager_runs = 0, captures = 0, fused_programs = 0;
-  double busy_seconds = 0;
+  double busy_seconds = 0, idle_seconds = 0;
 };
 
 // One bucket of a warm-up, the done-th of `all`.

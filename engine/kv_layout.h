@@ -12,8 +12,10 @@
 
 namespace limpet::engine {
 
+constexpr int64_t kPageTokens = 16;  // rows of KV in a page
+
 struct KvLayout {
-  int64_t layers = 0, kv_heads = 0, head_dim = 0, page_tokens = 16;
+  int64_t layers = 0, kv_heads = 0, head_dim = 0, page_tokens = kPageTokens;
   Precision precision = Precision::f32;
 
   int64_t kv_dim() const { return kv_heads * head_dim; }

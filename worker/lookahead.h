@@ -59,6 +59,10 @@ class Lookahead {
   std::string submit_rest(const Step& step, const std::vector<size_t>& rest,
                           const SamplingOf& sampling_of, std::vector<std::vector<Match>>& parts);
   std::optional<std::vector<Guess>> begin_next(const Step& step, const std::vector<Match>& rows);
+  std::optional<std::vector<Guess>> begin_after(const Step& step, const std::vector<Match>& rows,
+                                                const Outcome& out,
+                                                const SamplingOf& sampling_of);
+  static bool only_prompts(const Step& step, const std::vector<Match>& rows);
   void collect(const std::vector<Match>& rows, Outcome& out);
 
   engine::Engine& engine_;

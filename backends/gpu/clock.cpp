@@ -18,7 +18,7 @@ void Clock::start(GpuStream stream) {
       gpu_check(LIMPET_GPU(EventCreate)(&p.end), "creating an event");
     }
   }
-  if (begun_ - counted_ == kPairs) add(pairs_[counted_ % kPairs]);
+  if (begun_ - counted_ == kPairs - 1) add_oldest();  // the one before it is kept, for its end
   gpu_check(LIMPET_GPU(EventRecord)(pairs_[begun_ % kPairs].begin, stream), "timing");
 }
 
@@ -27,17 +27,31 @@ void Clock::stop(GpuStream stream) {
   ++begun_;
 }
 
-void Clock::add(const Pair& pair) const {
-  float milliseconds = 0;
+void Clock::add_oldest() const {
+  const Pair& pair = pairs_[counted_ % kPairs];
+  const auto between = [](GpuEvent from, GpuEvent to) {
+    float milliseconds = 0;
+    gpu_check(LIMPET_GPU(EventElapsedTime)(&milliseconds, from, to), "timing");
+    return milliseconds * 1e-3;
+  };
   gpu_check(LIMPET_GPU(EventSynchronize)(pair.end), "timing");
-  gpu_check(LIMPET_GPU(EventElapsedTime)(&milliseconds, pair.begin, pair.end), "timing");
-  seconds_ += milliseconds * 1e-3;
+  spent_.busy += between(pair.begin, pair.end);
+  if (counted_ > 0) spent_.idle += between(pairs_[(counted_ - 1) % kPairs].end, pair.begin);
   ++counted_;
 }
 
 double Clock::seconds() const {
-  while (counted_ < begun_) add(pairs_[counted_ % kPairs]);
-  return seconds_;
+  while (counted_ < begun_) add_oldest();
+  return spent_.busy;
+}
+
+Clock::Spent Clock::spent() const {
+  while (counted_ < begun_ &&
+         LIMPET_GPU(EventQuery)(pairs_[counted_ % kPairs].end) == LIMPET_GPU(Success)) {
+    add_oldest();
+  }
+  (void)LIMPET_GPU(GetLastError)();  // an event that is not over is no error
+  return spent_;
 }
 
 }  // namespace LIMPET_GPU_NAMESPACE

@@ -101,6 +101,8 @@ class Plan final : public DecoderPlan {
   int64_t norms() const {
     return way_ == Way::many ? 0 : static_cast<int64_t>(2 * m_.layers.size());
   }
+  // Whether attention takes many rows of a sequence together.
+  bool together() const { return way_ == Way::many || (way_ == Way::few && program_.runs); }
   PagedRows paged(const MatchedLayer& l) const;
   TailArgs append_args(const MatchedLayer& l) const;
 
@@ -124,7 +126,6 @@ class Plan final : public DecoderPlan {
   Parts parts_;
   int64_t x_ = 0, scaled_ = 0, squares_ = 0, q_ = 0, attended_ = 0, gated_ = 0, raw_ = 0;
   int64_t both_ = 0, split_ = 0, values_ = 0, tops_ = 0, rounded_ = 0;
-  DeviceMemory arrived_;  // zero between runs
   std::array<int, 4> plans_{-1, -1, -1, -1};  // qkv, out, gate and up, down
   std::byte* scratch_ = nullptr;
   const std::vector<std::byte*>* data_ = nullptr;
@@ -170,9 +171,10 @@ bool Plan::fits() {
                       static_cast<int>(m_.rows), static_cast<int>(m_.heads),
                       static_cast<int>(m_.kv_heads)};
   const int dim = static_cast<int>(m_.head_dim);
-  if (way_ != Way::many) return split_supports(any, dim);
+  if (together() ? !prefill_supports(any, dim) : !split_supports(any, dim)) return false;
+  if (way_ != Way::many) return true;
   vendor_ = options_.vendor ? options_.vendor() : nullptr;
-  if (vendor_ == nullptr || !prefill_supports(any, dim)) return false;
+  if (vendor_ == nullptr) return false;
   const auto plan = [&](int64_t n, int64_t k, bool f32, bool accumulate) {
     return vendor_->plan({m_.rows, n, k, weight_stride(k), f32, accumulate});
   };
@@ -199,15 +201,12 @@ void Plan::place_parts() {
   const int max_pages = static_cast<int>(value(m_.page_table).shape[1]);
   const int heads = static_cast<int>(m_.heads), kv_heads = static_cast<int>(m_.kv_heads);
   const int dim = static_cast<int>(m_.head_dim), rows = static_cast<int>(n);
-  if (way_ != Way::many) {
+  if (!together()) {
     split_ = parts_.take(
         static_cast<int64_t>(split_parts_bytes(rows, heads, kv_heads, dim, max_pages)));
-    arrived_ = DeviceMemory(4 * n * head_blocks(heads, kv_heads));
-    gpu_check(LIMPET_GPU(Memset)(arrived_.data(), 0, static_cast<size_t>(arrived_.bytes())),
-              "clearing memory");
     return;
   }
-  both_ = parts_.take(4 * n * m_.inner);
+  if (way_ == Way::many) both_ = parts_.take(4 * n * m_.inner);
   PagedRows any{};
   any.rows = rows, any.heads = heads, any.kv_heads = kv_heads, any.max_pages = max_pages;
   const int split = prefill_split(any, options_.processors);
@@ -263,9 +262,8 @@ GpuError Plan::attend(const MatchedLayer& l) {
   const PagedRows rows = paged(l);
   const int dim = static_cast<int>(m_.head_dim);
   const Launch how{stream_, Start::early};
-  if (way_ != Way::many) {
-    const SplitSpace space{at<float>(split_), reinterpret_cast<unsigned*>(arrived_.data()),
-                           split_parts_of(rows.max_pages)};
+  if (!together()) {
+    const SplitSpace space{at<float>(split_), split_parts_of(rows.max_pages)};
     return launch_split(rows, space, dim, options_.processors, how);
   }
   const int split = prefill_split(rows, options_.processors);
@@ -299,7 +297,8 @@ GpuError Plan::layer(size_t i) {
   t.scaled = at<uint16_t>(scaled_), t.scaled_stride = m_.hidden;
   t.norm = of<const float>(l.mlp_norm), t.squares = squares(2 * i + 1);
   const int64_t q_width = m_.heads * m_.head_dim;
-  error = multiply<Tail::residual>(l.out, {at<uint16_t>(attended_), q_width, nullptr, 0, 0}, t);
+  const ProductInput attended{at<uint16_t>(attended_), q_width, nullptr, 0, 0};
+  error = multiply<Tail::residual>(l.out, attended, t);
   if (error != GpuError{}) return error;
   TailArgs gate;
   gate.rows = t.rows, gate.count = t.count;
@@ -310,7 +309,8 @@ GpuError Plan::layer(size_t i) {
   t.norm = last ? nullptr : of<const float>(m_.layers[i + 1].norm);
   t.squares = squares(2 * i + 2);
   if (last) t.scaled = nullptr;
-  return multiply<Tail::residual>(l.down, {at<uint16_t>(gated_), m_.inner, nullptr, 0, 0}, t);
+  const ProductInput gated{at<uint16_t>(gated_), m_.inner, nullptr, 0, 0};
+  return multiply<Tail::residual>(l.down, gated, t);
 }
 
 GpuError Plan::layer_by_vendor(size_t i) {
@@ -410,12 +410,7 @@ bool time_attention(const RowsAttention& shape, const RowsInMemory& at, int proc
   if (rows > kFewRows || !split_supports(a, dim)) return false;
   const DeviceMemory parts(
       static_cast<int64_t>(split_parts_bytes(rows, heads, kv_heads, dim, max_pages)));
-  const DeviceMemory arrived(4 * shape.rows * head_blocks(heads, kv_heads));
-  gpu_check(LIMPET_GPU(MemsetAsync)(arrived.data(), 0, static_cast<size_t>(arrived.bytes()),
-                                    stream),
-            "clearing memory");
-  const SplitSpace space{reinterpret_cast<float*>(parts.data()),
-                         reinterpret_cast<unsigned*>(arrived.data()), split_parts_of(max_pages)};
+  const SplitSpace space{reinterpret_cast<float*>(parts.data()), split_parts_of(max_pages)};
   clock.start(stream);
   for (; a.layer < a.layers; ++a.layer) {
     const Launch how{stream, a.layer == 0 ? Start::plain : Start::early};

@@ -2,7 +2,8 @@
 // fewer a layer, and every activation but the residual stream in bf16.
 //
 // One row: matrix-vector products. 2 … 64 rows: tensor cores. More: the vendor's products. Which
-// one follows from the bucket's rows alone. Programs of other shapes run op by op.
+// one follows from the bucket's rows alone; attention takes rows one by one, or, where the program
+// may have runs of a sequence's rows, many together. Programs of other shapes run op by op.
 #pragma once
 #include <functional>
 #include <memory>

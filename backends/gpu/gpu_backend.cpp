@@ -66,7 +66,8 @@ class GpuBackend final : public Backend {
   const BackendInfo& info() const override { return info_; }
   BackendCounters counters() const override {
     BackendCounters now = shared_.counters;
-    now.busy_seconds = shared_.clock.seconds();
+    const Clock::Spent spent = shared_.clock.spent();
+    now.busy_seconds = spent.busy, now.idle_seconds = spent.idle;
     return now;
   }
 

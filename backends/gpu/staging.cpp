@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "backends/gpu/small_copy.h"
+#include "backends/gpu/copy_words.h"
 
 namespace limpet {
 inline namespace LIMPET_GPU_NAMESPACE {
@@ -36,13 +36,13 @@ bool Event::done() const {
   return true;
 }
 
-void Staging::copy(void* to, const void* from, int64_t bytes, bool up) {
-  if (copies_by_kernel(to, from, bytes)) return copy_by_kernel(to, from, bytes, stream_);
-  gpu_check(LIMPET_GPU(MemcpyAsync)(to, from, static_cast<size_t>(bytes),
-                                    up ? LIMPET_GPU(MemcpyHostToDevice)
-                                       : LIMPET_GPU(MemcpyDeviceToHost),
-                                    stream_),
-            up ? "copying to the device" : "copying from the device");
+void Staging::enqueue(void* to, const void* from, int64_t bytes, GpuMemcpyKind kind) {
+  if (copy_words(to, from, bytes, stream_)) {
+    gpu_check(LIMPET_GPU(GetLastError)(), "copying a few words");
+  } else if (bytes > 0) {
+    gpu_check(LIMPET_GPU(MemcpyAsync)(to, from, static_cast<size_t>(bytes), kind, stream_),
+              "copying between host and device");
+  }
 }
 
 void Staging::at_least(Piece& piece, int64_t bytes) {
@@ -63,7 +63,8 @@ void Staging::up(std::byte* to, const void* from, int64_t bytes) {
     const auto some = static_cast<size_t>(std::min(kPieceBytes, bytes - at));
     Piece& piece = next(static_cast<int64_t>(some));
     std::memcpy(piece.memory.data(), static_cast<const std::byte*>(from) + at, some);
-    copy(to + at, piece.memory.data(), static_cast<int64_t>(some), true);
+    enqueue(to + at, piece.memory.data(), static_cast<int64_t>(some),
+            LIMPET_GPU(MemcpyHostToDevice));
     piece.done.record(stream_);
   }
 }
@@ -75,7 +76,7 @@ void Staging::down(void* to, const std::byte* from, int64_t bytes) {
     if (at < bytes) {
       const int64_t some = std::min(kPieceBytes, bytes - at);
       Piece& piece = next(some);
-      copy(piece.memory.data(), from + at, some, false);
+      enqueue(piece.memory.data(), from + at, some, LIMPET_GPU(MemcpyDeviceToHost));
       piece.done.record(stream_);
       pieces[static_cast<size_t>(turn % 2)] = &piece;
     }
@@ -92,7 +93,7 @@ bool Staging::begin_down(const std::byte* from, int64_t bytes) {
   if (begun_count_ == kBegun) return false;
   Piece& piece = begun_[(first_begun_ + begun_count_) % kBegun];
   at_least(piece, bytes);
-  if (bytes > 0) copy(piece.memory.data(), from, bytes, false);
+  enqueue(piece.memory.data(), from, bytes, LIMPET_GPU(MemcpyDeviceToHost));
   piece.done.record(stream_);
   ++begun_count_;
   return true;

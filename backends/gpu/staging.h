@@ -47,8 +47,9 @@ class Staging {
     Event done;
     int64_t bytes = 0;
   };
+  using GpuMemcpyKind = decltype(LIMPET_GPU(MemcpyHostToDevice));
+  void enqueue(void* to, const void* from, int64_t bytes, GpuMemcpyKind kind);
   static void at_least(Piece& piece, int64_t bytes);
-  void copy(void* to, const void* from, int64_t bytes, bool up);  // one of them pinned
   Piece& next(int64_t bytes);
 
   GpuStream stream_;

@@ -6,7 +6,8 @@
 // their sums through each other's shared memory, in order, so bits do not depend on timing. A tile
 // holds whole pairs: its upper half are their first rows, its lower half their second ones.
 //
-// Needs warp-group products, clusters, k a multiple of 64 (skinny_supports).
+// Needs warp-group products, clusters, k a multiple of 64 and no less for each part of a split
+// (skinny_supports).
 //
 // Measured on an H100 in chains of Llama-3.1-8B's layers, cold, tails included, as a fraction of
 // the read bandwidth of the same run (3.15 TB/s): 8 rows: qkv 0.84, out 0.78, gate/up 0.95, down
@@ -240,7 +241,7 @@ GpuError launch_skinny_shape(const Gemv& g, const ProductInput& in, const TailAr
 
 // major, minor: the device's compute capability, for which the kernels must have been compiled.
 inline bool skinny_supports(int major, int minor, int rows, int k) {
-  return has_warpgroups(major, minor) && rows >= 1 && rows <= 64 && k % 64 == 0 && k >= 512;
+  return has_warpgroups(major, minor) && rows >= 1 && rows <= 64 && k % 64 == 0 && k >= 64;
 }
 // t.rows: 1 … 64.
 template <Tail T>

@@ -113,6 +113,7 @@ struct PairEnd {
   __device__ __forceinline__ void load(float by, const TailArgs& t, int n, int r, int f, int s,
                                        bool valid) {
     row = r, first = f, second = s, there = valid && f < n, twice = s < n;
+    c = d = 0;  // it may have served another pair before
     if (!there) return;
     if (!twice) second = first;
     factor = by;

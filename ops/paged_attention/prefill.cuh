@@ -29,7 +29,8 @@ template <int Dim>
 struct PrefillShape {
   static constexpr int chunks = Dim / 8, tile_bytes = kPrefillKeys * Dim * 2;
   static constexpr bool keep_q = Dim <= 128;  // in registers; else in shared memory
-  static constexpr int shared = 4 * tile_bytes + (keep_q ? 0 : kPrefillTile * Dim * 2);
+  static constexpr int stages = Dim <= 160 ? 3 : 2;  // of keys and values
+  static constexpr int shared = 2 * stages * tile_bytes + (keep_q ? 0 : kPrefillTile * Dim * 2);
   static __device__ __forceinline__ int at(int row, int chunk) {
     return (row * chunks + (chunks % 8 == 0 ? chunk ^ (row & 7) : chunk)) * 16;
   }
@@ -221,25 +222,29 @@ __device__ __forceinline__ void attend_rows(const PagedRows& a, const PrefillPar
   if (begin > last) return;
   const int32_t* table = a.page_table + int64_t{a.row_sequence[row0]} * a.max_pages;
   PrefillQueries<Dim> q;
-  q.load(a, row0, row_end, kv_head, memory + 4 * Shape::tile_bytes);
+  q.load(a, row0, row_end, kv_head, memory + 2 * Shape::stages * Shape::tile_bytes);
   PrefillSeen<Dim> seen;
   const float scale = a.scale * 1.4426950408889634f;
   const auto copy = [&](int token0, int stage) {
     unsigned char* to = memory + stage * 2 * Shape::tile_bytes;
-    copy_tile<Dim>(a, table, 0, kv_head, token0, last, to);
-    copy_tile<Dim>(a, table, 1, kv_head, token0, last, to + Shape::tile_bytes);
-    commit_copies();
+    if (token0 <= last) {
+      copy_tile<Dim>(a, table, 0, kv_head, token0, last, to);
+      copy_tile<Dim>(a, table, 1, kv_head, token0, last, to + Shape::tile_bytes);
+    }
+    commit_copies();  // a group in any case, since they are counted
   };
-  copy(begin, 0);
-  for (int token0 = begin, stage = 0; token0 <= last; token0 += kPrefillKeys, stage ^= 1) {
-    await_copies<0>();
+  constexpr int ahead = Shape::stages - 1;
+  for (int i = 0; i < ahead; ++i) copy(begin + i * kPrefillKeys, i);
+  for (int token0 = begin, stage = 0; token0 <= last; token0 += kPrefillKeys) {
+    await_copies<ahead - 1>();
     __syncthreads();
-    if (token0 + kPrefillKeys <= last) copy(token0 + kPrefillKeys, stage ^ 1);
+    copy(token0 + ahead * kPrefillKeys, stage == 0 ? ahead : stage - 1);
     const unsigned char* keys = memory + stage * 2 * Shape::tile_bytes;
     const bool edge = token0 + kPrefillKeys - 1 > first_position ||
                       (a.window > 0 && token0 <= last_position - a.window) ||
                       token0 + kPrefillKeys - 1 > last;
     seen.see(q, keys, keys + Shape::tile_bytes, scale, token0, a.window, edge);
+    stage = stage == ahead ? 0 : stage + 1;
   }
   seen.write(q, a, parts, part);
   __syncthreads();
@@ -265,29 +270,29 @@ __global__ void __launch_bounds__(kPrefillWarps * 32, 1)
   }
 }
 
-// A warp for each row and head.
+// grid: (heads, rows)
+struct PrefillPartsOf {
+  const float *parts, *tops;
+  int dim;
+  __device__ __forceinline__ float2 top(int p) const {
+    return __ldcg(reinterpret_cast<const float2*>(tops) + p);
+  }
+  __device__ __forceinline__ float4 values(int p, int i) const {
+    return __ldcg(reinterpret_cast<const float4*>(parts + int64_t{p} * dim) + i);
+  }
+};
 template <int Dim>
 __global__ void merge_prefill(const PagedRows a, const PrefillParts parts) {
+  const int head = static_cast<int>(blockIdx.x), row = static_cast<int>(blockIdx.y);
   start_next();
   await_previous();
-  const int64_t unit = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
-  const int row = static_cast<int>(unit / a.heads), lane = static_cast<int>(threadIdx.x) % 32;
   if (row >= counted_rows(a.count, a.rows)) return;
   const int last = a.positions[row];
   const int first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
-  const int begin = first / parts.split, end = last / parts.split + 1;
-  const float* tops = parts.tops + unit * parts.parts * 2;
-  float top = -INFINITY;
-  for (int p = begin; p < end; ++p) top = fmaxf(top, tops[2 * p]);
-  for (int i = lane * 4; i < Dim; i += 128) {
-    Merged all;
-    all.top = top;
-    for (int p = begin; p < end; ++p) {
-      const float* values = parts.values + (unit * parts.parts + p) * Dim + i;
-      all.add(tops[2 * p], tops[2 * p + 1], *reinterpret_cast<const float4*>(values));
-    }
-    all.write(a.out + unit * Dim + i);
-  }
+  const int64_t unit = int64_t{row} * a.heads + head;
+  merge_head<Dim, 1>(PrefillPartsOf{parts.values + unit * parts.parts * Dim,
+                                 parts.tops + unit * parts.parts * 2, Dim},
+                  first / parts.split, last / parts.split + 1, a.out + unit * Dim);
 }
 
 inline bool prefill_supports(const PagedRows& a, int head_dim) {
@@ -315,8 +320,8 @@ GpuError launch_prefill(const PagedRows& a, const PrefillParts& parts, const Lau
   const GpuError error = launch(attend_prefill<Dim>, grid, kPrefillWarps * 32, 1,
                                 PrefillShape<Dim>::shared, how, a, parts);
   if (error != GpuError{} || parts.split == 0) return error;
-  const int64_t warps = int64_t{a.rows} * a.heads;
-  return launch(merge_prefill<Dim>, dim3(static_cast<unsigned>((warps + 3) / 4)), 128, 1, 0, how, a,
+  const dim3 heads(static_cast<unsigned>(a.heads), static_cast<unsigned>(a.rows));
+  return launch(merge_prefill<Dim>, heads, 32 * std::min(parts.parts, kMergeLanes), 1, 0, how, a,
                 parts);
 }
 inline GpuError launch_prefill(const PagedRows& a, const PrefillParts& parts, int head_dim,

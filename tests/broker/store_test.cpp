@@ -398,6 +398,32 @@ TEST_F(StoreTest, AFullDiskKeepsWhatWasCommitted) {
   EXPECT_EQ(describe(*store, world), good);
 }
 
+// As after a kill, when the index of the write-ahead log has to be made anew.
+TEST_F(StoreTest, OpenedOnAFullDiskItSaysThatTheDiskIsFull) {
+  namespace fs = std::filesystem;
+  ReferenceWorld world(6);
+  Store::Options killed = options();
+  killed.folder += "-killed";
+  fs::create_directories(killed.folder);
+  {
+    auto store = Store::open(options());
+    for (int i = 0; i < 20; ++i) store->commit(world.make_commit());
+    for (const char* file : {"/limpet.sqlite", "/limpet.sqlite-wal"}) {
+      fs::copy_file(options().folder + file, killed.folder + file);
+    }
+  }
+  struct rlimit before {};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  struct rlimit tight = before;
+  tight.rlim_cur = 8192;
+  auto* old = std::signal(SIGXFSZ, SIG_IGN);
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &tight), 0);
+  EXPECT_THROW(Store::open(killed), StoreFull);
+  setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, old);
+  EXPECT_EQ(describe(*Store::open(killed), world), describe(world));
+}
+
 TEST_F(StoreTest, ContradictionsAreBugs) {
   auto store = Store::open(options());
   EXPECT_THROW(store->commit(std::vector<JournalEntry>{JobDispatched{JobNumber(3), Attempt(1)}}),

@@ -17,6 +17,16 @@ TEST(Bucket, KeyHoldsBatchAboveAndPastBelow) {
   EXPECT_EQ(key.batch(), 3u);
   EXPECT_EQ(key.past(), 1024u);
   EXPECT_EQ(to_string(key), "batch 3, past 1024");
+  EXPECT_FALSE(key.runs());
+}
+
+TEST(Bucket, KeysOfRunsDifferInTheHighestBitAlone) {
+  const BucketKey key = BucketKey::of(3, 1024, true);
+  EXPECT_EQ(key.value, (1ull << 63) | (3ull << 32) | 1024);
+  EXPECT_EQ(key.batch(), 3u);
+  EXPECT_EQ(key.past(), 1024u);
+  EXPECT_TRUE(key.runs());
+  EXPECT_EQ(to_string(key), "runs of batch 3, past 1024");
 }
 
 TEST(Bucket, PowersOfTwoEndAtTheLimit) {

@@ -77,6 +77,19 @@ TEST_F(Cache, BuildsOnceForEachBucketWithItsUpperBound) {
   EXPECT_EQ(cache.counters().hits, 1);
 }
 
+TEST_F(Cache, ProgramsForRunsAreApartAndSaySo) {
+  auto cache = make(Ladder::powers_of_two(1, 8), Ladder::single(64));
+  const auto plain = cache.get(BucketKey::of(3, 20));
+  ASSERT_NE(plain.compiled, nullptr);
+  EXPECT_FALSE(plain.compiled->program.runs);
+  EXPECT_FALSE(cache.contains(BucketKey::of(3, 20, true)));
+  const auto runs = cache.get(BucketKey::of(3, 20, true));
+  ASSERT_NE(runs.compiled, nullptr);
+  EXPECT_EQ(runs.compiled->key, BucketKey::of(4, 64, true));
+  EXPECT_TRUE(runs.compiled->program.runs);
+  EXPECT_EQ(cache.compiled_count(), 2);
+}
+
 TEST_F(Cache, AKeyOutsideAllBucketsIsAnErrorThatNamesKeyAndLimits) {
   auto cache = make(Ladder::powers_of_two(1, 8), Ladder::single(128));
   for (const BucketKey key : {BucketKey::of(9, 1), BucketKey::of(1, 129)}) {

@@ -77,7 +77,6 @@ struct AttentionRun {
   Device<uint16_t> q, out, pool;
   Device<int32_t> positions, sequence, table, count;
   Device<float> values, tops, split;
-  Device<unsigned> arrived;
   PagedRows a;
 
   // The rows [first, first + rows) of the case; spare: rows of the shape beyond those.
@@ -96,12 +95,10 @@ struct AttentionRun {
     a = {q.get(), out.get(), pool.get(), positions.get(), sequence.get(), table.get(), count.get(),
          rows + spare, c.heads, c.kv_heads, c.layer, c.layers, c.max_pages, c.window, c.scale};
     split = Device<float>(split_parts_bytes(a.rows, c.heads, c.kv_heads, c.dim, c.max_pages) / 4);
-    arrived = Device<unsigned>(size_t{1} * a.rows * head_blocks(c.heads, c.kv_heads));
-    arrived.fill(0);
   }
   std::vector<uint16_t> decode(int dim, int processors) {
     out.poison();
-    const SplitSpace space{split.get(), arrived.get(), split_parts_of(a.max_pages)};
+    const SplitSpace space{split.get(), split_parts_of(a.max_pages)};
     must(launch_split(a, space, dim, processors, {}), "split attention");
     return out.read();
   }
@@ -131,7 +128,6 @@ inline void test_attention_case(Report& report, const AttentionCase& c, const st
     return got;
   };
   const auto decoded = check(" split", run.decode(c.dim, processors), true);
-  check(" split again", run.decode(c.dim, processors), true);  // arrival counts were left zero
   check(" split on one block a processor of 3", run.decode(c.dim, 3), true);
   const auto whole = check(" prefill", run.prefill(c.dim, 0), true);
   const auto parts = check(" prefill in parts", run.prefill(c.dim, 256), true);

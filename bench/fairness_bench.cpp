@@ -23,7 +23,8 @@ struct Options {
   std::string model = "models/limpet-tiny";
   std::string dtype = "bf16";
   int64_t flood = 10000, flood_prompt = 32, flood_output = 64;
-  int64_t probes = 25, every_ms = 1000, prompt = 256, output = 16;
+  int64_t probes = 20, every_ms = 1000, prompt = 1024, output = 16;
+  int64_t token_budget = 320, prefill_chunk = 256;  // of the worker
 };
 
 JobSpec spec_of(const std::string& id, int64_t prompt, int64_t output) {
@@ -111,8 +112,9 @@ void measure(const Options& o) {
   };
   const std::string worker_key = broker.let_in("worker");
   WorkerProgram worker("one", o.model, o.dtype, broker.backend(),
-                       {"--kv-tokens", "32768", "--key", worker_key, "--server-public-key",
-                        broker.server_key_file()});
+                       {"--kv-tokens", "32768", "--token-budget", std::to_string(o.token_budget),
+                        "--prefill-chunk", std::to_string(o.prefill_chunk), "--key", worker_key,
+                        "--server-public-key", broker.server_key_file()});
   client::Client quiet(as("client quiet")), loud(as("client loud"));
   wait_for_workers(quiet, 1);
   Options warm = o;
@@ -132,6 +134,7 @@ void measure(const Options& o) {
       {"flood_jobs_per_second", static_cast<double>(done - before) / seconds},
       {"probes", o.probes},
       {"prompt_tokens", o.prompt},
+      {"prefill_chunk", o.prefill_chunk},
       {"idle_first_token_ms_p50", at(idle, 0.5)},
       {"idle_first_token_ms_p99", at(idle, 0.99)},
       {"loaded_first_token_ms_p50", at(loaded, 0.5)},
@@ -161,6 +164,10 @@ int fairness_bench(int argc, char** argv) {
   app.add_option("--every-ms", o.every_ms, "between them")->capture_default_str();
   app.add_option("--prompt", o.prompt, "tokens of a probe")->capture_default_str();
   app.add_option("--output", o.output, "tokens of a probe")->capture_default_str();
+  app.add_option("--token-budget", o.token_budget, "of the worker")->capture_default_str();
+  app.add_option("--prefill-chunk", o.prefill_chunk,
+                 "of the worker: the larger, the less others' rows weigh in a step")
+      ->capture_default_str();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

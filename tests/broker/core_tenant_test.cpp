@@ -132,12 +132,17 @@ TEST_F(CoreTenantTest, TheLastPlaceIsForATenantThatHasNothingAtWork) {
   EXPECT_EQ(at_work(), 3u) << "the last place is taken by who has three already";
   s.heartbeat(1);
   EXPECT_EQ(at_work(), 3u);
+  as("loud");
+  s.run(1, "l1");  // two places are free: one is taken
+  EXPECT_TRUE(s.has(1, "l4"));
+  EXPECT_EQ(at_work(), 3u);
+  as("quiet");
   s.submit("q1");
   EXPECT_TRUE(s.has(1, "q1")) << "it waits for nobody";
   s.submit("q2");
   EXPECT_FALSE(s.has(1, "q2"));
   as("loud");
-  s.run(1, "l1");
+  s.run(1, "l2");
   EXPECT_EQ(at_work(), 3u) << "both have jobs at work: the last place waits for a third";
 }
 

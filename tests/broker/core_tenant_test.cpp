@@ -152,5 +152,29 @@ TEST_F(CoreTenantTest, AWorkerOfFewPlacesKeepsNoneBack) {
   EXPECT_EQ(s.at(1).jobs.size(), 3u);
 }
 
+TEST_F(CoreTenantTest, TheLastPlaceIsNotForOneBeyondItsShare) {
+  s.at(1).slots = 4;
+  s.enroll(1);
+  as("light");
+  JobSpec large = Scenario::spec("big", "home");
+  large.max_tokens = 500;
+  s.submit(large);
+  s.start(1, "big");
+  s.make(1, "big", 500);
+  s.end(1, "big");  // far more than its share
+  s.heartbeat(1);
+  as("loud");
+  for (int i = 0; i < 10; ++i) s.submit("l" + std::to_string(i));
+  EXPECT_EQ(s.at(1).jobs.size(), 3u);
+  as("light");
+  s.submit("more", "home");  // at its home, and elsewhere
+  s.submit("other");
+  EXPECT_FALSE(s.has(1, "more") || s.has(1, "other"));
+  EXPECT_EQ(s.at(1).jobs.size(), 3u);
+  as("new");
+  s.submit("n");
+  EXPECT_TRUE(s.has(1, "n"));
+}
+
 }  // namespace
 }  // namespace limpet::broker

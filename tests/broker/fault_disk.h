@@ -70,6 +70,16 @@ class FaultDisk {
     left_ = bytes;
   }
   void die() { die_after(0); }
+  // Of the n-th write from here on, counted from 0, only so many bytes come to be.
+  void die_in_write(int64_t n, int64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    fatal_write_ = writes_ + n;
+    fatal_bytes_ = bytes;
+  }
+  int64_t writes() {
+    const std::lock_guard lock(mutex_);
+    return writes_;
+  }
   bool dead() {
     const std::lock_guard lock(mutex_);
     return dead_;
@@ -104,7 +114,7 @@ class FaultDisk {
     }
     pending_.clear();
     dead_ = false;
-    left_ = -1;
+    left_ = fatal_write_ = -1;
   }
 
  private:
@@ -142,7 +152,10 @@ class FaultDisk {
     const std::lock_guard lock(d.mutex_);
     if (d.dead_) return SQLITE_IOERR_WRITE;
     int n = bytes;
-    if (d.left_ >= 0) {
+    if (d.writes_++ == d.fatal_write_) {
+      n = static_cast<int>(std::min<int64_t>(d.fatal_bytes_, bytes));
+      d.dead_ = true;
+    } else if (d.left_ >= 0) {
       n = static_cast<int>(std::min<int64_t>(d.left_, bytes));
       d.left_ -= n;
       d.dead_ = n < bytes || d.left_ == 0;
@@ -162,7 +175,7 @@ class FaultDisk {
       const int rc = f->below()->pMethods->xWrite(f->below(), from, n, offset);
       if (rc != SQLITE_OK) return rc;
     }
-    return n < bytes ? SQLITE_IOERR_WRITE : SQLITE_OK;
+    return n < bytes || d.dead_ ? SQLITE_IOERR_WRITE : SQLITE_OK;
   }
 
   static int sync(sqlite3_file* file, int flags) {
@@ -223,6 +236,7 @@ class FaultDisk {
   std::mutex mutex_;
   bool dead_ = false;
   int64_t left_ = -1, written_ = 0;
+  int64_t writes_ = 0, fatal_write_ = -1, fatal_bytes_ = 0;
   std::map<std::string, std::vector<Write>> pending_;  // by path, since its last sync
 };
 

@@ -82,6 +82,45 @@ TEST_F(StoreFaultTest, KilledAtAnyByteAllThatWasAcknowledgedIsThere) {
   EXPECT_GT(died, 100);
 }
 
+// Every write of a run, from the file's creation on: none of it, its first byte, half of it, all but
+// its last byte, all of it and nothing more; killed, and with the power gone.
+TEST_F(StoreFaultTest, KilledInEachWriteAllThatWasAcknowledgedIsThere) {
+  constexpr int kCommits = 14;
+  const auto writes_of_a_run = [&] {
+    fs::remove_all(options().folder);
+    const int64_t before = disk_.writes();
+    ReferenceWorld world(3);
+    run(world, kCommits);
+    disk_.revive(false, rng_);
+    return disk_.writes() - before;
+  };
+  const int64_t writes = writes_of_a_run();
+  ASSERT_GT(writes, 40);
+  int died = 0;
+  for (int64_t n = 0; n < writes; ++n) {
+    for (const int64_t bytes : {0, 1, 2048, 4095, 1 << 20}) {
+      fs::remove_all(options().folder);
+      disk_.die_in_write(n, bytes);
+      ReferenceWorld world(3);
+      const Run r = run(world, kCommits);
+      died += r.died;
+      disk_.revive(n % 2 == 0, rng_);
+      std::string found;
+      try {
+        auto store = Store::open(options());
+        found = describe(*store, world);
+      } catch (const StoreError& e) {
+        found = e.what();
+      }
+      ASSERT_TRUE(found == r.acknowledged || found == r.in_flight)
+          << "write " << n << ", " << bytes << " bytes of it\n--- found\n"
+          << found.substr(0, 2000) << "\n--- acknowledged\n"
+          << r.acknowledged.substr(0, 2000);
+    }
+  }
+  EXPECT_GT(died, 100);
+}
+
 TEST_F(StoreFaultTest, ItGoesOnAfterEachOfManyDeaths) {
   ReferenceWorld world(77);
   for (int life = 0; life < 60; ++life) {

@@ -18,8 +18,10 @@ from plans import PLANS, kind
 from scene import TENANTS, WORKERS, Scene
 
 DISK_MB, DISK_MB_A_MINUTE = 64, 32  # of memory; what the store grows by on a fast machine
-# Small enough that sessions give way to each other; replies must not depend on it.
-WORKER_ARGS = ("--kv-tokens", 6000, "--grace-ms", 8000)
+# Small enough that sessions give way to each other, on the device and below it (2,560 bytes are a
+# token's KV); replies must not depend on it.
+WORKER_ARGS = ("--kv-tokens", 4000, "--kv-host-bytes", "4M", "--kv-disk-bytes", "16M", "--kv-least-tokens", 40,
+               "--grace-ms", 8000)
 BROKER_ARGS = ("--lease-ms", 1500, "--home-grace-ms", 2000, "--start-deadline-ms", 3000,
                "--attempt-deadline-ms", 15000, "--max-attempts", 1000)
 
@@ -29,7 +31,7 @@ def arguments():
     p.add_argument("--bin", default="build/bin", help="folder of the programs")
     p.add_argument("--minutes", type=float, default=30, help="of load under faults")
     p.add_argument("--seed", type=int, default=1, help="of faults and load; threads and timing are not the seed's")
-    p.add_argument("--clients", type=int, default=8)
+    p.add_argument("--clients", type=int, default=12)
     p.add_argument("--report", default="campaign-report", help="folder of report.md, report.json, history.jsonl")
     p.add_argument("--keep", action="store_true", help="keep the logs and the store even when all is well")
     p.add_argument("--patience", type=float, default=180, help="seconds that open jobs get after healing")
@@ -149,7 +151,7 @@ def main():
     work = pathlib.Path(tempfile.mkdtemp(prefix="limpet-campaign-"))
     network = Network(WORKERS, missing)
     recorder = Recorder(folder / "history.jsonl")
-    scene = Scene(a.bin, work, network, BROKER_ARGS, WORKER_ARGS,
+    scene = Scene(a.bin, work, network, BROKER_ARGS, (*WORKER_ARGS, "--kv-disk-dir", work),
                   DISK_MB + int(DISK_MB_A_MINUTE * a.minutes))
     ok = False
     try:

@@ -18,7 +18,7 @@ class Faults:
         self.scene, self.load, self.recorder, self.seed = scene, load, recorder, seed
         self.stop, self.counts, self.lock = threading.Event(), {}, threading.Lock()
         self.problems, self.hostile_words, self.damage = [], [], {}
-        self.keep_open = []
+        self.keep_open, self.rounds = [], {}
         network, scene_ = scene.network, scene
         self.processes = [(self.kill_worker, 6), (self.kill_broker, 4), (self.stop_worker, 3), (self.stop_broker, 2),
                           (self.drain_worker, 3), (self.restart_broker, 2), (self.kill_all, 1), (self.roll, 1)]
@@ -239,11 +239,17 @@ class Faults:
             self.damage[outcome] = self.damage.get(outcome, 0) + 1
         self.problems += wrong
 
+    def next_of(self, name, all_of_them, r):
+        """Each in turn, in an order drawn anew each time round."""
+        left = self.rounds.setdefault(name, [])
+        if not left:
+            left += r.sample(all_of_them, len(all_of_them))
+        return left.pop()
+
     # -- from outside ------------------------------------------------------------------------------
 
     def hostile_frames(self, r):
-        modes = ["random", "mutated", "giant", "flood", "replay", "impostor"]
-        mode = r.choice(modes)
+        mode = self.next_of("modes", ["random", "mutated", "giant", "flood", "replay", "impostor"], r)
         works = mode in ("replay", "impostor") or mode != "flood" and r.random() < 0.5
         # Workers' port, over the clients' link: it is the broker's machine all the same.
         port = self.scene.ports[1] if works else self.scene.ports[0]
@@ -268,8 +274,8 @@ class Faults:
         """No key, a key that is not listed, and keys of the other role."""
         host = self.scene.network.broker_from("clients")
         front, back = (f"tcp://{host}:{p}" for p in self.scene.ports)
-        endpoint, who = r.choice([(front, None), (back, None), (front, "stranger"), (back, "stranger"),
-                                  (front, "worker"), (back, "mallory")])
+        endpoint, who = self.next_of("keys", [(front, None), (back, None), (front, "stranger"), (back, "stranger"),
+                                              (front, "worker"), (back, "mallory")], r)
         mode = r.choice(["replay", "mutated"] if endpoint == back else ["flood", "mutated"])
         with self.active("wrong key", str(who)):
             word = self.let_loose(mode, endpoint, who, r)

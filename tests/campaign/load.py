@@ -227,6 +227,8 @@ class Load:
                 while not job.acknowledged.wait(0.5) and not self.abandoned.is_set() and threads[-1].is_alive():
                     pass
             else:
+                if r.random() < 0.12:  # it thinks; its KV is idle, and may have to give way
+                    self.stopping.wait(r.uniform(2, 15))
                 self.drive(job, r)
         for t in threads:
             t.join()

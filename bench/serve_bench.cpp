@@ -240,6 +240,7 @@ int serve_bench(int argc, char** argv) {
   j["decoded_tokens"] = gauges.decoded_tokens;
   j["steps_ahead"] = server.lookahead().ahead_steps();
   j["steps_split"] = server.lookahead().split_steps();
+  j["steps_ahead_beside_prompts"] = server.lookahead().after_steps();
   tell_counters(j, before, e->counters());
   std::printf("%s\n", j.dump().c_str());
   return 0;

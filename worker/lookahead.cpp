@@ -65,6 +65,7 @@ std::optional<std::vector<Lookahead::Guess>> Lookahead::begin_after(
   }
   if (draws.empty() || !engine_.submit(draws).empty()) return std::nullopt;
   ++ahead_steps_;
+  ++after_steps_;
   return next;
 }
 

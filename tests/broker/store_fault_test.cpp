@@ -82,8 +82,8 @@ TEST_F(StoreFaultTest, KilledAtAnyByteAllThatWasAcknowledgedIsThere) {
   EXPECT_GT(died, 100);
 }
 
-// Every write of a run, from the file's creation on: none of it, its first byte, half of it, all but
-// its last byte, all of it and nothing more; killed, and with the power gone.
+// Every write of a run, from the file's creation on: none of it, its first byte, half of it, all
+// but its last byte, all of it and nothing more; killed, and with the power gone.
 TEST_F(StoreFaultTest, KilledInEachWriteAllThatWasAcknowledgedIsThere) {
   constexpr int kCommits = 14;
   const auto writes_of_a_run = [&] {

@@ -157,6 +157,7 @@ def main():
     try:
         scene.start()
         answers = reference(scene)
+        (folder / "reference.json").write_text(json.dumps([[*key, value] for key, value in answers.items()]))
         f, load, faults = disturbed(a, scene, answers, recorder)
         recorder.close()
         path = judge(a, folder, f, load, faults, answers)

@@ -23,8 +23,10 @@ and of each session as a sequence of turns: there is one order, it agrees with r
 answer is what the one before it allows.
 """
 import collections
+import json
+import pathlib
+import sys
 
-ENDS = ("finished", "failed")
 OVER = ("finished", "failed", "cancelled", "expired")
 
 
@@ -251,3 +253,18 @@ def check(records, reference, turn_kind):
     for record in records:
         checker.take(record)
     return checker.finish()
+
+
+def main():
+    """Judges a campaign's folder again: `python3 history.py DIR`."""
+    import plans
+    folder = pathlib.Path(sys.argv[1])
+    reference = {(plan, turn): reply for plan, turn, reply in json.loads((folder / "reference.json").read_text())}
+    with open(folder / "history.jsonl", encoding="utf-8") as f:
+        violations = check((json.loads(line) for line in f), reference, plans.kind)
+    print("\n".join(violations) or "all histories are valid")
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

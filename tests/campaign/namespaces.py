@@ -27,7 +27,8 @@ def isolate():
         why = "there is no `ip` or no `unshare` here (iproute2, util-linux)"
     else:
         probe = subprocess.run(["unshare", *flags, "sh", "-c", "mount -t tmpfs none /run && ip link set lo up"
-                                " && ip netns add probe"], capture_output=True, text=True)
+                                " && ip netns add probe && ip link add near type veth peer name far netns probe"
+                                " && nsenter --net=/run/netns/probe -- true"], capture_output=True, text=True)
         if probe.returncode != 0:
             why = "namespaces are not allowed here: " + " ".join(probe.stderr.split())[:200]
     os.environ[INSIDE] = why or "yes"

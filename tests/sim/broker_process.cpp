@@ -185,6 +185,8 @@ void BrokerProcess::commit(const broker::Output& out, const std::vector<Decided>
       if (moved && world_.plant == Plant::move_not_durable) continue;
       disk_.commit({&entry, 1});
       if (const auto* e = std::get_if<broker::JobDispatched>(&entry)) judge_caps(*e);
+      if (const auto* e = std::get_if<broker::TokensAppended>(&entry)) judge_growth(*e);
+      note_idle(entry);
     }
   }
   judge_credit();
@@ -226,8 +228,49 @@ int64_t BrokerProcess::longest(const ReferenceStore::Job& job) const {
   const int64_t unstarted =
       (spec.rewind_to < 0 ? all : std::min(spec.rewind_to, all)) + std::ssize(spec.tokens);
   const int64_t before = job.has_prompt ? job.base + std::ssize(job.prompt) : unstarted;
-  return std::min(before + spec.max_tokens,
+  const int64_t cap = s.max_tokens > 0 ? s.max_tokens : before + spec.max_tokens;
+  return std::min(std::min(before + spec.max_tokens, cap),
                   std::min(world_.scene.max_context, 4 * world_.scene.pages));
+}
+
+void BrokerProcess::judge_growth(const broker::TokensAppended& e) {
+  for (const broker::OutputRow& row : e.rows) {
+    const ReferenceStore::Session& s = *disk_.find(disk_.find(row.job)->accepted.session);
+    const auto cap = world_.caps.find({s.tenant, s.name});
+    if (cap != world_.caps.end() && !s.name.empty() && std::ssize(s.transcript) > cap->second) {
+      violated(tag(row.job) + "its session grows beyond what its client allowed");
+    }
+  }
+}
+
+void BrokerProcess::note_idle(const JournalEntry& entry) {
+  if (const auto* e = std::get_if<broker::JobEndedEntry>(&entry)) {
+    const SessionNumber session = disk_.find(e->job)->accepted.session;
+    if (disk_.find(session)->lane.empty()) idle_since_[session] = world_.ms();
+  } else if (const auto* e = std::get_if<broker::JobAccepted>(&entry)) {
+    const auto since = idle_since_.find(e->session);
+    if (since == idle_since_.end()) return;
+    idle_before_[e->job] = world_.ms() - since->second;
+    idle_since_.erase(since);
+  } else if (const auto* e = std::get_if<broker::HomeSet>(&entry)) {
+    if (!e->worker.empty()) idle_since_.erase(e->session);
+  }
+}
+
+// Where there is room and nothing goes wrong, idle KV is there as long as was asked for, no longer.
+void BrokerProcess::judge_kept(const broker::StartedEntry& e) {
+  const ReferenceStore::Job& job = *disk_.find(e.job);
+  const ReferenceStore::Session& s = *disk_.find(job.accepted.session);
+  const auto asked = world_.keep_alives.find({s.tenant, s.name});
+  const auto idle = idle_before_.find(e.job);
+  if (s.name.empty() || asked == world_.keep_alives.end() || idle == idle_before_.end()) return;
+  constexpr int64_t kTurn = 10;  // ms: a turn of the broker is not at once
+  if (e.residency == Residency::resident && idle->second > asked->second + kTurn) {
+    violated(tag(e.job) + "its session's KV is kept beyond its time");
+  }
+  if (e.reason == Reason::evicted && idle->second < asked->second - kTurn) {
+    violated(tag(e.job) + "its session's KV is given up before its time");
+  }
 }
 
 // A tenant's jobs in flight, when one more begins. A single one may be larger than the cap.
@@ -275,7 +318,10 @@ void BrokerProcess::judge(const JournalEntry& entry, const Origin* origin) {
     world_.verdict.resident_starts += e->residency == Residency::resident;
     world_.verdict.restored_starts += e->residency == Residency::restored;
     world_.verdict.migrated_starts += e->residency == Residency::migrated;
-    if (world_.scene.calm && e->residency == Residency::reprefilled &&
+    if (world_.scene.calm) judge_kept(*e);
+    const auto& session = *disk_.find(disk_.find(e->job)->accepted.session);
+    const bool timed = world_.keep_alives.contains({session.tenant, session.name});
+    if (world_.scene.calm && e->residency == Residency::reprefilled && !timed &&
         e->reason != Reason::new_session) {
       violated(tag(e->job) + "prefilled again though its home left in peace and others had room");
     }
@@ -316,7 +362,8 @@ void BrokerProcess::judge_end(const broker::JobEndedEntry& end) {
   if (end.state != JobState::finished) return;
   const ReferenceStore::Job& job = *disk_.find(end.job);
   const int64_t before = job.base + std::ssize(job.prompt);
-  const int64_t room = std::min(world_.scene.max_context, 4 * world_.scene.pages) - before;
+  int64_t room = std::min(world_.scene.max_context, 4 * world_.scene.pages) - before;
+  if (job.cap > 0) room = std::min(room, job.cap - before);
   const int64_t most = std::min<int64_t>(job.accepted.spec->max_tokens, room);
   const auto stop = std::ranges::find_if(job.output, is_end);
   const bool stopped = stop != job.output.end();

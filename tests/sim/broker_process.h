@@ -62,6 +62,9 @@ class BrokerProcess {
   void commit(const broker::Output& out, const std::vector<Decided>& decided);
   void judge(const JournalEntry& entry, const Origin* origin);
   void judge_tenant(const JournalEntry& entry, const Decided& by);
+  void judge_kept(const broker::StartedEntry& e);
+  void judge_growth(const broker::TokensAppended& e);
+  void note_idle(const JournalEntry& entry);
   void judge_caps(const broker::JobDispatched& e);
   void judge_queue_cap(const std::string& tenant);
   int64_t longest(const ReferenceStore::Job& job) const;
@@ -80,6 +83,8 @@ class BrokerProcess {
   ToClient to_client_;
   ToWorker to_worker_;
   ReferenceStore disk_;
+  std::map<SessionNumber, int64_t> idle_since_;  // ms; without jobs, at the home that it had then
+  std::map<JobNumber, int64_t> idle_before_;     // how long, when this job came
   TurnsJudge turns_;
   std::unique_ptr<broker::Core> core_;
   std::vector<Arrival> inbox_;

@@ -7,6 +7,12 @@ namespace limpet::sim {
 void ClientProcess::want(std::shared_ptr<const JobSpec> spec, int64_t in_ms) {
   const std::string id = spec->job_id;
   world_.priorities[{tenant_, id}] = spec->priority;
+  if (spec->keep_alive_ms >= 0) {
+    world_.keep_alives[{tenant_, spec->session}] = spec->keep_alive_ms;
+  }
+  if (spec->session_max_tokens > 0) {
+    world_.caps[{tenant_, spec->session}] = spec->session_max_tokens;
+  }
   wants_[id].spec = std::move(spec);
   ++open_;
   world_.in(in_ms, [this, id] {
@@ -34,6 +40,10 @@ void ClientProcess::listed(const Listed& m) const {
   for (const SessionInfo& s : m.sessions) {
     if (s.tenant != tenant_) throw Contradiction("a tenant is listed another one's session");
   }
+}
+
+void ClientProcess::release(const std::string& session, int64_t in_ms) {
+  world_.in(in_ms, [this, session] { send_(Release{session}); });
 }
 
 // What has been acknowledged is only attached to: it must be there.

@@ -23,6 +23,7 @@ class ClientProcess {
 
   void want(std::shared_ptr<const JobSpec> spec, int64_t in_ms);
   void cancel(const std::string& job_id, int64_t in_ms);
+  void release(const std::string& session, int64_t in_ms);  // its KV goes, it stays
   // Asks for what is another tenant's: it must not be there for this one.
   void pry(const std::string& job_id, int64_t in_ms);
   void arrives(const BrokerToClient& message);

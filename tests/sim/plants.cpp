@@ -31,6 +31,8 @@ constexpr Line kPlants[] = {  // as in README.md
     {Plant::queue_cap_ignored, "queue-cap-ignored", "more jobs queued than it may"},
     {Plant::kv_cap_ignored, "kv-cap-ignored", "need more KV than it may have"},
     {Plant::tenant_favoured, "tenant-favoured", "tokens more than its share"},
+    {Plant::keep_alive_lost, "keep-alive-lost", "kept beyond its time"},
+    {Plant::session_cap_lost, "session-cap-lost", "grows beyond what its client allowed"},
     {Plant::priority_lost, "priority-lost", "which is more urgent"},
     {Plant::tier_told_early, "tier-told-early", "decodes on KV of other tokens"},
     {Plant::tier_page_altered, "tier-page-altered", "decodes on KV of other tokens"},

@@ -89,6 +89,7 @@ void ReferenceStore::take(const broker::JobDispatched& e) {
   job.attempt = e.attempt;
   job.owner = s.home;
   job.owner_incarnation = s.incarnation;
+  job.cap = s.max_tokens;
   job.state = JobState::dispatched;
 }
 

@@ -28,6 +28,7 @@ class ReferenceStore {
     Attempt attempt{};
     std::string owner;  // of its attempt: the home when it was dispatched
     uint64_t owner_incarnation = 0;
+    int64_t cap = 0;  // its session's, when it was dispatched
     bool has_prompt = false;
     int64_t base = 0;
     int64_t cached = 0;

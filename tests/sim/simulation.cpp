@@ -17,9 +17,12 @@ uint64_t body_of(const JobSpec& spec) {
   return h;
 }
 
-std::shared_ptr<const JobSpec> without_priority(const JobSpec& spec) {
+// What reaches the broker of a client's wish when a bug has been planted on the way.
+std::shared_ptr<const JobSpec> spoilt(const JobSpec& spec, Plant plant) {
   auto changed = std::make_shared<JobSpec>(spec);
-  changed->priority = 0;
+  if (plant == Plant::priority_lost) changed->priority = 0;
+  if (plant == Plant::keep_alive_lost) changed->keep_alive_ms = -1;
+  if (plant == Plant::session_cap_lost) changed->session_max_tokens = 0;
   return changed;
 }
 
@@ -143,7 +146,7 @@ class Cluster {
       if (world_.tracing) world_.trace("        broker <- client: ", describe(m));
       if (auto* submit = std::get_if<Submit>(&e.message)) {
         e.body_hash = body_of(*submit->spec);
-        if (world_.plant == Plant::priority_lost) submit->spec = without_priority(*submit->spec);
+        if (world_.plant != Plant::none) submit->spec = spoilt(*submit->spec, world_.plant);
       }
       broker_.arrives(std::move(e));
     });
@@ -188,7 +191,12 @@ void Cluster::draw_job() {
   const int64_t c = rng.below(scene.clients);
   ClientProcess& client = *clients_[static_cast<size_t>(c)];
   spec->job_id = "j" + std::to_string(named_[client.tenant()]++);
-  if (!rng.chance(200)) spec->session = "s" + std::to_string(rng.below(scene.sessions));
+  if (!rng.chance(200)) {
+    const int64_t number = rng.below(scene.sessions);
+    spec->session = "s" + std::to_string(number);
+    spec->keep_alive_ms = scene.keep_alive_ms[static_cast<size_t>(number)];
+    spec->session_max_tokens = scene.max_tokens[static_cast<size_t>(number)];
+  }
   spec->kind = InputKind::tokens;
   // Two beginnings shared by all sessions: prefixes to share.
   const int64_t shared = rng.below(8);
@@ -274,6 +282,10 @@ void Cluster::draw_surroundings() {
   times(world_.scene.full_disks, [this, &rng] { broker_.fill_disk(rng.between(50, 1500)); });
   times(world_.scene.wall_jumps,
         [this, &rng] { world_.now.wall += rng.between(-7'200'000, 7'200'000); });
+  times(world_.scene.releases, [this, &rng] {
+    const std::string session = "s" + std::to_string(rng.below(world_.scene.sessions));
+    clients_[static_cast<size_t>(rng.below(std::ssize(clients_)))]->release(session, 0);
+  });
   times(world_.scene.reloads, [this, &rng] {
     world_.scene.draw_policies(rng);
     broker_.set_policies();

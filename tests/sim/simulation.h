@@ -34,6 +34,8 @@ enum class Plant : uint8_t {
   kv_cap_ignored,       // nor that of resident tokens
   tenant_favoured,      // the first tenant's weight is a thousand times the file's
   priority_lost,        // clients' priorities are dropped on their way
+  keep_alive_lost,      // so is how long a session's KV is to be kept
+  session_cap_lost,     // and how many tokens it may hold
   tier_told_early,      // KV that moves below the device or back is told of before it is there
   tier_page_altered,    // a page from below the device is not what went, and nothing says so
 };

@@ -54,13 +54,23 @@ Scene Scene::draw(Rng& rng) {
   s.tenants = rng.chance(600) ? rng.between(2, 3) : 1;
   s.clients = std::max(s.clients, s.tenants);
   s.draw_policies(rng);
+  s.releases = sometimes(2);
   if (rng.chance(200)) s.be_tight(rng);
   if (rng.chance(150)) {
     s.be_calm(rng);
   } else if (rng.chance(80)) {
     s.be_solo(rng);
   }
+  s.draw_terms(rng);
   return s;
+}
+
+void Scene::draw_terms(Rng& rng) {
+  for (int64_t i = 0; i < sessions; ++i) {
+    const int64_t most = std::min(max_context, 4 * pages);
+    keep_alive_ms.push_back(!solo && rng.chance(300) ? rng.between(0, 2000) : -1);
+    max_tokens.push_back(!solo && rng.chance(250) ? rng.between(16, most) : 0);
+  }
 }
 
 void Scene::draw_policies(Rng& rng) {
@@ -96,7 +106,7 @@ void Scene::be_calm(Rng& rng) {
   pages = 400;
   loss = duplicates = late = damaged_pages = 0;
   broker_crashes = worker_crashes = hangs = reconnects = wall_jumps = client_crashes = 0;
-  partitions = slow_links = stalls = full_disks = reloads = 0;
+  partitions = slow_links = stalls = full_disks = reloads = releases = 0;
   leaves = 1;
   stuck_tokenizers = bad_rows = cancels = deadlines = rewinds = residents = 0;
   // A tenant's cap of resident tokens would take idle sessions their KV.

@@ -47,11 +47,16 @@ struct Scene {
   int64_t damaged_pages = 0;  // per mille
   int64_t host_pages = 0, disk_pages = 0, least_tokens = 0;  // of each worker's tiers
   int64_t stuck_tokenizers = 0, bad_rows = 0;                      // per mille
+  // Terms of sessions, by their number in the scene: KV kept so long (-1: for ever), and never more
+  // tokens than so many (0: no cap).
+  std::vector<int64_t> keep_alive_ms, max_tokens;
+  int64_t releases = 0;  // of sessions, while they have jobs or not
   int64_t cancels = 0, deadlines = 0, rewinds = 0, residents = 0;  // per mille of jobs
   broker::CoreOptions core;
   static Scene draw(Rng& rng);
   void be_tight(Rng& rng);
   std::string tenant(int64_t t) const { return tenants == 1 ? "" : "tenant" + std::to_string(t); }
+  void draw_terms(Rng& rng);
   void draw_policies(Rng& rng);  // of the tenants that there are
   void be_calm(Rng& rng);
   void be_solo(Rng& rng);
@@ -88,6 +93,8 @@ class World {
   std::function<std::string(JobNumber)> tenant_of;  // by what is durable
   // What clients meant, by tenant and job id, whatever has become of their messages.
   std::map<std::pair<std::string, std::string>, int32_t> priorities;
+  // And by tenant and session.
+  std::map<std::pair<std::string, std::string>, int64_t> keep_alives, caps;
 
  private:
   static constexpr int64_t kStart = 3'600'000;

@@ -23,7 +23,8 @@ struct Options {
   std::string model = "models/limpet-tiny";
   std::string dtype = "bf16";
   int64_t flood = 10000, flood_prompt = 32, flood_output = 64;
-  int64_t probes = 25, every_ms = 1000, prompt = 256, output = 16;
+  int64_t probes = 20, every_ms = 1000, prompt = 1024, output = 16;
+  int64_t token_budget = 320, prefill_chunk = 256;  // of the worker
 };
 
 JobSpec spec_of(const std::string& id, int64_t prompt, int64_t output) {
@@ -73,9 +74,14 @@ class Flood {
   std::atomic<int64_t> finished_{0};
 };
 
-// Milliseconds from the submission to the first token, of one job each second.
-std::vector<double> probe(client::Client& client, const Options& o, const std::string& name) {
-  std::vector<double> took;
+// Milliseconds, sorted: from the submission to the first token, and of it in the broker's queue.
+struct Probed {
+  std::vector<double> first_token, queue;
+};
+
+// One job each second.
+Probed probe(client::Client& client, const Options& o, const std::string& name) {
+  Probed took;
   auto next = std::chrono::steady_clock::now();
   for (int64_t i = 0; i < o.probes; ++i) {
     std::this_thread::sleep_until(next);
@@ -88,12 +94,16 @@ std::vector<double> probe(client::Client& client, const Options& o, const std::s
       if (!event) throw std::runtime_error("a probe has no answer within 30 s");
       if (!told && std::holds_alternative<Tokens>(*event)) {
         told = true;
-        took.push_back(static_cast<double>(now_ns() - start) / 1e6);
+        took.first_token.push_back(static_cast<double>(now_ns() - start) / 1e6);
+      }
+      if (const auto* end = std::get_if<Finished>(&*event)) {
+        took.queue.push_back(end->timings.queue * 1e3);
       }
     }
     if (!told) throw std::runtime_error("a probe came to nothing");
   }
-  std::ranges::sort(took);
+  std::ranges::sort(took.first_token);
+  std::ranges::sort(took.queue);
   return took;
 }
 
@@ -111,18 +121,19 @@ void measure(const Options& o) {
   };
   const std::string worker_key = broker.let_in("worker");
   WorkerProgram worker("one", o.model, o.dtype, broker.backend(),
-                       {"--kv-tokens", "32768", "--key", worker_key, "--server-public-key",
-                        broker.server_key_file()});
+                       {"--kv-tokens", "32768", "--token-budget", std::to_string(o.token_budget),
+                        "--prefill-chunk", std::to_string(o.prefill_chunk), "--key", worker_key,
+                        "--server-public-key", broker.server_key_file()});
   client::Client quiet(as("client quiet")), loud(as("client loud"));
   wait_for_workers(quiet, 1);
   Options warm = o;
   warm.probes = 3;
   warm.every_ms = 0;
   probe(quiet, warm, "warm-");
-  const std::vector<double> idle = probe(quiet, o, "idle-");
+  const Probed idle = probe(quiet, o, "idle-");
   const Flood flood(loud, o);
   const int64_t before = flood.finished(), start = now_ns();
-  const std::vector<double> loaded = probe(quiet, o, "loaded-");
+  const Probed loaded = probe(quiet, o, "loaded-");
   const double seconds = static_cast<double>(now_ns() - start) / 1e9;
   const int64_t done = flood.finished();
   if (done >= o.flood) throw std::runtime_error("the flood was over too soon: more --flood-jobs");
@@ -132,12 +143,16 @@ void measure(const Options& o) {
       {"flood_jobs_per_second", static_cast<double>(done - before) / seconds},
       {"probes", o.probes},
       {"prompt_tokens", o.prompt},
-      {"idle_first_token_ms_p50", at(idle, 0.5)},
-      {"idle_first_token_ms_p99", at(idle, 0.99)},
-      {"loaded_first_token_ms_p50", at(loaded, 0.5)},
-      {"loaded_first_token_ms_p99", at(loaded, 0.99)},
-      {"ratio_p50", at(loaded, 0.5) / at(idle, 0.5)},
-      {"ratio_p99", at(loaded, 0.99) / at(idle, 0.99)}};
+      {"prefill_chunk", o.prefill_chunk},
+      {"idle_first_token_ms_p50", at(idle.first_token, 0.5)},
+      {"idle_first_token_ms_p99", at(idle.first_token, 0.99)},
+      {"idle_first_token_ms", idle.first_token},
+      {"loaded_first_token_ms_p50", at(loaded.first_token, 0.5)},
+      {"loaded_first_token_ms_p99", at(loaded.first_token, 0.99)},
+      {"loaded_first_token_ms", loaded.first_token},
+      {"loaded_queue_ms_max", loaded.queue.back()},
+      {"ratio_p50", at(loaded.first_token, 0.5) / at(idle.first_token, 0.5)},
+      {"ratio_p99", at(loaded.first_token, 0.99) / at(idle.first_token, 0.99)}};
   std::printf("%s\n", line.dump().c_str());
   std::fflush(stdout);
 }
@@ -161,6 +176,10 @@ int fairness_bench(int argc, char** argv) {
   app.add_option("--every-ms", o.every_ms, "between them")->capture_default_str();
   app.add_option("--prompt", o.prompt, "tokens of a probe")->capture_default_str();
   app.add_option("--output", o.output, "tokens of a probe")->capture_default_str();
+  app.add_option("--token-budget", o.token_budget, "of the worker")->capture_default_str();
+  app.add_option("--prefill-chunk", o.prefill_chunk,
+                 "of the worker: the larger, the less others' rows weigh in a step")
+      ->capture_default_str();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

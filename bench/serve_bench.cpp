@@ -17,7 +17,7 @@ namespace {
 using engine::Engine;
 
 struct ServeOptions : Options {
-  int64_t sessions = 256, shortest = 200, longest = 2000, output = 128, prompt = 8192, beside = 32;
+  int64_t sessions = 256, shortest = 200, longest = 2000, output = 128, prompt = 8192, beside = 0;
   int64_t budget = 256, kv_tokens = 0, host_bytes = 0;
   bool together = false;
 };
@@ -31,7 +31,8 @@ void add_serve_options(CLI::App& app, ServeOptions& o) {
   app.add_option("--output", o.output, "tokens that a later turn draws")->capture_default_str();
   app.add_option("--prompt", o.prompt, "tokens of the prompt that arrives late")
       ->capture_default_str();
-  app.add_option("--beside", o.beside, "jobs that decode meanwhile")->capture_default_str();
+  app.add_option("--beside", o.beside, "jobs that decode meanwhile; 0: all but one of --batch")
+      ->capture_default_str();
   app.add_option("--budget", o.budget, "token rows of a step")->capture_default_str();
   app.add_option("--kv-tokens", o.kv_tokens, "of the pool; 0: as many as are needed")
       ->capture_default_str();
@@ -200,6 +201,7 @@ int serve_bench(int argc, char** argv) {
     throw std::runtime_error("--shortest must be at least 1 and at most --longest, and there must"
                              " be --batch sessions or more");
   }
+  if (o.beside <= 0) o.beside = o.batch - 1;
   const auto lengths = lengths_of(o);
   auto e = open_for(o, lengths);
   const double bandwidth = measured_read_bandwidth(*e);
@@ -238,6 +240,7 @@ int serve_bench(int argc, char** argv) {
   j["decoded_tokens"] = gauges.decoded_tokens;
   j["steps_ahead"] = server.lookahead().ahead_steps();
   j["steps_split"] = server.lookahead().split_steps();
+  j["steps_ahead_beside_prompts"] = server.lookahead().after_steps();
   tell_counters(j, before, e->counters());
   std::printf("%s\n", j.dump().c_str());
   return 0;

@@ -7,11 +7,15 @@ namespace limpet::broker {
 // overloaded to one that has nothing to do, the next in turn first, until either is no more.
 void Core::State::balance(Turn& t, Worker& worker) {
   if (ready_sessions == 0) return;
-  Worker* hot = worker.overloaded(options.balance_factor) ? &worker : nullptr;
+  // One with a place left is about to take who waits there, or their tenants' caps hold them.
+  const auto overloaded = [&](const Worker& w) {
+    const bool full = w.held || !workers.open(w);
+    return w.state == WorkerState::ready && full && w.overloaded(options.balance_factor);
+  };
+  Worker* hot = overloaded(worker) ? &worker : nullptr;
   if (!hot && worker.idle()) {
     workers.each([&](Worker& w) {
-      if (w.state != WorkerState::ready || w.waiting == 0) return;
-      if (w.overloaded(options.balance_factor) && (!hot || w.waiting > hot->waiting)) hot = &w;
+      if (overloaded(w) && (!hot || w.waiting > hot->waiting)) hot = &w;
     });
   }
   if (!hot) return;

@@ -76,10 +76,13 @@ void Core::State::settle(Turn& t) {
     const FairQueue::First first = first_of(anywhere);
     if (first && (workers.any_open() || first.tenant->in_flight == 0)) {
       if (Worker* there = room_for(*first.session)) {
+        const int64_t before = ready_sessions;
         pump(t, *there);
+        // Nothing: the last place there, and before it the turn of one for whom it is not.
+        if (ready_sessions != before || there->held) continue;
+      } else if (wait_at_one(t, *first.session)) {
         continue;
       }
-      if (wait_at_one(t, *first.session)) continue;
     }
     if (gained.empty()) return;
     Worker& worker = workers.at(gained.back());

@@ -114,6 +114,20 @@ Metaspace::Prepend metaspace_prepend(const Json& json) {
                                                  : Metaspace::Prepend::never;
 }
 
+// ASCII's punctuation, and Unicode's of version 8.0: what came later is none to the reference's
+// pre-tokenizer of this name (its patterns know more).
+constexpr const char* kPunctuation =
+    R"((?![)"
+    R"(\x{61d}\x{9fd}\x{a76}\x{c77}\x{c84}\x{1b4e}-\x{1b4f}\x{1b7d}-\x{1b7f})"
+    R"(\x{2e43}-\x{2e4f}\x{2e52}-\x{2e5d}\x{10d6e}\x{10ead}\x{10f55}-\x{10f59})"
+    R"(\x{10f86}-\x{10f89}\x{113d4}-\x{113d5}\x{113d7}-\x{113d8}\x{1144b}-\x{1144f})"
+    R"(\x{1145a}-\x{1145b}\x{1145d}\x{11660}-\x{1166c}\x{116b9}\x{1183b}\x{11944}-\x{11946})"
+    R"(\x{119e2}\x{11a3f}-\x{11a46}\x{11a9a}-\x{11a9c}\x{11a9e}-\x{11aa2})"
+    R"(\x{11b00}-\x{11b09}\x{11be1}\x{11c41}-\x{11c45}\x{11c70}-\x{11c71})"
+    R"(\x{11ef7}-\x{11ef8}\x{11f43}-\x{11f4f}\x{11fff}\x{12ff1}-\x{12ff2})"
+    R"(\x{16d6d}-\x{16d6f}\x{16e97}-\x{16e9a}\x{16fe2}\x{1e5ff}\x{1e95e}-\x{1e95f})"
+    R"(])[!-/:-@\[-`{-~\p{P}\x{166d}\x{111c9}])";
+
 void read_splitter(const Json& json, int nesting, std::vector<Splitter>& steps, bool& byte_level) {
   // GPT-2's own split (Radford et al. 2019), which the byte-level step does when asked to.
   static constexpr const char* kGpt2 =
@@ -138,7 +152,7 @@ void read_splitter(const Json& json, int nesting, std::vector<Splitter>& steps, 
     isolated(flag_of(json, "individual_digits", false) ? R"(\p{N})" : R"(\p{N}+)");
   } else if (type == "Punctuation") {
     const auto behavior = json.contains("behavior") ? behavior_of(json) : SplitBehavior::isolated;
-    steps.emplace_back(SplitByPattern{Pattern(R"([!-/:-@\[-`{-~\p{P}])", false), behavior, false});
+    steps.emplace_back(SplitByPattern{Pattern(kPunctuation, false), behavior, false});
   } else if (type == "Metaspace") {
     steps.emplace_back(Metaspace{metaspace_replacement(json), metaspace_prepend(json),
                                  flag_of(json, "split", true)});

@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "engine/tokenizer_utf8.h"
+#include "engine/unicode_additions.h"
 
 namespace limpet::engine {
 namespace {
@@ -18,21 +19,50 @@ constexpr std::string_view kSpaces = R"(\p{Z}\t-\r\x{85})";  // Unicode's White_
 constexpr const char* kMovedStart =
     "the split pattern has \\K in a look-around, which is not supported";
 
-// PCRE2's \s also has U+180E, which lost White_Space in Unicode 6.3; Oniguruma's has not.
-std::string with_unicode_spaces(const std::string& source) {
+// The category that is named from `at` on, as "{L}" or "{^L}", and how long that is; empty: none.
+std::string_view category_at(std::string_view source, size_t at, bool& negated, size_t& length) {
+  const size_t end = source.find('}', at);
+  if (at >= source.size() || source[at] != '{' || end == std::string_view::npos) return {};
+  length = end + 1 - at;
+  std::string_view name = source.substr(at + 1, end - at - 1);
+  if (name.starts_with('^')) {
+    negated = !negated;
+    name.remove_prefix(1);
+  }
+  return name;
+}
+
+// What `\` and the characters after it mean here; `at` is at the first of those and is moved on to
+// the last. PCRE2's \s also has U+180E, which lost White_Space in Unicode 6.3; Oniguruma's has not.
+std::string escape_in_todays_unicode(const std::string& source, size_t& at, bool in_class) {
+  const auto members = [in_class](const std::string& items, bool negated) {
+    return in_class ? items : (negated ? "[^" : "[") + items + "]";
+  };
+  const char escaped = source[at];
+  if (escaped == 's' || (escaped == 'S' && !in_class)) {
+    return members(std::string(kSpaces), escaped == 'S');
+  }
+  if (escaped == 'p' || escaped == 'P') {
+    bool negated = escaped == 'P';
+    size_t length = 0;
+    const std::string_view name = category_at(source, at + 1, negated, length);
+    const std::string added = name.empty() ? "" : unicode_additions(name);
+    if (!added.empty() && !(negated && in_class)) {
+      at += length;
+      return members(added + "\\p{" + std::string(name) + "}", negated);
+    }
+  }
+  return {'\\', escaped};
+}
+
+// In a class, a negated category (\P{L}) still has what Unicode assigned since.
+std::string in_todays_unicode(const std::string& source) {
   std::string out;
   bool in_class = false;
   for (size_t i = 0; i < source.size(); ++i) {
     const char c = source[i];
     if (c == '\\' && i + 1 < source.size()) {
-      const char escaped = source[++i];
-      if (escaped == 's') {
-        out += in_class ? std::string(kSpaces) : "[" + std::string(kSpaces) + "]";
-      } else if (escaped == 'S' && !in_class) {
-        out += "[^" + std::string(kSpaces) + "]";
-      } else {
-        out += {c, escaped};
-      }
+      out += escape_in_todays_unicode(source, ++i, in_class);
       continue;
     }
     out += c;
@@ -73,7 +103,7 @@ struct Pattern::Code {
 };
 
 Pattern::Pattern(const std::string& source, bool literal) : code_(std::make_unique<Code>()) {
-  const std::string pattern = literal ? source : with_unicode_spaces(source);
+  const std::string pattern = literal ? source : in_todays_unicode(source);
   const CompileContext context(pcre2_compile_context_create(nullptr));
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   pcre2_set_parens_nest_limit(context.get(), 100);

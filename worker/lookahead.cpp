@@ -47,6 +47,35 @@ std::optional<std::vector<Lookahead::Guess>> Lookahead::begin_next(const Step& s
   return next;
 }
 
+// The step after rows whose tokens are known, while a later one is in flight still.
+std::optional<std::vector<Lookahead::Guess>> Lookahead::begin_after(
+    const Step& step, const std::vector<Match>& rows, const Outcome& out,
+    const SamplingOf& sampling_of) {
+  std::vector<engine::DrawRow> draws;
+  std::vector<Guess> next;
+  for (const Match& m : rows) {
+    const StepRow& row = step.rows[m.planned];
+    const engine::Sampled& drawn = out.rows[m.planned];
+    if (!row.sample) return std::nullopt;
+    if (row.last || !drawn.ok()) continue;
+    if (!engine_.kv().reserve(row.sequence, 1)) return std::nullopt;
+    draws.push_back({row.sequence, std::span(&drawn.token, 1), sampling_of(row),
+                     row.position + 1});
+    next.push_back({row.job, row.attempt, row.sequence, row.position + 1});
+  }
+  if (draws.empty() || !engine_.submit(draws).empty()) return std::nullopt;
+  ++ahead_steps_;
+  ++after_steps_;
+  return next;
+}
+
+// Some of them to be continued; one that decodes beside them is better off with the others.
+bool Lookahead::only_prompts(const Step& step, const std::vector<Match>& rows) {
+  const auto row = [&](const Match& m) -> const StepRow& { return step.rows[m.planned]; };
+  return std::ranges::all_of(rows, [&](const Match& m) { return row(m).tokens.size() > 1; }) &&
+         std::ranges::any_of(rows, [&](const Match& m) { return !row(m).sample; });
+}
+
 void Lookahead::collect(const std::vector<Match>& rows, Outcome& out) {
   std::vector<int32_t> keep;
   for (const Match& m : rows) keep.push_back(m.in_flight);
@@ -102,11 +131,17 @@ Lookahead::Outcome Lookahead::run(const Step& step, const SamplingOf& sampling_o
   std::optional<std::vector<Guess>> next;
   if (beside.empty()) next = begin_next(step, guessed);
   if (guessed.empty() && beside.size() == 1) next = begin_next(step, beside[0]);
+  // While a prompt that is not at its end is in flight, those who decode go on by what they drew.
+  const bool prompts = split_ && !beside.empty() && only_prompts(step, beside.back());
   if (ahead_) {
     wasted_rows_ += std::ssize(*ahead_) - std::ssize(guessed);
     collect(guessed, out);
+    if (prompts) next = begin_after(step, guessed, out, sampling_of);
   }
-  for (const auto& part : beside) collect(part, out);
+  for (size_t i = 0; i < beside.size(); ++i) {
+    collect(beside[i], out);
+    if (prompts && i + 2 == beside.size()) next = begin_after(step, beside[i], out, sampling_of);
+  }
   ahead_ = std::move(next);
   return out;
 }

@@ -35,6 +35,7 @@ class Lookahead {
   int64_t ahead_steps() const { return ahead_steps_; }  // that were begun before they were planned
   int64_t wasted_rows() const { return wasted_rows_; }  // of them, that were not planned
   int64_t split_steps() const { return split_steps_; }
+  int64_t after_steps() const { return after_steps_; }  // of the ahead ones: beside a prompt
 
  private:
   // A row that was begun ahead, as the core would plan it.
@@ -59,12 +60,16 @@ class Lookahead {
   std::string submit_rest(const Step& step, const std::vector<size_t>& rest,
                           const SamplingOf& sampling_of, std::vector<std::vector<Match>>& parts);
   std::optional<std::vector<Guess>> begin_next(const Step& step, const std::vector<Match>& rows);
+  std::optional<std::vector<Guess>> begin_after(const Step& step, const std::vector<Match>& rows,
+                                                const Outcome& out,
+                                                const SamplingOf& sampling_of);
+  static bool only_prompts(const Step& step, const std::vector<Match>& rows);
   void collect(const std::vector<Match>& rows, Outcome& out);
 
   engine::Engine& engine_;
   bool split_;
   std::optional<std::vector<Guess>> ahead_;
-  int64_t ahead_steps_ = 0, wasted_rows_ = 0, split_steps_ = 0;
+  int64_t ahead_steps_ = 0, wasted_rows_ = 0, split_steps_ = 0, after_steps_ = 0;
 };
 
 }  // namespace limpet::worker

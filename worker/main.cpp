@@ -7,7 +7,6 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
-#include <map>
 #include <memory>
 #include <optional>
 #include <random>
@@ -32,7 +31,7 @@ void catch_signals() {
 
 struct Flags {
   limpet::worker::WorkerOptions options;
-  std::string dtype = "bf16";
+  std::string dtype = "bf16", batch_buckets = "powers-of-two", past_buckets = "powers-of-two";
   int64_t kv_tokens = 0;
   int64_t grace_ms = 5000;
   bool no_shared_prefixes = false;
@@ -108,21 +107,16 @@ void add_flags(CLI::App& app, Flags& f) {
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
 }
 
-void add_ladders(CLI::App& app, limpet::engine::BucketOptions& o) {
-  using limpet::engine::LadderKind;
-  const std::map<std::string, LadderKind> kinds = {{"powers-of-two", LadderKind::powers_of_two},
-                                                   {"linear", LadderKind::linear},
-                                                   {"single", LadderKind::single}};
-  const auto add = [&](const char* flag, LadderKind& kind, const char* what) {
+void add_ladders(CLI::App& app, Flags& f) {
+  const auto add = [&](const char* flag, std::string& kind, const char* what) {
     app.add_option(flag, kind, what)
-        ->transform(CLI::CheckedTransformer(kinds).description(""))
-        ->type_name("powers-of-two|linear|single")
-        ->default_str("powers-of-two");
+        ->capture_default_str()
+        ->check(CLI::IsMember({"powers-of-two", "linear", "single"}));
   };
-  add("--batch-buckets", o.batch,
+  add("--batch-buckets", f.batch_buckets,
       "How numbers of rows are rounded up to the shapes that are compiled at the start: linear\n"
       "pads less, single compiles one shape, which all steps pay for");
-  add("--past-buckets", o.past, "The same of the sequences' lengths");
+  add("--past-buckets", f.past_buckets, "The same of the sequences' lengths");
 }
 
 void add_tiers(CLI::App& app, limpet::worker::TierSizes& o) {
@@ -145,11 +139,18 @@ void add_tiers(CLI::App& app, limpet::worker::TierSizes& o) {
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 34));
 }
 
+limpet::engine::LadderKind ladder_of(const std::string& kind) {
+  using limpet::engine::LadderKind;
+  if (kind == "linear") return LadderKind::linear;
+  return kind == "single" ? LadderKind::single : LadderKind::powers_of_two;
+}
+
 limpet::worker::WorkerOptions options_of(const Flags& f) {
   limpet::worker::WorkerOptions o = f.options;
   o.identity = limpet::keys::identify(f.key, f.server_public_key);
   o.engine.precision =
       f.dtype == "f32" ? limpet::engine::Precision::f32 : limpet::engine::Precision::bf16;
+  o.engine.buckets = {ladder_of(f.batch_buckets), ladder_of(f.past_buckets)};
   o.engine.kv_pages = (f.kv_tokens + 15) / 16;
   o.engine.share_prefixes = !f.no_shared_prefixes;
   o.grace = std::chrono::milliseconds(f.grace_ms);
@@ -197,7 +198,7 @@ int main(int argc, char** argv) {
       "Example: limpet-worker --broker tcp://127.0.0.1:5556 --model models/limpet-tiny"};
   app.name("limpet-worker");
   add_flags(app, flags);
-  add_ladders(app, flags.options.engine.buckets);
+  add_ladders(app, flags);
   add_tiers(app, flags.options.tiers);
   try {
     app.parse(argc, argv);

@@ -1,6 +1,7 @@
 // Pages of KV in a file: a cache, not truth. The file has no name once it is open, so it is gone
 // with the process however that ends. Each page's checksum is remembered, and a page that does not
-// match it is not given. Driven by one thread; plain functions of the file system, which wait.
+// match it is not given. Any thread, but one at a time for a page; plain functions of the file
+// system, which wait.
 #pragma once
 #include <cstdint>
 #include <span>

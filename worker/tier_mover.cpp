@@ -7,7 +7,7 @@
 namespace limpet::worker {
 namespace {
 
-constexpr int64_t kStagingPages = 16;
+constexpr int64_t kStagingPages = 32;
 constexpr int kAsked = 16;                        // pages of a move that the disk has to do
 constexpr int64_t kMostCopying = int64_t{512} << 20;  // bytes: a step's time on the link and more
 constexpr size_t kParts = 4;                      // of that, told one by one

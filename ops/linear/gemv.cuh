@@ -254,8 +254,9 @@ __global__ void __launch_bounds__(kGemvWarps * 32 + 32, 1)
 inline GemvCut choose_gemv(int n, int k, int processors) {
   const double per_processor = 2.0 * n * k / processors;
   if (LIMPET_GPU_PTX && k <= 20480 && per_processor > 6e5) return {true, 1, 100};
-  if (LIMPET_GPU_PTX && k == 8192) return {true, 2, 0};
-  return {false, 2, 0};
+  const bool in_steps = k % 2048 == 0 || k % 1792 == 0 || k <= 1024;  // of gemv_rows
+  if (LIMPET_GPU_PTX && (k == 8192 || (!in_steps && k >= 2048 && k <= 8192))) return {true, 2, 0};
+  return {false, k <= 1024 || per_processor < 4e4 ? 1 : 2, 0};
 }
 // Whether one row goes to skinny.cuh all the same, where the device has it.
 inline bool prefers_skinny(int n, int k, int processors) {

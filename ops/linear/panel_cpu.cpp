@@ -89,32 +89,17 @@ HWY_INLINE void Unpack(const uint32_t* panel, size_t pairs, float* block) {
   }
 }
 
-// Half of a panel's outputs: with the weights in hand, registers hold the sums of two rows.
-template <bool kRounded, size_t kRows>
-HWY_INLINE void AddBlock(const char* x, size_t stride, const float* block, size_t pairs,
-                         float* sums) {
-  Four sum[kRows][4], times[kRows];
-  for (size_t r = 0; r < kRows; ++r) std::memcpy(sum[r], sums + r * 32, sizeof sum[r]);
-  for (size_t p = 0; p < pairs; ++p, x += 2 * sizeof(float)) {
-    for (size_t half = 0; half < 2; ++half, block += 32) {
-      for (size_t r = 0; r < kRows; ++r) {
-        const auto* pair = reinterpret_cast<const float*>(x + r * stride);
-        times[r] = Four{} + pair[kRounded ? 1 - half : half];
-      }
-      for (size_t v = 0; v < 4; ++v) {
-        const Four weights = *reinterpret_cast<const Four*>(block + v * 4);
-        for (size_t r = 0; r < kRows; ++r) sum[r][v] += weights * times[r];
-      }
-    }
+template <bool kRounded>
+HWY_INLINE void AddBlock(const float* x, const float* block, size_t pairs, float* sums) {
+  Four sum[8];
+  std::memcpy(sum, sums, sizeof sum);
+  for (size_t p = 0; p < pairs; ++p, x += 2, block += 64) {
+    const float first = x[kRounded ? 1 : 0], second = x[kRounded ? 0 : 1];
+    const auto* weights = reinterpret_cast<const Four*>(block);
+    for (size_t v = 0; v < 8; ++v) sum[v] += weights[v] * first;
+    for (size_t v = 0; v < 8; ++v) sum[v] += weights[8 + v] * second;
   }
-  for (size_t r = 0; r < kRows; ++r) std::memcpy(sums + r * 32, sum[r], sizeof sum[r]);
-}
-
-template <bool kRounded, size_t kRows>
-HWY_INLINE void AddHalves(const char* x, size_t stride, const float* block, size_t pairs,
-                          float* sums) {
-  AddBlock<kRounded, kRows>(x, stride, block, pairs, sums);
-  AddBlock<kRounded, kRows>(x, stride, block + 16, pairs, sums + 16);
+  std::memcpy(sums, sum, sizeof sum);
 }
 
 template <bool kRounded>
@@ -125,12 +110,10 @@ HWY_INLINE void MultiplyUnpacked(const char* x, size_t stride, const uint32_t* p
   for (size_t p = 0; p < pairs; p += kBlockPairs) {
     const size_t some = std::min(kBlockPairs, pairs - p);
     Unpack<kRounded>(panel + p * 32, some, block);
-    const char* from = x + 2 * p * sizeof(float);
-    size_t r = 0;
-    for (; r + 2 <= rows; r += 2) {
-      AddHalves<kRounded, 2>(from + r * stride, stride, block, some, sums + r * 32);
+    for (size_t r = 0; r < rows; ++r) {
+      const auto* row = reinterpret_cast<const float*>(x + r * stride) + 2 * p;
+      AddBlock<kRounded>(row, block, some, sums + r * 32);
     }
-    if (r < rows) AddHalves<kRounded, 1>(from + r * stride, stride, block, some, sums + r * 32);
   }
 }
 

@@ -102,6 +102,25 @@ TEST(CoreBalance, TheFactorSaysHowMuchCanBeBorne) {
   }
 }
 
+TEST(CoreBalance, WhoWaitsForATenantsCapIsNoLoad) {
+  TenantPolicies p;
+  p.standard.max_running_jobs = 1;
+  Scenario s;
+  s.at(1).slots = 8;
+  s.core().set_policies(p);
+  s.enroll(1);
+  settle_at(s, 1, 0, 6);
+  for (int i = 0; i < 6; ++i) s.submit(nth("turn", i), nth("s", i));  // one runs
+  EXPECT_EQ(s.at(1).jobs.size(), 1u);
+  s.enroll(2);
+  s.start(1, "turn0");
+  s.make(1, "turn0", 8);
+  s.heartbeat(2);
+  s.end(1, "turn0");
+  EXPECT_TRUE(s.has(1, "turn1"));
+  EXPECT_TRUE(s.at(2).jobs.empty());
+}
+
 TEST(CoreBalance, WhatIsShedIsToldAsSuch) {
   CoreOptions o;
   o.balance_factor = 1;

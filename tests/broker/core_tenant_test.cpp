@@ -132,12 +132,17 @@ TEST_F(CoreTenantTest, TheLastPlaceIsForATenantThatHasNothingAtWork) {
   EXPECT_EQ(at_work(), 3u) << "the last place is taken by who has three already";
   s.heartbeat(1);
   EXPECT_EQ(at_work(), 3u);
+  as("loud");
+  s.run(1, "l1");  // two places are free: one is taken
+  EXPECT_TRUE(s.has(1, "l4"));
+  EXPECT_EQ(at_work(), 3u);
+  as("quiet");
   s.submit("q1");
   EXPECT_TRUE(s.has(1, "q1")) << "it waits for nobody";
   s.submit("q2");
   EXPECT_FALSE(s.has(1, "q2"));
   as("loud");
-  s.run(1, "l1");
+  s.run(1, "l2");
   EXPECT_EQ(at_work(), 3u) << "both have jobs at work: the last place waits for a third";
 }
 
@@ -150,6 +155,30 @@ TEST_F(CoreTenantTest, AWorkerOfFewPlacesKeepsNoneBack) {
   as("loud");
   for (int i = 0; i < 5; ++i) s.submit("l" + std::to_string(i));
   EXPECT_EQ(s.at(1).jobs.size(), 3u);
+}
+
+TEST_F(CoreTenantTest, TheLastPlaceIsNotForOneBeyondItsShare) {
+  s.at(1).slots = 4;
+  s.enroll(1);
+  as("light");
+  JobSpec large = Scenario::spec("big", "home");
+  large.max_tokens = 500;
+  s.submit(large);
+  s.start(1, "big");
+  s.make(1, "big", 500);
+  s.end(1, "big");  // far more than its share
+  s.heartbeat(1);
+  as("loud");
+  for (int i = 0; i < 10; ++i) s.submit("l" + std::to_string(i));
+  EXPECT_EQ(s.at(1).jobs.size(), 3u);
+  as("light");
+  s.submit("more", "home");  // at its home, and elsewhere
+  s.submit("other");
+  EXPECT_FALSE(s.has(1, "more") || s.has(1, "other"));
+  EXPECT_EQ(s.at(1).jobs.size(), 3u);
+  as("new");
+  s.submit("n");
+  EXPECT_TRUE(s.has(1, "n"));
 }
 
 }  // namespace

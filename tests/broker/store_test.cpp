@@ -46,14 +46,16 @@ class StoreTest : public testing::Test {
         << sqlite3_errmsg(db);
     sqlite3_close(db);
   }
+  // What version 5 has brought.
+  void drop_terms() {
+    execute("DROP INDEX IF EXISTS failed_job");
+    for (const char* column : {"keep_alive_ms", "max_tokens", "used_at"}) {
+      execute(("ALTER TABLE session DROP COLUMN " + std::string(column)).c_str());
+    }
+  }
   // What a version before 4 has written: no page has a checksum.
   void make_version(int version) {
-    if (version < 5) {
-      execute("DROP INDEX IF EXISTS failed_job");
-      for (const char* column : {"keep_alive_ms", "max_tokens", "used_at"}) {
-        execute(("ALTER TABLE session DROP COLUMN " + std::string(column)).c_str());
-      }
-    }
+    drop_terms();
     std::string sql = "ATTACH '" + file() + "' AS f;";
     {
       Database from(file());
@@ -327,6 +329,18 @@ TEST_F(StoreTest, AStoreOfVersionThreeIsUpgradedToPagesWithChecksums) {
   std::string page(4096, '\0');
   std::ifstream(file(), std::ios::binary).read(page.data(), 4096);
   EXPECT_EQ(page[20], 8) << "bytes that SQLite leaves for a checksum";
+}
+
+TEST_F(StoreTest, AStoreOfVersionFourIsUpgradedToSessionsWithTerms) {
+  ReferenceWorld world(8, true, false);
+  {
+    auto store = Store::open(options());
+    for (int commit = 0; commit < 300; ++commit) store->commit(world.make_commit());
+  }
+  drop_terms();
+  execute("PRAGMA user_version = 4");
+  EXPECT_EQ(describe(*Store::open(options()), world), describe(world));
+  EXPECT_EQ(describe(*Store::open(options()), world), describe(world));
 }
 
 TEST_F(StoreTest, AFolderThatCannotBeIsToldClearly) {

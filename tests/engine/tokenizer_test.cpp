@@ -254,6 +254,43 @@ TEST_F(Files, WhiteSpaceIsUnicodesOfToday) {
   EXPECT_EQ(t.encode("ab", false).ids, (std::vector<Token>{3}));
 }
 
+// Ids of what is left when a pattern's matches are removed: each of the reference's.
+TEST_F(Files, PatternsKnowUnicode16) {
+  const auto left = [this](const std::string& pattern, const std::string& text) {
+    Json json = small();
+    json["pre_tokenizer"] = {{"type", "Split"},
+                             {"pattern", {{"Regex", pattern}}},
+                             {"behavior", "Removed"},
+                             {"invert", false}};
+    return load(json).encode(text, false).ids;
+  };
+  const std::string later = "a\U00031A7F\uA7CBb";  // of 15.0, Lo; of 16.0, Lu
+  const std::vector<Token> nothing, both{0, 1};
+  EXPECT_EQ(left("\\p{L}+", later), nothing);
+  EXPECT_EQ(left("[x\\p{L}]+", later), nothing);
+  EXPECT_EQ(left("[^\\s\\p{L}]+", later), left("!", later));
+  EXPECT_EQ(left("\\P{L}+|\\p{^L}+", later), left("!", later));
+  EXPECT_EQ(left("\\p{Lo}+\\p{Lu}", later), both);
+  EXPECT_EQ(left("\\p{Lu}+\\p{Lo}", later), left("!", later));
+  EXPECT_EQ(left("\\p{N}", "a\U0001E4F3b"), both);
+  EXPECT_EQ(left("\\p{S}", "a\U0001FAE9b"), both);
+  EXPECT_EQ(left("\\\\p\\{L\\}", "a\\p{L}b"), both);
+  EXPECT_EQ(left("[\\p{N}\\P{Zs}]+", "ab"), nothing);
+}
+
+TEST_F(Files, PunctuationIsThatOfUnicode8) {
+  Json json = small();
+  json["pre_tokenizer"] = {{"type", "Punctuation"}, {"behavior", "Removed"}};
+  const Tokenizer t = load(json);
+  const std::vector<Token> apart{0, 1};
+  for (const char* mark : {"!", "\u3002", "\u166d", "$"}) {
+    EXPECT_EQ(t.encode(std::string("a") + mark + "b", false).ids, apart) << mark;
+  }
+  for (const char* later : {"\u2e52", "\u061d", "\u2e43"}) {
+    EXPECT_NE(t.encode(std::string("a") + later + "b", false).ids, apart) << later;
+  }
+}
+
 TEST_F(Files, ByteFallbackRunsAreDecidedAsAWhole) {
   Json json = small();
   for (int b = 0; b < 256; ++b) {

@@ -111,6 +111,7 @@ void Scene::be_calm(Rng& rng) {
   stuck_tokenizers = bad_rows = cancels = deadlines = rewinds = residents = 0;
   // A tenant's cap of resident tokens would take idle sessions their KV.
   for (auto& [tenant, policy] : policies.named) policy.max_resident_tokens = 0;
+  core.balance_factor = 1e6;  // a home that sheds load gives its sessions' KV up
   core.hand_over_deadline = milliseconds(5000);
   core.start_deadline = milliseconds(2000);
   core.max_queued_jobs = 1000;

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 
 #include "bench/broker_scene.h"
 #include "bench/worker_program.h"
@@ -23,8 +24,8 @@ struct Options {
   std::string model = "models/limpet-tiny";
   std::string dtype = "bf16";
   int64_t flood = 10000, flood_prompt = 32, flood_output = 64;
-  int64_t probes = 20, every_ms = 1000, prompt = 1024, output = 16;
-  int64_t token_budget = 320, prefill_chunk = 256;  // of the worker
+  int64_t probes = 60, every_ms = 1000, idle_every_ms = 250, prompt = 1024, output = 16;
+  int64_t token_budget = 256, prefill_chunk = 128, threads = 2;  // of the worker: its defaults
 };
 
 JobSpec spec_of(const std::string& id, int64_t prompt, int64_t output) {
@@ -74,42 +75,77 @@ class Flood {
   std::atomic<int64_t> finished_{0};
 };
 
-// Milliseconds, sorted: from the submission to the first token, and of it in the broker's queue.
+// Milliseconds from the submission to the first token, and its parts as the client sees them; each
+// sorted by itself.
 struct Probed {
-  std::vector<double> first_token, queue;
+  std::vector<double> first_token;
+  std::vector<double> accepted;  // to the broker, its commit, back
+  std::vector<double> waited;    // until it has started: the way there, the worker's step in flight
+  std::vector<double> computed;  // from there: its prompt's steps, of others what runs beside it
+  std::vector<double> queue;     // of `waited`, in the broker's queue
+  void sort() {
+    for (auto* part : {&first_token, &accepted, &waited, &computed, &queue}) {
+      std::ranges::sort(*part);
+    }
+  }
 };
 
-// One job each second.
+void probe_one(client::Client& client, const JobSpec& spec, Probed& took) {
+  int64_t last = now_ns();
+  const int64_t start = last;
+  const auto lap = [&] {
+    const int64_t now = now_ns();
+    return static_cast<double>(now - std::exchange(last, now)) / 1e6;
+  };
+  client::Job job = client.submit(spec);
+  bool told = false;
+  while (!job.over()) {
+    const auto event = job.next(milliseconds(30000));
+    if (!event) throw std::runtime_error("a probe has no answer within 30 s");
+    if (std::holds_alternative<Accepted>(*event)) took.accepted.push_back(lap());
+    if (std::holds_alternative<Started>(*event)) took.waited.push_back(lap());
+    if (!told && std::holds_alternative<Tokens>(*event)) {
+      told = true;
+      took.computed.push_back(lap());
+      took.first_token.push_back(static_cast<double>(last - start) / 1e6);
+    }
+    if (const auto* end = std::get_if<Finished>(&*event)) {
+      took.queue.push_back(end->timings.queue * 1e3);
+    }
+  }
+  if (!told) throw std::runtime_error("a probe came to nothing");
+}
+
+// One job each so many milliseconds.
 Probed probe(client::Client& client, const Options& o, const std::string& name) {
   Probed took;
   auto next = std::chrono::steady_clock::now();
   for (int64_t i = 0; i < o.probes; ++i) {
     std::this_thread::sleep_until(next);
     next += milliseconds(o.every_ms);
-    const int64_t start = now_ns();
-    client::Job job = client.submit(spec_of(name + std::to_string(i), o.prompt, o.output));
-    bool told = false;
-    while (!job.over()) {
-      const auto event = job.next(milliseconds(30000));
-      if (!event) throw std::runtime_error("a probe has no answer within 30 s");
-      if (!told && std::holds_alternative<Tokens>(*event)) {
-        told = true;
-        took.first_token.push_back(static_cast<double>(now_ns() - start) / 1e6);
-      }
-      if (const auto* end = std::get_if<Finished>(&*event)) {
-        took.queue.push_back(end->timings.queue * 1e3);
-      }
-    }
-    if (!told) throw std::runtime_error("a probe came to nothing");
+    probe_one(client, spec_of(name + std::to_string(i), o.prompt, o.output), took);
   }
-  std::ranges::sort(took.first_token);
-  std::ranges::sort(took.queue);
+  took.sort();
   return took;
 }
 
 double at(const std::vector<double>& sorted, double part) {
   const auto rank = static_cast<size_t>(part * static_cast<double>(sorted.size() - 1) + 0.5);
   return sorted[rank];
+}
+
+nlohmann::ordered_json told(const Probed& p) {
+  nlohmann::ordered_json line;
+  const auto add = [&](const char* name, const std::vector<double>& part) {
+    line[name] = {{"p50", at(part, 0.5)}, {"p99", at(part, 0.99)}, {"max", part.back()}};
+  };
+  add("first_token", p.first_token);
+  add("accepted", p.accepted);
+  add("waited", p.waited);
+  add("computed", p.computed);
+  add("queue", p.queue);
+  line["all"] = p.first_token;
+  return line;
 }
 
 void measure(const Options& o) {
@@ -123,14 +159,17 @@ void measure(const Options& o) {
   WorkerProgram worker("one", o.model, o.dtype, broker.backend(),
                        {"--kv-tokens", "32768", "--token-budget", std::to_string(o.token_budget),
                         "--prefill-chunk", std::to_string(o.prefill_chunk), "--key", worker_key,
-                        "--server-public-key", broker.server_key_file()});
+                        "--server-public-key", broker.server_key_file()},
+                       o.threads);
   client::Client quiet(as("client quiet")), loud(as("client loud"));
   wait_for_workers(quiet, 1);
   Options warm = o;
   warm.probes = 3;
   warm.every_ms = 0;
   probe(quiet, warm, "warm-");
-  const Probed idle = probe(quiet, o, "idle-");
+  Options alone = o;
+  alone.every_ms = o.idle_every_ms;
+  const Probed idle = probe(quiet, alone, "idle-");
   const Flood flood(loud, o);
   const int64_t before = flood.finished(), start = now_ns();
   const Probed loaded = probe(quiet, o, "loaded-");
@@ -143,14 +182,11 @@ void measure(const Options& o) {
       {"flood_jobs_per_second", static_cast<double>(done - before) / seconds},
       {"probes", o.probes},
       {"prompt_tokens", o.prompt},
+      {"token_budget", o.token_budget},
       {"prefill_chunk", o.prefill_chunk},
-      {"idle_first_token_ms_p50", at(idle.first_token, 0.5)},
-      {"idle_first_token_ms_p99", at(idle.first_token, 0.99)},
-      {"idle_first_token_ms", idle.first_token},
-      {"loaded_first_token_ms_p50", at(loaded.first_token, 0.5)},
-      {"loaded_first_token_ms_p99", at(loaded.first_token, 0.99)},
-      {"loaded_first_token_ms", loaded.first_token},
-      {"loaded_queue_ms_max", loaded.queue.back()},
+      {"threads", o.threads},
+      {"idle_ms", told(idle)},
+      {"loaded_ms", told(loaded)},
       {"ratio_p50", at(loaded.first_token, 0.5) / at(idle.first_token, 0.5)},
       {"ratio_p99", at(loaded.first_token, 0.99) / at(idle.first_token, 0.99)}};
   std::printf("%s\n", line.dump().c_str());
@@ -173,13 +209,14 @@ int fairness_bench(int argc, char** argv) {
   app.add_option("--probes", o.probes, "jobs of the other, in either state")
       ->capture_default_str()
       ->check(CLI::Range(1, 10000));
-  app.add_option("--every-ms", o.every_ms, "between them")->capture_default_str();
+  app.add_option("--every-ms", o.every_ms, "between them, under load")->capture_default_str();
+  app.add_option("--idle-every-ms", o.idle_every_ms, "between them, on the idle system")
+      ->capture_default_str();
   app.add_option("--prompt", o.prompt, "tokens of a probe")->capture_default_str();
   app.add_option("--output", o.output, "tokens of a probe")->capture_default_str();
   app.add_option("--token-budget", o.token_budget, "of the worker")->capture_default_str();
-  app.add_option("--prefill-chunk", o.prefill_chunk,
-                 "of the worker: the larger, the less others' rows weigh in a step")
-      ->capture_default_str();
+  app.add_option("--prefill-chunk", o.prefill_chunk, "of the worker")->capture_default_str();
+  app.add_option("--threads", o.threads, "of the worker")->capture_default_str();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

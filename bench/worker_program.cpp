@@ -13,12 +13,12 @@ namespace limpet::bench {
 
 WorkerProgram::WorkerProgram(const std::string& name, const std::string& model,
                              const std::string& dtype, const std::string& broker,
-                             const std::vector<std::string>& flags) {
+                             const std::vector<std::string>& flags, int64_t threads) {
   const std::string program =
       std::filesystem::read_symlink("/proc/self/exe").parent_path() / "limpet-worker";
   std::vector<std::string> argv = {program, "--broker", broker, "--model", model, "--dtype",
-                                   dtype, "--threads", "1", "--http", "", "--name", name,
-                                   "--log-level", "warn"};
+                                   dtype, "--threads", std::to_string(threads), "--http", "",
+                                   "--name", name, "--log-level", "warn"};
   argv.insert(argv.end(), flags.begin(), flags.end());
   pid_ = fork();
   if (pid_ != 0) return;

@@ -1,5 +1,6 @@
-// limpet-worker as a process of a bench: from the folder of this program, on one thread.
+// limpet-worker as a process of a bench: from the folder of this program.
 #pragma once
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -10,7 +11,8 @@ namespace limpet::bench {
 class WorkerProgram {
  public:
   WorkerProgram(const std::string& name, const std::string& model, const std::string& dtype,
-                const std::string& broker, const std::vector<std::string>& flags);
+                const std::string& broker, const std::vector<std::string>& flags,
+                int64_t threads = 1);
   ~WorkerProgram();  // kill -9
   WorkerProgram(const WorkerProgram&) = delete;
   WorkerProgram& operator=(const WorkerProgram&) = delete;

@@ -24,7 +24,8 @@ struct CoreOptions {
   Token vocab = 0;               // token ids are below; 0: unchecked
   int32_t max_jobs = 32;         // running or waiting here: the slots it offers
   int32_t token_budget = 256;    // token rows in one step, decode rows first
-  int32_t prefill_chunk = 128;   // most prefill rows of one job in one step
+  // Most prefill rows of one job in one step, but for those that other tenants leave to it.
+  int32_t prefill_chunk = 128;
   int32_t max_sessions = 16384;  // idle ones whose KV is kept; beyond, the longest idle goes
   std::chrono::milliseconds register_retry{500};
   std::string transfer{};   // where other workers bring it KV; empty: it takes none
@@ -43,10 +44,10 @@ class Core {
 
   void step(Time now, const Event& event, Output& out);
 
-  // The next step's rows (decode rows first, then prefill chunks in order of arrival, within the
-  // token budget and the pages there are). May evict idle sessions and preempt the youngest jobs;
-  // the oldest job always fits. Empty when there is nothing to run. A step that is not empty must
-  // be answered by StepDone.
+  // The next step's rows (decode rows first, then prefill chunks by their tenants' turns and in
+  // order of arrival, within the token budget and the pages there are). May evict idle sessions
+  // and preempt the youngest jobs; the oldest job always fits. Empty when there is nothing to run.
+  // A step that is not empty must be answered by StepDone.
   Step plan(Time now, Output& out);
 
   Time next_deadline() const;  // when a Tick is due

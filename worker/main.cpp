@@ -90,7 +90,9 @@ void add_flags(CLI::App& app, Flags& f) {
   app.add_option("--token-budget", o.token_budget, "Token rows in one step, decode rows first")
       ->capture_default_str()
       ->check(at_least_one);
-  app.add_option("--prefill-chunk", o.prefill_chunk, "Most prompt rows of one job in one step")
+  app.add_option("--prefill-chunk", o.prefill_chunk,
+                 "Most prompt rows of one job in one step, but for those that other tenants' "
+                 "prompts leave to one whose turn it is")
       ->capture_default_str()
       ->check(at_least_one);
   app.add_flag("--no-shared-prefixes", f.no_shared_prefixes,

@@ -7,6 +7,8 @@
 namespace limpet::worker {
 namespace {
 
+constexpr int64_t kMostBehindSteps = 16;  // full ones: prompts of that length go first whole
+
 bool is_ready(const Job* job) {
   return !job->paused && (job->stage == Stage::waiting || job->stage == Stage::admitted);
 }
@@ -14,7 +16,10 @@ bool is_ready(const Job* job) {
 }  // namespace
 
 Scheduler::Scheduler(engine::KvCache& kv, int32_t token_budget, int32_t prefill_chunk)
-    : kv_(kv), token_budget_(token_budget), prefill_chunk_(prefill_chunk) {
+    : kv_(kv),
+      token_budget_(token_budget),
+      prefill_chunk_(prefill_chunk),
+      turns_(kMostBehindSteps * int64_t{token_budget}) {
   if (token_budget < 1 || prefill_chunk < 1) {
     throw std::logic_error("scheduler: token_budget and prefill_chunk must be positive");
   }
@@ -85,6 +90,27 @@ bool Scheduler::admit(Job& job, bool oldest, const std::vector<Job*>& jobs, Sess
   return true;
 }
 
+// A step is as long as if each prompt had its chunk, whosever turn it is: what those of the others
+// would have had is added to the chunks of the tenant that goes first.
+void Scheduler::add_prompts(std::vector<Job*> prompts, int64_t left, SessionKv& sessions,
+                            Plan& out) const {
+  const auto tenant = [&](const Job* job) { return sessions.of(*job).scope; };
+  int64_t chunks = 0;
+  for (const Job* job : prompts) chunks += std::min(missing(sessions.of(*job)), prefill_chunk_);
+  left = std::min(left, chunks);
+  std::ranges::stable_sort(prompts, {}, [&](const Job* job) { return turns_.had(tenant(job)); });
+  const bool several = std::ranges::any_of(
+      prompts, [&](const Job* job) { return tenant(job) != tenant(prompts.front()); });
+  for (Job* job : prompts) {
+    if (left == 0) break;
+    const bool first = several && tenant(job) == tenant(prompts.front());
+    const int64_t most = first ? left : std::min(prefill_chunk_, left);
+    const int64_t tokens = std::min(missing(sessions.of(*job)), most);
+    out.rows.push_back({job, tokens});
+    left -= tokens;
+  }
+}
+
 Plan Scheduler::plan(const std::vector<Job*>& jobs, SessionKv& sessions) {
   Plan out;
   std::vector<Job*> ready;
@@ -103,12 +129,12 @@ Plan Scheduler::plan(const std::vector<Job*>& jobs, SessionKv& sessions) {
     out.rows.push_back({job, 1});
     --left;
   }
-  for (Job* job : ready) {
-    if (job->stage != Stage::admitted || !prefills(job) || left == 0) continue;
-    const int64_t tokens = std::min({missing(sessions.of(*job)), prefill_chunk_, left});
-    out.rows.push_back({job, tokens});
-    left -= tokens;
-  }
+  std::vector<Job*> prompts;
+  std::ranges::copy_if(ready, std::back_inserter(prompts), [&](const Job* job) {
+    return job->stage == Stage::admitted && prefills(job);
+  });
+  add_prompts(std::move(prompts), left, sessions, out);
+  for (const ScheduledRow& row : out.rows) turns_.charge(sessions.of(*row.job).scope, row.tokens);
   return out;
 }
 

@@ -7,10 +7,15 @@
 // to grow. Jobs that are not ready yield their KV to any that are. The core takes no job that would
 // not fit alone, so the oldest ready one always progresses. Where pages are being moved to or from
 // the device, it may have to wait for that first.
+//
+// Within a step those that decode come first, by age. Then prompts: by what their tenants have had
+// here so far (turns.h), then by age. So what a tenant's prompt waits for is bounded by the rows
+// that others are behind it, not by the prompts that others have.
 #pragma once
 #include <vector>
 
 #include "worker/sequence.h"
+#include "worker/turns.h"
 
 namespace limpet::worker {
 
@@ -60,10 +65,12 @@ class Scheduler {
   bool make_room(Job& job, int64_t tokens, const std::vector<Job*>& jobs, SessionKv& sessions,
                  Plan& out);
   void preempt(Job& job, SessionKv& sessions, Plan& out);
+  void add_prompts(std::vector<Job*> prompts, int64_t left, SessionKv& sessions, Plan& out) const;
 
   engine::KvCache& kv_;
   int64_t token_budget_;
   int64_t prefill_chunk_;
+  Turns turns_;
 };
 
 }  // namespace limpet::worker

@@ -61,11 +61,10 @@ struct Watch {
     }
     return static_cast<double>(most) / 1e6;
   }
-  double median(size_t from, size_t to) const {
-    std::vector<int64_t> gaps;
-    for (size_t i = from + 1; i < to; ++i) gaps.push_back(at_ns[i] - at_ns[i - 1]);
-    std::ranges::nth_element(gaps, gaps.begin() + std::ssize(gaps) / 2);
-    return static_cast<double>(gaps[gaps.size() / 2]) / 1e6;
+  // What a step takes: tokens may come several at a time, so the time between two says little.
+  double step(size_t from, size_t to) const {
+    return static_cast<double>(at_ns[to - 1] - at_ns[from]) / 1e6 /
+           static_cast<double>(to - 1 - from);
   }
 };
 
@@ -128,8 +127,8 @@ double plain_transfer_ms(int64_t bytes, int64_t page) {
 }
 
 struct Measured {
-  double plain_gap = 0, longest_gap = 0, transfer = 0;  // milliseconds
-  double bound() const { return 2 * plain_gap + transfer; }
+  double plain_step = 0, longest_gap = 0, transfer = 0;  // milliseconds
+  double bound() const { return 2 * plain_step + transfer; }
 };
 
 // `how`: handover, reprefill (it leaves, and nobody takes its KV), kill.
@@ -170,7 +169,7 @@ Measured measure(const std::string& how, const Options& o) {
   const Started& last = watch.starts.back();
   const int64_t tokens = o.session_tokens + static_cast<int64_t>(before);
   const int64_t row = kv_bytes_per_token(o);
-  const Measured m{watch.median(before / 4, before), watch.longest(before, watch.at_ns.size()),
+  const Measured m{watch.step(before / 4, before), watch.longest(before, watch.at_ns.size()),
                    plain_transfer_ms(tokens * row, 16 * row)};
   nlohmann::ordered_json line = {
       {"bench", "handover"},
@@ -179,7 +178,7 @@ Measured measure(const std::string& how, const Options& o) {
       {"load_jobs", o.load},
       {"residency", name(last.residency)},
       {"prefilled_tokens", last.prefilled_tokens},
-      {"plain_gap_ms", m.plain_gap},
+      {"plain_step_ms", m.plain_step},
       {"longest_plain_gap_ms", watch.longest(before / 4, before)},
       {"longest_gap_ms", m.longest_gap}};
   if (how == "handover") line["plain_transfer_ms"] = m.transfer;
@@ -205,7 +204,7 @@ void summarize(const std::string& how, const std::vector<Measured>& rounds) {
   nlohmann::ordered_json line = {{"bench", "handover"},
                                  {"how", how},
                                  {"median_of", rounds.size()},
-                                 {"plain_gap_ms", middle([](auto& m) { return m.plain_gap; })},
+                                 {"plain_step_ms", middle([](auto& m) { return m.plain_step; })},
                                  {"longest_gap_ms", longest}};
   if (how == "handover") {
     const double bound = middle([](const Measured& m) { return m.bound(); });

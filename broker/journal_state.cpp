@@ -122,14 +122,15 @@ void JournalState::start(const StartedEntry& e) {
   head.has_started = head.changed = true;
   head.started = {e.job, e.attempt, e.worker, e.residency, e.reason,
                   e.cached_tokens, e.prefilled_tokens, e.base_tokens, false, {}};
+  SessionHead& s = session(head.session);
+  s.reason = Reason::none;  // its home has its KV from here on, over restarts too
+  touched_sessions.push_back(head.session);
   if (!e.has_prompt) return;
   if (head.span.prompt >= 0) bug("job " + head.id + " told its prompt twice");
-  SessionHead& s = session(head.session);
   head.span = {s.last_job, e.base_tokens, static_cast<int64_t>(e.prompt.size()), 0};
   head.prompt = e.prompt;
   head.new_prompt = true;
   s.last_job = e.job;
-  touched_sessions.push_back(head.session);
 }
 
 void JournalState::end(const JobEndedEntry& e) {

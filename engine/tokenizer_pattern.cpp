@@ -55,6 +55,18 @@ std::string escape_in_todays_unicode(const std::string& source, size_t& at, bool
   return {'\\', escaped};
 }
 
+// How long the "[:alpha:]" at `at` is. PCRE2 would take a class in a class, or what Oniguruma's &&
+// intersects, for characters that stand for themselves, and split other text than is meant.
+size_t posix_class_length(const std::string& source, size_t at) {
+  const size_t end = source.find_first_not_of("^abcdefghijklmnopqrstuvwxyz", at + 2);
+  if (source.compare(at, 2, "[:") == 0 && end != std::string::npos &&
+      source.compare(end, 2, ":]") == 0) {
+    return end + 2 - at;
+  }
+  throw std::runtime_error("the pattern \"" + source + "\" has a class in a class or && in one, " +
+                           "which is not supported");
+}
+
 // In a class, a negated category (\P{L}) still has what Unicode assigned since.
 std::string in_todays_unicode(const std::string& source) {
   std::string out;
@@ -63,6 +75,12 @@ std::string in_todays_unicode(const std::string& source) {
     const char c = source[i];
     if (c == '\\' && i + 1 < source.size()) {
       out += escape_in_todays_unicode(source, ++i, in_class);
+      continue;
+    }
+    if (in_class && (c == '[' || source.compare(i, 2, "&&") == 0)) {
+      const size_t length = posix_class_length(source, i);
+      out.append(source, i, length);
+      i += length - 1;
       continue;
     }
     out += c;

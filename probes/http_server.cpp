@@ -51,7 +51,7 @@ HttpServer::HttpServer(const std::string& address, HttpAnswers answers)
   probe("/livez", answers.alive);
   probe("/readyz", answers.ready);
   for (const auto& [path, page] : answers.json) {
-    server.Get(path, [page](const httplib::Request&, httplib::Response& r) {
+    server.Get(path, [page = page](const httplib::Request&, httplib::Response& r) {
       r.set_content(page(), "application/json");
     });
   }

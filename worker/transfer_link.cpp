@@ -269,8 +269,8 @@ void TransferLink::take(std::vector<Event>& out) {
       r.watch->look();
       r.watch->try_again(endpoint);
     }
-    const auto from_receiver = [&](const std::string&, ReceiverMessage& m) {
-      out.push_back(FromReceiver{endpoint, std::move(m)});
+    const auto from_receiver = [&out, &from = endpoint](const std::string&, ReceiverMessage& m) {
+      out.push_back(FromReceiver{from, std::move(m)});
     };
     for (size_t n = 0; n < kFramesAtOnce; ++n) {
       if (!t.take_frame<ReceiverMessage>(r.socket, false, from_receiver)) break;

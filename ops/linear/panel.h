@@ -23,7 +23,7 @@ namespace limpet::ops {
 constexpr int64_t kPanelOutputs = 32;
 constexpr int64_t kPanelHalf = 16;
 constexpr int64_t kInt8Group = 64;  // elements of x that share a scale beside i8 weights
-constexpr int64_t kPanelRows = 8;  // rows of x that share one pass over a panel, at most
+constexpr int64_t kPanelRows = 32;  // rows of x that share one pass over a panel, at most
 
 // `weight_rows` is n for Layout::linear, 2 n for Layout::gated.
 int64_t panel_count(Layout layout, int64_t weight_rows);

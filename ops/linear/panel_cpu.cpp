@@ -89,15 +89,31 @@ HWY_INLINE void Unpack(const uint32_t* panel, size_t pairs, float* block) {
   }
 }
 
+// `element` of x in every lane, times the 32 weights of one k.
+template <int kElement>
+HWY_INLINE void AddTimes(Four x, const float* weights, Four* sum) {
+  const Four all = __builtin_shufflevector(x, x, kElement, kElement, kElement, kElement);
+  for (size_t v = 0; v < 8; ++v) sum[v] += reinterpret_cast<const Four*>(weights)[v] * all;
+}
+
+// Two pairs a turn: one load brings four elements of x, and a shuffle is less than a load of each.
 template <bool kRounded>
 HWY_INLINE void AddBlock(const float* x, const float* block, size_t pairs, float* sums) {
-  Four sum[8];
+  constexpr int kFirst = kRounded ? 1 : 0;
+  Four sum[8], some = {};
   std::memcpy(sum, sums, sizeof sum);
-  for (size_t p = 0; p < pairs; ++p, x += 2, block += 64) {
-    const float first = x[kRounded ? 1 : 0], second = x[kRounded ? 0 : 1];
-    const auto* weights = reinterpret_cast<const Four*>(block);
-    for (size_t v = 0; v < 8; ++v) sum[v] += weights[v] * first;
-    for (size_t v = 0; v < 8; ++v) sum[v] += weights[8 + v] * second;
+  size_t p = 0;
+  for (; p + 2 <= pairs; p += 2, x += 4, block += 128) {
+    std::memcpy(&some, x, sizeof some);
+    AddTimes<kFirst>(some, block, sum);
+    AddTimes<1 - kFirst>(some, block + 32, sum);
+    AddTimes<2 + kFirst>(some, block + 64, sum);
+    AddTimes<3 - kFirst>(some, block + 96, sum);
+  }
+  if (p < pairs) {
+    std::memcpy(&some, x, 2 * sizeof(float));
+    AddTimes<kFirst>(some, block, sum);
+    AddTimes<1 - kFirst>(some, block + 32, sum);
   }
   std::memcpy(sums, sum, sizeof sum);
 }

@@ -34,6 +34,7 @@ struct ReferenceJob {
 struct ReferenceSession {
   std::string name, tenant, home;
   uint64_t epoch = 0, model = 0;
+  Reason reason = Reason::none;  // why its next start at home is not resident
   int64_t keep_alive_ms = -1, max_tokens = 0;
   std::vector<Token> transcript;
   std::vector<uint64_t> lane;  // jobs that have not ended; only the first may start
@@ -152,6 +153,7 @@ class ReferenceWorld {
     e.worker = job.worker = "w" + std::to_string(random(4));
     job.started = true;
     job.state = JobState::running;
+    s.reason = Reason::none;
     if (!job.has_prompt) {
       job.has_prompt = e.has_prompt = true;
       job.base = static_cast<int64_t>(s.transcript.size());
@@ -222,6 +224,7 @@ class ReferenceWorld {
       auto& [number, s] = *std::next(sessions.begin(), static_cast<long>(random(sessions.size())));
       s.home = "w" + std::to_string(random(4));
       s.model = random(3);
+      s.reason = Reason::drained;
       out.push_back(
           HomeSet{SessionNumber(number), Epoch(++s.epoch), s.home, 9, Reason::drained, s.model});
     } else if (what == 5 && !sessions.empty()) {
@@ -243,7 +246,7 @@ inline std::string describe(const ReferenceWorld& w) {
   std::ostringstream out;
   for (const auto& [number, s] : w.sessions) {
     out << "session " << number << " " << s.tenant << "/" << s.name << " " << s.home << " "
-        << s.epoch << " "
+        << s.epoch << " " << name(s.reason) << " "
         << s.model << " " << s.keep_alive_ms << "/" << s.max_tokens << " :";
     for (Token t : s.transcript) out << " " << t;
     out << "\n";
@@ -276,7 +279,7 @@ inline std::string describe(Store& store, const ReferenceWorld& w) {
   });
   for (const auto& [number, s] : sessions) {
     out << "session " << number << " " << s.tenant << "/" << s.name << " " << s.home << " "
-        << raw(s.epoch) << " "
+        << raw(s.epoch) << " " << name(s.reason) << " "
         << s.model << " " << s.keep_alive_ms << "/" << s.max_tokens << " :";
     for (Token t : store.transcript(s.session, s.tokens)) out << " " << t;
     out << "\n";

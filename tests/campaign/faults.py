@@ -145,7 +145,7 @@ class Faults:
                     status = machine.child.wait(15)
                 except subprocess.TimeoutExpired:  # the request was lost with a broker
                     status = machine.stop(60)
-            if status != 0:
+            if not machine.ended_well(status):
                 self.problems.append(f"{machine.name}: a drained worker's exit status is {status}: "
                                      + machine.log_tail(3)[-300:])
             machine.start()
@@ -153,7 +153,7 @@ class Faults:
     def restart_broker(self, r):
         with self.scene.broker.lock, self.active("restart", "broker"):
             status = self.scene.broker.stop(60)
-            if status != 0:
+            if not self.scene.broker.ended_well(status):
                 self.problems.append(f"broker: exit status {status} after SIGTERM: "
                                      + self.scene.broker.log_tail(3)[-300:])
             self.scene.broker.start()

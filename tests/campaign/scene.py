@@ -1,6 +1,7 @@
 """The processes of a campaign: a broker and workers, each on its machine, with keys and tenants."""
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import threading
@@ -30,6 +31,7 @@ class Machine(Process):
 
     def start(self):
         with open(self.log, "ab") as log:
+            self.log_begins = log.tell()
             self.child = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                           env=self.environment)
         self.wanted = True
@@ -41,6 +43,14 @@ class Machine(Process):
     def stop(self, seconds=60.0):
         self.wanted = False
         return super().stop(seconds)
+
+    def ended_well(self, status):
+        """Status 0 after SIGTERM; or the signal's own, when it came before the program had begun."""
+        if status == 0:
+            return True
+        with open(self.log, "rb") as log:
+            log.seek(self.log_begins)
+            return status == -signal.SIGTERM and not log.read().strip()
 
     def resident_kb(self):
         try:

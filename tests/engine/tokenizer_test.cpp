@@ -278,6 +278,30 @@ TEST_F(Files, PatternsKnowUnicode16) {
   EXPECT_EQ(left("[\\p{N}\\P{Zs}]+", "ab"), nothing);
 }
 
+// Each as the reference splits it; what it means otherwise than PCRE2 would is refused.
+TEST_F(Files, ClassesInClasses) {
+  const auto left = [this](const std::string& pattern, const std::string& text) {
+    Json json = small();
+    json["pre_tokenizer"] = {{"type", "Split"},
+                             {"pattern", {{"Regex", pattern}}},
+                             {"behavior", "Removed"},
+                             {"invert", false}};
+    return load(json).encode(text, false).ids;
+  };
+  const std::vector<Token> both{0, 1};
+  EXPECT_EQ(left("[[:digit:]\\s]+", "a1 2b"), both);
+  EXPECT_EQ(left("[^[:alpha:]\\s]+", "a12b"), both);
+  EXPECT_EQ(left("[\\s[:digit:]\\p{N}]", "a\U0001E4F3b"), both);
+  EXPECT_EQ(left("[]1]", "a]b"), both);
+  EXPECT_EQ(left("[:1]", "a:b"), both);
+  EXPECT_EQ(left("[\\[1&]", "a[b"), both);
+  EXPECT_EQ(left("&&", "a&&b"), both);
+  for (const char* refused :
+       {"[a[bc]]", "[a-c&&[^b]]", "[\\p{L}&&a]", "[[a]", "[a[:alpha]", "[[:a]b:]"}) {
+    EXPECT_THROW(left(refused, "a"), std::runtime_error) << refused;
+  }
+}
+
 TEST_F(Files, PunctuationIsThatOfUnicode8) {
   Json json = small();
   json["pre_tokenizer"] = {{"type", "Punctuation"}, {"behavior", "Removed"}};

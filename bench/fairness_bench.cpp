@@ -203,7 +203,8 @@ int fairness_bench(int argc, char** argv) {
   app.name("limpet-bench fairness");
   app.add_option("--model", o.model)->capture_default_str();
   app.add_option("--dtype", o.dtype)->capture_default_str();
-  app.add_option("--flood-jobs", o.flood, "queued by the one; enough, that half are left at the end")->capture_default_str();
+  app.add_option("--flood-jobs", o.flood, "queued by the one; they must outlast the probes")
+      ->capture_default_str();
   app.add_option("--flood-prompt", o.flood_prompt, "tokens")->capture_default_str();
   app.add_option("--flood-output", o.flood_output, "tokens")->capture_default_str();
   app.add_option("--probes", o.probes, "jobs of the other, in either state")

@@ -23,7 +23,7 @@ using std::chrono::milliseconds;
 struct Options {
   std::string model = "models/limpet-tiny";
   std::string dtype = "bf16";
-  int64_t flood = 10000, flood_prompt = 32, flood_output = 64;
+  int64_t flood = 20000, flood_prompt = 32, flood_output = 64;
   int64_t probes = 60, every_ms = 1000, idle_every_ms = 250, prompt = 1024, output = 16;
   int64_t token_budget = 256, prefill_chunk = 128, threads = 2;  // of the worker: its defaults
 };
@@ -203,7 +203,8 @@ int fairness_bench(int argc, char** argv) {
   app.name("limpet-bench fairness");
   app.add_option("--model", o.model)->capture_default_str();
   app.add_option("--dtype", o.dtype)->capture_default_str();
-  app.add_option("--flood-jobs", o.flood, "queued by the one")->capture_default_str();
+  app.add_option("--flood-jobs", o.flood, "queued by the one; they must outlast the probes")
+      ->capture_default_str();
   app.add_option("--flood-prompt", o.flood_prompt, "tokens")->capture_default_str();
   app.add_option("--flood-output", o.flood_output, "tokens")->capture_default_str();
   app.add_option("--probes", o.probes, "jobs of the other, in either state")

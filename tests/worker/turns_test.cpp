@@ -22,7 +22,9 @@ std::vector<std::pair<uint64_t, int64_t>> rows_of(const Step& step) {
 
 TEST(Turns, WhoHasHadLittleIsBehindByABound) {
   Turns turns(100);
-  turns.charge(1, 70);
+  turns.charge(1, 60);
+  EXPECT_EQ(turns.had(1) - turns.had(2), 60);
+  turns.charge(1, 110);
   EXPECT_EQ(turns.had(1) - turns.had(2), 100);
   turns.charge(2, 30);
   EXPECT_EQ(turns.had(1) - turns.had(2), 70);
@@ -35,7 +37,7 @@ TEST(Turns, RememberNobodyWhoIsBehindByTheMost) {
   for (uint64_t tenant = 1; tenant < 1000; ++tenant) {
     turns.charge(0, 10);
     turns.charge(tenant, 50);
-    EXPECT_LE(turns.remembered(), 12u);
+    EXPECT_LE(turns.remembered(), 20u);
   }
 }
 
@@ -69,7 +71,7 @@ TEST(Turns, AStepIsNotLongerForThat) {
 
 TEST(Turns, WhoReturnsDoesNotShutOthersOutForLong) {
   Rig rig({.token_budget = 4, .prefill_chunk = 4});
-  tell(rig, 1, "loud", Ids(8, 1), 1);
+  tell(rig, 1, "loud", Ids(70, 1), 1);
   rig.settle();
   tell(rig, 2, "loud", Ids(110, 2));
   tell(rig, 3, "quiet", Ids(110, 3));

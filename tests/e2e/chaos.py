@@ -75,6 +75,7 @@ def main():
     p.add_argument("--sessions", type=int, default=40)
     p.add_argument("--clients", type=int, default=8)
     p.add_argument("--every", type=float, default=2.0, help="seconds between kills")
+    p.add_argument("--lease-ms", type=int, default=1000, help="more for slow programs")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--min-kills", type=int, default=3)
     a = p.parse_args()
@@ -86,7 +87,7 @@ def main():
 
     kills, stop = collections.Counter(), threading.Event()
     began = time.monotonic()
-    options = ["--lease-ms", 1000]
+    options = ["--lease-ms", a.lease_ms]
     with Cluster(a.bin, broker_args=options) as cluster:
         thread = threading.Thread(target=killer, args=(cluster, a.every, a.seed, stop, kills))
         thread.start()

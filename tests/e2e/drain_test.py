@@ -102,7 +102,9 @@ class Drains(unittest.TestCase):
 
     def test_the_cost_of_losing_a_worker_is_told(self):
         with Cluster(BIN, workers=("one",), worker_args=WORKER) as cluster:
-            self.assertEqual(json.loads(http_get(cluster.http, "/workers")[1])[0]["deletion_cost"], 0)
+            # The page is drawn now and then: a worker that is ready may not be on it yet.
+            (new,) = wait_until("it is listed", 10, lambda: json.loads(http_get(cluster.http, "/workers")[1]))
+            self.assertEqual(new["deletion_cost"], 0)
             reply = cluster.submit("Hello!", session="s")
             known = reply.end["usage"]["prompt_tokens"] + reply.end["usage"]["output_tokens"]
 

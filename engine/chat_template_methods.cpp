@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <utility>
 
 #include "engine/chat_template_operations.h"
 #include "engine/tokenizer_utf8.h"
@@ -322,16 +323,26 @@ std::string capitalize_text(Budget& budget, std::string_view text) {
   });
 }
 
+// Python's line ends: besides those of ASCII, U+0085, U+2028 and U+2029.
 std::vector<std::string> split_lines(Budget& budget, std::string_view text) {
   budget.make(text.size());
+  constexpr std::string_view kEnds[] = {
+      "\r\n", "\r",   "\n",       "\v",           "\f",          "\x1c",
+      "\x1d", "\x1e", "\xc2\x85", "\xe2\x80\xa8", "\xe2\x80\xa9"};
   std::vector<std::string> lines;
-  while (!text.empty()) {
-    const size_t end = text.find_first_of("\r\n");
+  size_t end = 0;
+  while (end < text.size()) {
+    const auto* found = std::ranges::find_if(
+        kEnds, [&](std::string_view e) { return text.substr(end).starts_with(e); });
+    if (found == std::end(kEnds)) {
+      ++end;
+      continue;
+    }
     lines.emplace_back(text.substr(0, end));
     budget.make(sizeof(Value) + sizeof(std::string));
-    if (end == std::string_view::npos) break;
-    text.remove_prefix(end + (text.substr(end).starts_with("\r\n") ? 2 : 1));
+    text.remove_prefix(std::exchange(end, 0) + found->size());
   }
+  if (!text.empty()) lines.emplace_back(text);
   return lines;
 }
 

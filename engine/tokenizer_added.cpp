@@ -15,11 +15,14 @@ bool is_space(char32_t c) {
   return category >= UTF8PROC_CATEGORY_ZS && category <= UTF8PROC_CATEGORY_ZP;
 }
 
-// \w of the reference's regular expressions: letters, marks, numbers, connectors.
+// \w of the reference's regular expressions: what is alphabetic (Unicode 16, DerivedCoreProperties:
+// letters, letter numbers, and letters in circles and squares), marks, digits, connectors, joiners.
 bool is_word(char32_t c) {
   const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
-  return (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_ND) ||
-         category == UTF8PROC_CATEGORY_PC;
+  const auto within = [c](char32_t first, char32_t last) { return c >= first && c <= last; };
+  return (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_NL) ||
+         category == UTF8PROC_CATEGORY_PC || within(0x24B6, 0x24E9) || within(0x1F130, 0x1F149) ||
+         within(0x1F150, 0x1F169) || within(0x1F170, 0x1F189) || within(0x200C, 0x200D);
 }
 
 char32_t last_character(std::string_view text, size_t* length) {

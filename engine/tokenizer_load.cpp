@@ -297,17 +297,9 @@ bool fallback_byte(const std::string& content, char& byte) {
   return true;
 }
 
-// `entries`: how many tokens the file has, which bounds their ids.
-void place(const std::string& content, Token id, bool special, const DecoderSteps& steps,
-           size_t entries, TokenizerModel& model) {
-  if (content.size() > kMaxContent) refuse_content(content);
-  if (static_cast<size_t>(id) >= entries + kIdSlack) {
-    refuse("the id " + std::to_string(id) + " of \"" + content +
-           "\" is out of range: there are only " + std::to_string(entries) + " tokens");
-  }
-  if (static_cast<size_t>(id) >= model.pieces.size()) {
-    model.pieces.resize(static_cast<size_t>(id) + 1);
-  }
+// What a token is decoded to.
+TokenizerModel::Piece piece_of(const std::string& content, bool special,
+                               const DecoderSteps& steps) {
   TokenizerModel::Piece piece;
   piece.present = true;
   piece.special = special;
@@ -323,9 +315,27 @@ void place(const std::string& content, Token id, bool special, const DecoderStep
       piece.bytes = replaced(std::move(piece.bytes), what, with);
     }
   }
+  return piece;
+}
+
+void place_piece(Token id, TokenizerModel::Piece piece, TokenizerModel& model) {
   model.contents_size += piece.bytes.size();
   if (model.contents_size > kMaxContents) refuse("all tokens together are too long");
   model.pieces[static_cast<size_t>(id)] = std::move(piece);
+}
+
+// `entries`: how many tokens the file has, which bounds their ids.
+void place(const std::string& content, Token id, bool special, const DecoderSteps& steps,
+           size_t entries, TokenizerModel& model) {
+  if (content.size() > kMaxContent) refuse_content(content);
+  if (static_cast<size_t>(id) >= entries + kIdSlack) {
+    refuse("the id " + std::to_string(id) + " of \"" + content +
+           "\" is out of range: there are only " + std::to_string(entries) + " tokens");
+  }
+  if (static_cast<size_t>(id) >= model.pieces.size()) {
+    model.pieces.resize(static_cast<size_t>(id) + 1);
+  }
+  place_piece(id, piece_of(content, special, steps), model);
   model.vocabulary.insert_or_assign(content, id);
 }
 
@@ -374,9 +384,12 @@ Bpe read_bpe(const Json& json, bool byte_level, const Vocabulary& vocabulary) {
   return Bpe(options, vocabulary, merges);
 }
 
+// A token that the vocabulary has keeps its number, and others are counted on from its end,
+// whatever number the file gives: so does the reference, whose numbers models are trained on.
 void read_added_tokens(const Json& json, const DecoderSteps& steps, size_t entries,
                        TokenizerModel& model) {
   size_t size = 0;
+  Token next = static_cast<Token>(model.vocabulary.size());
   for (const Json& token : json) {
     AddedToken added;
     added.id = id_of(field(token, "id"), "added_tokens");
@@ -386,14 +399,18 @@ void read_added_tokens(const Json& json, const DecoderSteps& steps, size_t entri
     added.single_word = flag_of(token, "single_word", false);
     added.lstrip = flag_of(token, "lstrip", false);
     added.rstrip = flag_of(token, "rstrip", false);
+    const auto known = model.vocabulary.find(added.content);
+    added.id = known != model.vocabulary.end() ? known->second : next;
+    next = std::max(next, added.id + 1);
     place(added.content, added.id, added.special, steps, entries, model);
     if ((size += added.content.size()) > kMaxAddedContents) {
       refuse("all added tokens together are too long");
     }
     if (added.normalized) {
-      // A normalized token is looked for as it reads after normalization.
+      // A normalized token is looked for, and decoded to, what it reads after normalization.
       auto error = normalize(model.normalizers, added.content, kMaxContent);
       if (!error.empty()) refuse("the added token " + std::to_string(added.id) + ": " + error);
+      place_piece(added.id, piece_of(added.content, added.special, steps), model);
       model.added_in_normalized.add(added);
     } else {
       model.added_in_raw.add(added);

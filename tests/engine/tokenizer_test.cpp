@@ -162,23 +162,26 @@ class Files : public testing::Test {
 TEST_F(Files, AddedTokensTakeSpacesAndWholeWordsAsTheySay) {
   Json json = small();
   json["added_tokens"] = Json::parse(R"([
-      {"id": 10, "content": "<l>", "lstrip": true, "normalized": false, "special": true},
-      {"id": 11, "content": "<r>", "rstrip": true, "normalized": false, "special": true},
-      {"id": 12, "content": "cc", "single_word": true, "normalized": false, "special": false},
-      {"id": 13, "content": "ccab", "normalized": false, "special": false}])");
+      {"id": 7, "content": "<l>", "lstrip": true, "normalized": false, "special": true},
+      {"id": 8, "content": "<r>", "rstrip": true, "normalized": false, "special": true},
+      {"id": 9, "content": "cc", "single_word": true, "normalized": false, "special": false},
+      {"id": 10, "content": "ccab", "normalized": false, "special": false}])");
   const Tokenizer t = load(json);
-  EXPECT_EQ(t.encode("a  <l> b", false).ids, (std::vector<Token>{0, 10, 5, 1}));
-  EXPECT_EQ(t.encode("a  <r>  b", false).ids, (std::vector<Token>{0, 5, 5, 11, 1}));
-  EXPECT_EQ(t.encode("cc a", false).ids, (std::vector<Token>{12, 5, 0}));
+  EXPECT_EQ(t.encode("a  <l> b", false).ids, (std::vector<Token>{0, 7, 5, 1}));
+  EXPECT_EQ(t.encode("a  <r>  b", false).ids, (std::vector<Token>{0, 5, 5, 8, 1}));
+  EXPECT_EQ(t.encode("cc a", false).ids, (std::vector<Token>{9, 5, 0}));
   EXPECT_EQ(t.encode("acc", false).ids, (std::vector<Token>{0, 2, 2}));
-  EXPECT_EQ(t.encode("ccab", false).ids, (std::vector<Token>{13}));  // the longest
-  EXPECT_TRUE(t.special(10));
-  EXPECT_FALSE(t.special(12));
-  EXPECT_EQ(t.decode(std::vector<Token>{0, 10, 1}, true), "ab");
-  EXPECT_EQ(t.decode(std::vector<Token>{0, 10, 1}, false), "a<l>b");
-  EXPECT_FALSE(t.has(9));
-  EXPECT_EQ(t.decode(std::vector<Token>{9, -1, 1 << 30, 0}, false), "a");
-  EXPECT_EQ(t.find("<r>"), 11);
+  for (const char* word : {"\u2165", "\u24b6", "\U0001f130", "\u200d", "\u0301", "_", "\u0669"}) {
+    EXPECT_NE(t.encode(std::string("cc") + word, false).ids.front(), 9) << word;
+  }
+  EXPECT_EQ(t.encode("ccab", false).ids, (std::vector<Token>{10}));  // the longest
+  EXPECT_TRUE(t.special(7));
+  EXPECT_FALSE(t.special(9));
+  EXPECT_EQ(t.decode(std::vector<Token>{0, 7, 1}, true), "ab");
+  EXPECT_EQ(t.decode(std::vector<Token>{0, 7, 1}, false), "a<l>b");
+  EXPECT_FALSE(t.has(11));
+  EXPECT_EQ(t.decode(std::vector<Token>{11, -1, 1 << 30, 0}, false), "a");
+  EXPECT_EQ(t.find("<r>"), 8);
   EXPECT_EQ(t.find("nothing"), std::nullopt);
 }
 
@@ -186,8 +189,22 @@ TEST_F(Files, NormalizedAddedTokensAreFoundAfterNormalization) {
   Json json = small();
   json["normalizer"] = {{"type", "NFC"}};
   json["added_tokens"] =
-      Json::parse(R"([{"id": 10, "content": "\u00e9", "normalized": true, "special": false}])");
-  EXPECT_EQ(load(json).encode("ae\u0301b", false).ids, (std::vector<Token>{0, 10, 1}));
+      Json::parse(R"([{"id": 7, "content": "\u00e9", "normalized": true, "special": false}])");
+  EXPECT_EQ(load(json).encode("ae\u0301b", false).ids, (std::vector<Token>{0, 7, 1}));
+  json["normalizer"] = {{"type", "NFD"}};
+  EXPECT_EQ(load(json).decode(std::vector<Token>{0, 7, 1}, false), "ae\u0301b");
+}
+
+// tokenizers 0.23 gives these files' tokens the same numbers.
+TEST_F(Files, AddedTokensAreNumberedFromTheVocabularysEndWhateverTheFileSays) {
+  Json json = small();
+  json["added_tokens"] = Json::parse(R"([
+      {"id": 12, "content": "<w>", "special": true}, {"id": 13, "content": "b"},
+      {"id": 14, "content": "<y>"}])");
+  const Tokenizer t = load(json);
+  EXPECT_EQ(t.encode("<w>b<y>", false).ids, (std::vector<Token>{7, 1, 8}));
+  EXPECT_EQ(t.find("<y>"), 8);
+  EXPECT_FALSE(t.has(12));
 }
 
 TEST_F(Files, PostProcessorsNest) {
@@ -422,13 +439,13 @@ TEST_F(Files, TokensAreBounded) {
 }
 
 TEST_F(Files, PostProcessorsAddWhatIsInTheVocabulary) {
-  for (const int id : {7, 100, 1 << 20}) {
+  for (const int id : {8, 100, 1 << 20}) {
     Json json = small();
-    json["added_tokens"] = {{{"id", 8}, {"content", "B"}}};
-    json["post_processor"] = {{"type", "BertProcessing"}, {"cls", {"B", 8}}, {"sep", {"E", id}}};
+    json["added_tokens"] = {{{"id", 7}, {"content", "B"}}};
+    json["post_processor"] = {{"type", "BertProcessing"}, {"cls", {"B", 7}}, {"sep", {"E", id}}};
     EXPECT_NE(refusal(json).find("the id " + std::to_string(id)), std::string::npos);
     json["post_processor"]["sep"] = {"b", 1};
-    EXPECT_EQ(load(json).encode("a", true).ids, (std::vector<Token>{8, 0, 1}));
+    EXPECT_EQ(load(json).encode("a", true).ids, (std::vector<Token>{7, 0, 1}));
   }
   Json json = small();
   json["post_processor"] = {{"type", "TemplateProcessing"},

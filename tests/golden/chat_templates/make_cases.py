@@ -48,7 +48,7 @@ a{{ 1 }}b{# no #}c
 {{ d | items | list }} {{ d | dictsort }} {{ d.items() | list }} {{ d.keys() | list }} {{ d.values() | list }} {{ d.get('k') }} {{ d.get('x') }} {{ d.get('x', 'y') }}
 {{ d | tojson }} {{ s | tojson }} {{ people | tojson(indent=2) }} {{ "<&'\n\x01\u2028" | tojson }} {{ [] | tojson(indent=1) }} {{ [1.0, none, true] | tojson }}
 {{ '12' | int }} {{ 'x' | int }} {{ 'x' | int(5) }} {{ 3.9 | int }} {{ '2.5' | float }} {{ -3 | abs }} {{ 2.567 | round(1) }} {{ 2.5 | round }} {{ 2.1 | round(method='ceil') }} {{ true + 1 }}
-{{ 'a\nb\n\nc' | indent }}| {{ 'a\nb' | indent(2, true) }}| {{ 'a\nb' | indent(width='>>') }} {{ '<a href="x">' | e }} {{ 'one two  three' | wordcount }} {{ s | safe }} {{ 5 | string }} {{ 'ab' | list }}
+{{ 'a\nb\n\nc' | indent }}| {{ 'a\nb' | indent(2, true) }}| {{ 'a\nb' | indent(width='>>') }} {{ 'a\u2028b\x85c\x0bd\r\ne\x1cf' | indent(1) }} {{ 'a\u2029b\x0cc\n'.splitlines() }} {{ '<a href="x">' | e }} {{ 'one two  three' | wordcount }} {{ s | safe }} {{ 5 | string }} {{ 'ab' | list }}
 {{ ' a '.strip() }}| {{ 'xay'.strip('xy') }} {{ ' a'.lstrip() }} {{ 'a '.rstrip() }}| {{ 'a,b,c'.split(',') }} {{ ' a  b '.split() }} {{ 'a,b,c'.split(',', 1) }} {{ 'a,b,c'.rsplit(',', 1) }} {{ 'a b c'.split(None, 1) }}
 {{ s.startswith('He') }} {{ s.endswith(('x', 'ld')) }} {{ s.replace('l', '') }} {{ s.upper() }} {{ "they're bill's".title() }} {{ 'aXb'.lower() }} {{ s.find('W') }} {{ s.find('r') }} {{ s.rfind('l') }} {{ 'aaa'.count('a') }} {{ ','.join(words) }}
 {{ 'a\nb\r\nc'.splitlines() }} {{ '12'.isdigit() }} {{ 'ab'.isalpha() }} {{ 'prefix-x'.removeprefix('prefix-') }} {{ 'aB'.capitalize() }} {{ 'aB'.isupper() }} {{ 'ab' * 3 }} {{ [1] * 2 }} {{ [1] + [2] }} {{ 'aaa'.replace('a', 'b', 2) }}

@@ -1,22 +1,18 @@
 // tokenizer.json to a Tokenizer::Model. The format is that of Hugging Face's tokenizers library.
 #include <algorithm>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <stdexcept>
 
 #include "engine/tokenizer.h"
+#include "engine/tokenizer_json.h"
 #include "engine/tokenizer_model.h"
 #include "engine/tokenizer_utf8.h"
 
 namespace limpet::engine {
 namespace {
 
-using Json = nlohmann::json;
-
 // What a file may ask for. The largest in use have 33 MB, 270 thousand tokens, ten steps.
 constexpr uintmax_t kMaxFile = 128u << 20;  // bytes
-constexpr int kMaxDepth = 64;               // of JSON's containers
-constexpr int64_t kMaxId = 1 << 24;
 constexpr size_t kIdSlack = 1 << 16;            // ids that no entry has
 constexpr int kMaxNesting = 8;                  // of sequences in sequences
 constexpr size_t kMaxSteps = 64;                // of normalizing, splitting, decoding
@@ -24,44 +20,6 @@ constexpr size_t kMaxAround = 256;              // tokens that the post-processo
 constexpr size_t kMaxContent = 4096;            // bytes of a token
 constexpr size_t kMaxContents = kMaxFile;       // bytes of all tokens, as they are decoded
 constexpr size_t kMaxAddedContents = 8u << 20;  // bytes of all added tokens
-
-[[noreturn]] void refuse(const std::string& what) { throw std::runtime_error(what); }
-
-const Json& field(const Json& object, const char* name) {
-  if (!object.is_object()) refuse(std::string("expected an object with \"") + name + "\"");
-  const auto it = object.find(name);
-  if (it == object.end()) refuse(std::string("\"") + name + "\" is missing");
-  return *it;
-}
-
-// A field that may be absent or null.
-const Json* optional_field(const Json& object, const char* name) {
-  if (!object.is_object()) return nullptr;
-  const auto it = object.find(name);
-  return it == object.end() || it->is_null() ? nullptr : &*it;
-}
-
-std::string text_of(const Json& object, const char* name) {
-  const Json& value = field(object, name);
-  if (!value.is_string()) refuse(std::string("\"") + name + "\" must be a string");
-  return value.get<std::string>();
-}
-
-bool flag_of(const Json& object, const char* name, bool otherwise) {
-  const Json* value = optional_field(object, name);
-  if (value == nullptr) return otherwise;
-  if (!value->is_boolean()) refuse(std::string("\"") + name + "\" must be true or false");
-  return value->get<bool>();
-}
-
-Token id_of(const Json& value, const char* name) {
-  if (!value.is_number_integer()) refuse(std::string("\"") + name + "\" must be a token id");
-  const auto id = value.get<int64_t>();
-  if (id < 0 || id >= kMaxId) {
-    refuse("the id " + std::to_string(id) + " of \"" + name + "\" is out of range");
-  }
-  return static_cast<Token>(id);
-}
 
 // ---- Normalizer and pre-tokenizer --------------------------------------------------------------
 
@@ -415,24 +373,6 @@ void read_added_tokens(const Json& json, const DecoderSteps& steps, size_t entri
     } else {
       model.added_in_raw.add(added);
     }
-  }
-}
-
-// Containers in containers cost much more memory than the text that asks for them.
-void check_depth(std::string_view json) {
-  int depth = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < json.size(); ++i) {
-    const char c = json[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-      continue;
-    }
-    if (c == '"') in_string = true;
-    if (c == '[' || c == '{') ++depth;
-    if (c == ']' || c == '}') --depth;
-    if (depth > kMaxDepth) refuse("the file is nested too deeply");
   }
 }
 

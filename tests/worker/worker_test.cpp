@@ -4,61 +4,14 @@
 #include <gmock/gmock.h>
 
 #include <optional>
-#include <thread>
 
-#include "tests/worker/scripted_broker.h"
+#include "tests/worker/running_worker.h"
 
 namespace limpet::worker {
 namespace {
 
 using testing::HasSubstr;
 using Ids = std::vector<Token>;
-
-WorkerOptions options_for(const ScriptedBroker& broker, int64_t pages = 256) {
-  WorkerOptions o;
-  o.broker = broker.endpoint();
-  o.name = "w";
-  o.incarnation = 7;
-  o.engine.model_dir = "models/limpet-tiny";
-  o.engine.precision = engine::Precision::f32;
-  o.engine.threads = 1;
-  o.engine.kv_pages = pages;
-  o.token_budget = 64;
-  o.prefill_chunk = 16;
-  o.grace = std::chrono::milliseconds(2000);
-  return o;
-}
-
-class Running {
- public:
-  explicit Running(const WorkerOptions& options)
-      : worker(options), thread_([this] { worker.run(stop_); }) {}
-  ~Running() {
-    stop_ = 2;
-    thread_.join();
-  }
-  Worker worker;
-
- private:
-  std::atomic<int> stop_{0};
-  std::thread thread_;
-};
-
-Dispatch chat(uint64_t job, uint64_t session, const std::string& text, int64_t base = 0,
-              int32_t max_tokens = 40) {
-  auto spec = std::make_shared<JobSpec>();
-  spec->messages = {{"user", text}};
-  spec->max_tokens = max_tokens;
-  Dispatch d;
-  d.job = JobNumber{job};
-  d.attempt = Attempt{1};
-  d.session = SessionNumber{session};
-  d.epoch = Epoch{1};
-  d.base_tokens = base;
-  d.seed = 5;
-  d.spec = std::move(spec);
-  return d;
-}
 
 template <typename F>
 Dispatch with(Dispatch d, F change) {

@@ -1,6 +1,7 @@
 #include "worker/core.h"
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <utility>
 
@@ -32,6 +33,7 @@ void Core::step(Time now, const Event& event, Output& out) {
   }
   s.decide(turn, event);
   if (done) {
+    s.pages_allowed = s.pages_of_a_step();
     for (const Event& waiting : std::exchange(s.put_aside, {})) s.decide(turn, waiting);
   }
   if (!s.in_flight) s.tidy_tiers(turn);
@@ -57,6 +59,10 @@ Step Core::plan(Time now, Output& out) {
   s.tidy_tiers(turn);
   if (!step.empty()) s.in_flight = step;
   s.say_evicted(turn);
+  s.tell_arrived(turn);
+  // Where there is no step, none waits for what is sent.
+  s.pages_allowed = step.empty() ? std::numeric_limits<int64_t>::max() : 0;
+  if (step.empty()) s.give_all(turn);
   return step;
 }
 

@@ -32,6 +32,8 @@ struct CoreOptions {
   uint64_t kv_layout = 0;   // what a page's bytes mean; 0: it gives and takes none
   int64_t page_bytes = 0;
   int32_t transfer_window = 64;  // pages on their way to it, of one session
+  // Pages that it sends with each step of running jobs, or more when there are very many.
+  int32_t transfer_step_pages = 4;
   std::chrono::milliseconds transfer_ask_again{200};  // a receiver that says nothing
   std::chrono::milliseconds transfer_patience{5000};  // without progress
   TierOptions tiers{};  // in pages of the pool's size

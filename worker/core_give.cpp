@@ -1,9 +1,15 @@
 // The giving side of a hand-over.
+#include <algorithm>
 #include <utility>
 
 #include "worker/core_state.h"
 
 namespace limpet::worker {
+namespace {
+
+constexpr int64_t kStepsToGive = 64;  // in so many steps most of it has left
+
+}  // namespace
 
 // Nothing is added to its KV by the next steps.
 bool Core::State::at_rest(const Session& session) const {
@@ -122,10 +128,16 @@ std::string Core::State::give_pages(const Turn& turn, SessionNumber number, Outg
   if (!o.open || o.end >= 0) return {};
   const auto tokens = kv.tokens(*session->sequence);
   const auto pages = kv.page_table(*session->sequence);
+  if (o.next <= o.arrived) o.until = turn.now + options.transfer_patience;  // it is our turn
   while (o.next < o.credit) {
     const int64_t from = o.next * rows_of_page, rows = std::min(rows_of_page, length - from);
-    if (rows < rows_of_page) pause(*session, true);
-    if (rows <= 0) break;
+    if (rows < rows_of_page && !at_rest(*session)) {
+      if (!may_pause(turn, o)) break;
+      pause(*session, true);
+    }
+    const bool waited_for = session->job && at_rest(*session);
+    if (rows <= 0 || (pages_allowed <= 0 && !waited_for)) break;
+    --pages_allowed;
     TransferPage page{number, o.epoch, options.incarnation, o.next, {}, nullptr, false};
     page.tokens.assign(tokens.begin() + from, tokens.begin() + from + rows);
     turn.out.commands.push_back(
@@ -138,6 +150,27 @@ std::string Core::State::give_pages(const Turn& turn, SessionNumber number, Outg
   turn.out.commands.push_back(
       ToReceiver{o.endpoint, TransferEnd{number, o.epoch, options.incarnation, length}});
   return {};
+}
+
+// All full pages have left. Those that are on their way may grow fewer while its job runs on; where
+// the way is longer than it takes to fill another page they never would.
+bool Core::State::may_pause(const Turn& turn, Outgoing& o) const {
+  if (o.next - o.arrived <= options.transfer_step_pages) return true;
+  o.pause_by = std::min(o.pause_by, turn.now + options.transfer_ask_again);
+  const Time arrived_at = o.until - options.transfer_patience;
+  return turn.now >= o.pause_by && turn.now - arrived_at < options.transfer_ask_again;
+}
+
+// Each page makes the step before which it leaves longer for all who decode here; but the time that
+// there is to leave ends too.
+int64_t Core::State::pages_of_a_step() const {
+  int64_t left = 0;
+  for (const auto& [number, o] : outgoing) {
+    const Session* session = sessions.find(number);
+    if (session == nullptr || !session->sequence) continue;
+    left += std::max<int64_t>(kv.length(*session->sequence) / kv.page_tokens() - o.next, 0);
+  }
+  return std::max<int64_t>(options.transfer_step_pages, left / kStepsToGive);
 }
 
 void Core::State::giving_due(const Turn& turn) {

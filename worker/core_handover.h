@@ -8,7 +8,8 @@
 namespace limpet::worker {
 
 // Pages go in order, as far as the receiver's credit reaches. Full ones go while the session's job
-// runs on; it pauses when none is left, and what it has made since follows.
+// runs on, some with each step; it pauses when they have arrived, all but a few, so that a client
+// waits for those and the last page alone.
 struct Outgoing {
   Epoch epoch{};
   std::string endpoint;
@@ -21,6 +22,7 @@ struct Outgoing {
   bool open = false;      // the receiver has answered
   bool done = false;      // it has everything: the broker decides
   Time ask_at{}, until{};
+  Time pause_by = Time::max();  // even if more is on its way: a step may be shorter than that
 
   Time due() const { return done ? Time::max() : std::min(ask_at, until); }
 };
@@ -34,6 +36,7 @@ struct Incoming {
   std::string peer;    // where it spoke from last
   int64_t next = 0;    // page wanted next
   int64_t credit = 0;
+  int64_t told = 0;    // pages of which the giver knows that they are here
   int64_t tokens = 0;  // that have KV here
   int32_t damaged = 0;
   bool asked = false;  // for pages that are missing, since the last one came

@@ -128,8 +128,15 @@ void Core::State::receive(const Turn& turn, Incoming& in, const TransferEnd& m) 
 
 void Core::State::grant(const Turn& turn, Incoming& in, bool again) {
   in.credit = in.next + options.transfer_window;
+  in.told = in.next;
   turn.out.commands.push_back(
       ToGiver{in.peer, TransferCredit{in.session, in.epoch, in.next, in.credit, again}});
+}
+
+// Once for what came between two steps: the giver pauses its job by it.
+void Core::State::tell_arrived(const Turn& turn) {
+  for (auto& [number, in] : incoming)
+    if (!in.complete && in.next > in.told) grant(turn, in, false);
 }
 
 void Core::State::refuse(const Turn& turn, SessionNumber number, std::string why) {

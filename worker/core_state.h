@@ -101,6 +101,8 @@ struct Core::State {
   void ask_receiver(const Turn& turn, SessionNumber number, Outgoing& o);
   void give_all(const Turn& turn);
   std::string give_pages(const Turn& turn, SessionNumber number, Outgoing& o);
+  bool may_pause(const Turn& turn, Outgoing& o) const;
+  int64_t pages_of_a_step() const;
   void fail_giving(const Turn& turn, SessionNumber number, std::string why);
   void stop_giving(const Turn& turn, SessionNumber number);
   void giving_due(const Turn& turn);
@@ -116,6 +118,7 @@ struct Core::State {
   void receive(const Turn& turn, Incoming& in, const TransferEnd& m);
   std::string store_page(const Turn& turn, Incoming& in, const TransferPage& m);
   void grant(const Turn& turn, Incoming& in, bool again);
+  void tell_arrived(const Turn& turn);
   void refuse(const Turn& turn, SessionNumber number, std::string why);
   void drop_incoming(SessionNumber number);
   void receiving_due(const Turn& turn);
@@ -155,6 +158,7 @@ struct Core::State {
   Fence<SessionNumber, Epoch> released;    // leases that have been given back
   std::map<SessionNumber, Outgoing> outgoing;
   std::map<SessionNumber, Incoming> incoming;
+  int64_t pages_allowed = 0;  // to be sent before the next step, but for those of paused jobs
 
   std::optional<Step> in_flight;
   std::vector<Event> put_aside;

@@ -207,5 +207,148 @@ TEST_F(Pair, WhenTheTimeIsOverItsJobsAreGivenBack) {
   EXPECT_TRUE(end.retryable);
 }
 
+// A giver of long sessions, one page a step; what it is answered is in the test's hands.
+struct Pace : testing::Test {
+  static CoreOptions slow() {
+    CoreOptions o = with_transfer();
+    o.transfer_step_pages = 1;
+    return o;
+  }
+  // Session and job of this number: 40 tokens, ten full pages, and one more token each step.
+  void run(uint64_t number) {
+    giver.tell(giver.dispatch(number, number, std::vector<Token>(40, 3), 0, 200));
+    giver.turn();
+  }
+  void hand_over(uint64_t session) {
+    giver.tell(HandOver{SessionNumber{session}, Epoch{1}, "there", 7});
+    arrived(session, 0, true);
+  }
+  void arrived(uint64_t session, int64_t pages, bool again = false) {
+    giver.give(FromReceiver{"there", TransferCredit{SessionNumber{session}, Epoch{1}, pages,
+                                                    pages + 64, again}});
+  }
+  // What was sent since the last call.
+  std::vector<TransferPage> sent() {
+    std::vector<TransferPage> pages;
+    for (const Command& c : std::exchange(giver.transfers, {})) {
+      if (const auto* page = std::get_if<SendPage>(&c)) pages.push_back(page->page);
+      const auto* to = std::get_if<ToReceiver>(&c);
+      ended = ended || (to && std::holds_alternative<TransferEnd>(to->message));
+    }
+    return pages;
+  }
+  Rig giver{slow(), 400};
+  bool ended = false;
+};
+
+TEST_F(Pace, APageLeavesWithEachStepAndTheLastWhenTheOthersHaveArrived) {
+  run(1);
+  hand_over(1);
+  EXPECT_EQ(sent().size(), 1u);
+  for (int64_t page = 1; page < 10; ++page) {
+    ASSERT_TRUE(giver.turn());
+    EXPECT_EQ(sent().size(), 1u) << page;
+  }
+  for (int i = 0; i < 8; ++i) {
+    ASSERT_TRUE(giver.turn()) << "none has arrived that one knows of";
+    EXPECT_LE(sent().size(), 1u);
+  }
+  EXPECT_FALSE(ended);
+  arrived(1, 12);
+  ASSERT_TRUE(giver.turn()) << "two are on their way";
+  EXPECT_TRUE(sent().empty());
+  arrived(1, 13);  // of 14 full ones: 40 tokens and one for each of 18 steps
+  const auto last = sent();
+  ASSERT_EQ(last.size(), 1u);
+  EXPECT_EQ(last[0].index, 14);
+  EXPECT_EQ(last[0].tokens.size(), 2u);
+  EXPECT_TRUE(ended);
+  EXPECT_FALSE(giver.turn()) << "it has paused";
+}
+
+TEST_F(Pace, ItPausesAllTheSameWhereTheWayIsLongerThanAPageTakesToFill) {
+  run(1);
+  hand_over(1);
+  for (int64_t turn = 0, there = 0; turn < 60 && !ended; ++turn) {
+    giver.now += 10ms;
+    ASSERT_TRUE(giver.turn());
+    for (const TransferPage& page : sent()) there = std::max<int64_t>(there, page.index - 3);
+    arrived(1, there);
+    sent();
+  }
+  EXPECT_TRUE(ended);
+  EXPECT_FALSE(giver.turn());
+}
+
+TEST_F(Pace, ItDoesNotPauseForAReceiverThatHasFallenSilent) {
+  run(1);
+  hand_over(1);
+  for (int turn = 0; turn < 60; ++turn) {
+    giver.now += 10ms;
+    ASSERT_TRUE(giver.turn());
+  }
+}
+
+TEST_F(Pace, WithoutStepsAllOfItLeavesAtOnce) {
+  giver.tell(giver.dispatch(1, 1, std::vector<Token>(40, 3), 0, 2));
+  giver.settle();
+  hand_over(1);
+  EXPECT_FALSE(giver.turn());
+  EXPECT_EQ(sent().size(), 11u);
+  EXPECT_TRUE(ended);
+}
+
+TEST_F(Pace, AnIdleSessionsPagesLeaveBetweenTheStepsOfOthersToo) {
+  giver.tell(giver.dispatch(1, 1, std::vector<Token>(40, 3), 0, 1));
+  giver.settle();
+  run(2);
+  hand_over(1);
+  EXPECT_EQ(sent().size(), 1u);
+  ASSERT_TRUE(giver.turn());
+  EXPECT_EQ(sent().size(), 1u);
+}
+
+TEST_F(Pace, VeryManyPagesLeaveInMoreThanOneAStep) {
+  giver.tell(giver.dispatch(1, 1, std::vector<Token>(4 * 192, 3), 0, 200));
+  while (giver.output_of(1).empty()) giver.turn();
+  hand_over(1);
+  sent();
+  giver.turn();
+  EXPECT_EQ(sent().size(), 2u);  // of 191 that are left, in 64 steps
+}
+
+TEST_F(Pace, WhoseTurnHasNotComeIsNotLate) {
+  run(1);
+  run(2);
+  hand_over(1);
+  hand_over(2);
+  for (int64_t there = 1; there < 10; ++there) {
+    giver.now += 1s;
+    arrived(1, there);
+    giver.give(Tick{});
+    ASSERT_TRUE(giver.turn());
+  }
+  EXPECT_TRUE(giver.all<HandOverFailed>().empty());
+}
+
+TEST_F(Pair, WhatArrivesBetweenTwoStepsIsToldOnce) {
+  receiver.options.transfer_window = 64;
+  Rig wide(receiver.options);
+  wide.tell(ExpectSession{SessionNumber{1}, Epoch{1}, 7});
+  auto bytes = std::make_shared<std::vector<std::byte>>(kPage);
+  for (int64_t i = 0; i < 3; ++i) {
+    wide.give(FromGiver{"g", TransferPage{SessionNumber{1}, Epoch{1}, 7, i, {1, 2, 3, 4}, bytes,
+                                          false}});
+  }
+  wide.transfers.clear();
+  wide.turn();
+  ASSERT_EQ(wide.transfers.size(), 1u);
+  const auto& credit = std::get<TransferCredit>(std::get<ToGiver>(wide.transfers[0]).message);
+  EXPECT_EQ(credit.next_page, 3);
+  EXPECT_FALSE(credit.again);
+  wide.turn();
+  EXPECT_EQ(wide.transfers.size(), 1u);
+}
+
 }  // namespace
 }  // namespace limpet::worker

@@ -24,9 +24,10 @@ class Inbox {
     bytes_ += bytes;
   }
 
-  // Appends the next of what is here: at most `share` of each client's, `most` of all. Whose turn
-  // has not come is first in the next one.
-  void take(size_t share, size_t most, std::vector<Event>& out) {
+  // Appends the next of what is here: of each client's the same share of `most`, one at least.
+  // Whose turn has not come is first in the next one.
+  void take(size_t most, std::vector<Event>& out) {
+    const size_t share = std::max<size_t>(most / std::max<size_t>(turns_.size(), 1), 1);
     for (size_t clients = turns_.size(); clients > 0 && most > 0; --clients) {
       const ClientId client = turns_.front();
       turns_.pop_front();

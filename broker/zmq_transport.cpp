@@ -18,8 +18,8 @@ namespace limpet::broker {
 namespace {
 
 // What a turn takes, so that none lasts longer than some milliseconds: of workers' messages, of all
-// clients', of one client's; and of frames, or one if it is larger.
-constexpr size_t kFromWorkers = 8192, kFromClients = 1024, kFromOne = 256;
+// clients'; and of the frames of either, or one if it is larger.
+constexpr size_t kFromWorkers = 8192, kFromClients = 1024;
 constexpr int64_t kBytesAtOnce = 2 << 20;
 constexpr size_t kMostUnhandled = 64u << 20;  // bytes: more is left to the clients' connections
 constexpr size_t kMostPeers = 1u << 16;
@@ -332,7 +332,7 @@ void ZmqTransport::poll(std::chrono::milliseconds wait, std::vector<Event>& out)
          bytes() < end && out.size() < most && t.take_worker(out);) {
     }
   }
-  t.inbox.take(kFromOne, kFromClients, out);
+  t.inbox.take(kFromClients, out);
 }
 
 Delivery ZmqTransport::send(ClientId client, const std::string& frame) {

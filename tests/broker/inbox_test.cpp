@@ -16,9 +16,9 @@ std::vector<ClientEvent> said(uint64_t client, int messages, int64_t from = 0) {
 // Who said it, and the index it asks from, which tells its place in what that one has said.
 using Heard = std::vector<std::pair<uint64_t, int64_t>>;
 
-Heard taken(Inbox& inbox, size_t share, size_t most) {
+Heard taken(Inbox& inbox, size_t most) {
   std::vector<Event> events;
-  inbox.take(share, most, events);
+  inbox.take(most, events);
   Heard out;
   for (const Event& e : events) {
     const auto& c = std::get<ClientEvent>(e);
@@ -33,23 +33,22 @@ TEST(Inbox, EachHasItsShareAndItsOrder) {
   inbox.put(said(2, 1), 10);
   inbox.put(said(1, 2, 3), 20);
   EXPECT_EQ(inbox.bytes(), 60u);
-  EXPECT_EQ(taken(inbox, 2, 100), (Heard{{1, 0}, {1, 1}, {2, 0}}));
+  EXPECT_EQ(taken(inbox, 4), (Heard{{1, 0}, {1, 1}, {2, 0}}));
   EXPECT_EQ(inbox.bytes(), 50u);
-  EXPECT_EQ(taken(inbox, 2, 100), (Heard{{1, 2}, {1, 3}}));
+  EXPECT_EQ(taken(inbox, 2), (Heard{{1, 2}, {1, 3}})) << "all of it, when nobody else is there";
   EXPECT_EQ(inbox.bytes(), 20u);
-  EXPECT_EQ(taken(inbox, 2, 100), (Heard{{1, 4}}));
+  EXPECT_EQ(taken(inbox, 4), (Heard{{1, 4}}));
   EXPECT_TRUE(inbox.empty());
   EXPECT_EQ(inbox.bytes(), 0u);
-  EXPECT_EQ(taken(inbox, 2, 100), Heard{});
+  EXPECT_EQ(taken(inbox, 4), Heard{});
 }
 
 TEST(Inbox, WhoseTurnHasNotComeIsFirstNextTime) {
   Inbox inbox;
-  for (uint64_t client : {1, 2, 3}) inbox.put(said(client, 4), 1);
-  EXPECT_EQ(taken(inbox, 2, 3), (Heard{{1, 0}, {1, 1}, {2, 0}}));
-  EXPECT_EQ(taken(inbox, 2, 3), (Heard{{3, 0}, {3, 1}, {1, 2}}));
-  EXPECT_EQ(taken(inbox, 2, 3), (Heard{{2, 1}, {2, 2}, {3, 2}}));
-  EXPECT_EQ(taken(inbox, 2, 3), (Heard{{1, 3}, {2, 3}, {3, 3}}));
+  for (uint64_t client : {1, 2, 3}) inbox.put(said(client, 2), 1);
+  EXPECT_EQ(taken(inbox, 2), (Heard{{1, 0}, {2, 0}}));
+  EXPECT_EQ(taken(inbox, 2), (Heard{{3, 0}, {1, 1}}));
+  EXPECT_EQ(taken(inbox, 2), (Heard{{2, 1}, {3, 1}}));
   EXPECT_TRUE(inbox.empty());
 }
 
@@ -60,9 +59,9 @@ TEST(Inbox, OfWhoHasGoneNothingIsLeft) {
   inbox.forget(ClientId{1});
   inbox.forget(ClientId{7});
   EXPECT_EQ(inbox.bytes(), 10u);
-  EXPECT_EQ(taken(inbox, 5, 5), (Heard{{2, 0}}));
+  EXPECT_EQ(taken(inbox, 5), (Heard{{2, 0}}));
   inbox.put(said(1, 1, 9), 10);
-  EXPECT_EQ(taken(inbox, 5, 5), (Heard{{1, 9}}));
+  EXPECT_EQ(taken(inbox, 5), (Heard{{1, 9}}));
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ namespace limpet::broker {
 namespace {
 
 constexpr size_t kCatchUpBytes = 64u << 10;   // read for a client in one flush
-constexpr int kCatchUpStreams = 128;          // looked up for a client in one flush
+constexpr int kCatchUpStreams = 1024;         // looked up for a client in one flush
 constexpr size_t kMostGathered = 1u << 20;    // bytes for a client between two flushes
 constexpr size_t kMostUnread = 4u << 20;      // bytes for a client that does not read
 constexpr size_t kFrameBytes = 1u << 20;      // of several messages, about; one may be larger

@@ -12,6 +12,7 @@ namespace limpet::broker {
 namespace {
 
 constexpr size_t kCatchUpBytes = 64u << 10;   // read for a client in one flush
+constexpr int kCatchUpStreams = 1024;         // looked up for a client in one flush
 constexpr size_t kMostGathered = 1u << 20;    // bytes for a client between two flushes
 constexpr size_t kMostUnread = 4u << 20;      // bytes for a client that does not read
 constexpr size_t kFrameBytes = 1u << 20;      // of several messages, about; one may be larger
@@ -280,7 +281,7 @@ bool Streams::catch_up(Stream& s) {
 }
 
 void Streams::catch_up(Client& c) {
-  while (!c.behind.empty() && c.out_bytes < kCatchUpBytes) {
+  for (int n = 0; n < kCatchUpStreams && !c.behind.empty() && c.out_bytes < kCatchUpBytes; ++n) {
     auto it = c.streams.find(c.behind.back());
     if (it != c.streams.end() && it->second.behind && !catch_up(it->second)) {
       std::rotate(c.behind.begin(), c.behind.end() - 1, c.behind.end());  // others have their turn

@@ -8,6 +8,7 @@
 
 #include "broker/authenticator.h"
 #include "broker/handshakes.h"
+#include "broker/inbox.h"
 #include "broker/peers.h"
 #include "keys/endpoint.h"
 #include "keys/keys.h"
@@ -16,8 +17,11 @@
 namespace limpet::broker {
 namespace {
 
-constexpr size_t kEventsAtOnce = 8192;
-constexpr size_t kBytesAtOnce = 32u << 20;
+// What a turn takes, so that none lasts longer than some milliseconds: of workers' messages, of all
+// clients'; and of the frames of either, or one if it is larger.
+constexpr size_t kFromWorkers = 8192, kFromClients = 1024;
+constexpr int64_t kBytesAtOnce = 2 << 20;
+constexpr size_t kMostUnhandled = 64u << 20;  // bytes: more is left to the clients' connections
 constexpr size_t kMostPeers = 1u << 16;
 constexpr int kLingerMs = 1000;
 constexpr int kHeartbeatMs = 5000, kHeartbeatTimeoutMs = 15000;
@@ -212,12 +216,18 @@ struct ZmqTransport::Impl {
       const Permission *was = before->find(k), *is = allowed->find(k);
       return was == nullptr || is == nullptr || *was != *is;
     };
-    for (const ClientId id : clients.forget_if(changed)) to_tell.push_back(ClientGone{id});
+    for (const ClientId id : clients.forget_if(changed)) tell_gone(id, to_tell);
     for (const WorkerId id : workers.forget_if(changed)) to_tell.push_back(WorkerUnreachable{id});
   }
 
+  // What it has said counts no more.
+  void tell_gone(ClientId id, std::vector<Event>& out) {
+    inbox.forget(id);
+    out.push_back(ClientGone{id});
+  }
+
   bool take_client(std::vector<Event>& out) {
-    if (!receive(frontend)) return false;
+    if (inbox.bytes() >= kMostUnhandled || !receive(frontend)) return false;
     const Permission* may = permission();
     if (may == nullptr || may->role == Role::worker) {
       refuse(frontend, may == nullptr ? "this key is not allowed, or no longer"
@@ -236,13 +246,14 @@ struct ZmqTransport::Impl {
       }
       return true;
     }
-    const ClientId id = clients.id_of(routing.bytes(), key, turn, [&](ClientId before) {
-      out.push_back(ClientGone{before});
-    });
+    const ClientId id = clients.id_of(routing.bytes(), key, turn,
+                                      [&](ClientId before) { tell_gone(before, out); });
+    std::vector<ClientEvent> said;
+    said.reserve(from_client.size());
     for (auto& m : from_client) {
-      out.push_back(ClientEvent{id, std::move(m), 0, std::nullopt, may->tenant,
-                                may->role == Role::admin});
+      said.push_back({id, std::move(m), 0, std::nullopt, may->tenant, may->role == Role::admin});
     }
+    inbox.put(std::move(said), payload_bytes.size());
     return true;
   }
 
@@ -283,6 +294,7 @@ struct ZmqTransport::Impl {
   std::optional<Handshakes> watches[2];
   Peers<ClientId> clients{kMostPeers};
   Peers<WorkerId> workers{kMostPeers};
+  Inbox inbox;
   std::vector<Event> to_tell;  // who could not be reached
   std::vector<ClientMessage> from_client;
   std::vector<WorkerMessage> from_worker;
@@ -308,17 +320,19 @@ void ZmqTransport::poll(std::chrono::milliseconds wait, std::vector<Event>& out)
     t.follow_list();
   }
   for (Event& e : t.to_tell) out.push_back(std::move(e));
-  if (!t.to_tell.empty()) wait = std::chrono::milliseconds(0);
+  if (!t.to_tell.empty() || !t.inbox.empty()) wait = std::chrono::milliseconds(0);
   t.to_tell.clear();
   zmq_pollitem_t items[] = {{t.frontend, 0, ZMQ_POLLIN, 0}, {t.backend, 0, ZMQ_POLLIN, 0}};
-  if (zmq_poll(items, 2, wait.count()) <= 0) return;
-  const int64_t bytes_before = t.counters.bytes_in;
-  bool client = true, worker = true;
-  while ((client || worker) && out.size() < kEventsAtOnce &&
-         t.counters.bytes_in - bytes_before < static_cast<int64_t>(kBytesAtOnce)) {
-    client = client && t.take_client(out);
-    worker = worker && t.take_worker(out);
+  if (zmq_poll(items, 2, wait.count()) > 0) {
+    const auto bytes = [&] { return t.counters.bytes_in; };
+    for (const int64_t end = bytes() + kBytesAtOnce; bytes() < end && t.take_client(out);) {
+    }
+    const size_t most = out.size() + kFromWorkers;
+    for (const int64_t end = bytes() + kBytesAtOnce;
+         bytes() < end && out.size() < most && t.take_worker(out);) {
+    }
   }
+  t.inbox.take(kFromClients, out);
 }
 
 Delivery ZmqTransport::send(ClientId client, const std::string& frame) {
@@ -327,7 +341,7 @@ Delivery ZmqTransport::send(ClientId client, const std::string& frame) {
   const Delivery d = impl_->send(impl_->frontend, *routing, frame);
   if (d == Delivery::gone) {
     impl_->clients.forget(client);
-    impl_->to_tell.push_back(ClientGone{client});
+    impl_->tell_gone(client, impl_->to_tell);
   }
   return d;
 }

@@ -45,9 +45,9 @@ class ZmqTransport {
   explicit ZmqTransport(const Options& options);  // throws TransportError, keys::KeyError
   ~ZmqTransport();
 
-  // Waits until something is there or the time is over, then takes what has come, up to a bound;
-  // appends it as events. A signal ends the wait. Throws TransportError when keys can no longer be
-  // checked: nothing may go on then.
+  // Waits until something is there or the time is over, then takes of what has come, up to bounds:
+  // of each client's a share, the rest the next times. Appends it as events. A signal ends the
+  // wait. Throws TransportError when keys can no longer be checked: nothing may go on then.
   void poll(std::chrono::milliseconds wait, std::vector<Event>& out);
 
   Delivery send(ClientId client, const std::string& frame);

@@ -90,21 +90,22 @@ bool Scheduler::admit(Job& job, bool oldest, const std::vector<Job*>& jobs, Sess
   return true;
 }
 
-// A step is as long as if each prompt had its chunk, whosever turn it is: what those of the others
-// would have had is added to the chunks of the tenant that goes first.
+// A prompt has a chunk of a step, so that those who decode beside it wait no longer than for that.
+// The prompts of a tenant that is behind those it shares the step with have all the rest of it,
+// and prompts of tenants that are ahead of it by more than a step wait for the next one: its step
+// is no longer than its own rows and those that decode make it.
 void Scheduler::add_prompts(std::vector<Job*> prompts, int64_t left, SessionKv& sessions,
                             Plan& out) const {
-  const auto tenant = [&](const Job* job) { return sessions.of(*job).scope; };
-  int64_t chunks = 0;
-  for (const Job* job : prompts) chunks += std::min(missing(sessions.of(*job)), prefill_chunk_);
-  left = std::min(left, chunks);
-  std::ranges::stable_sort(prompts, {}, [&](const Job* job) { return turns_.had(tenant(job)); });
-  const bool several = std::ranges::any_of(
-      prompts, [&](const Job* job) { return tenant(job) != tenant(prompts.front()); });
+  if (prompts.empty()) return;
+  const auto had = [&](const Job* job) { return turns_.had(sessions.of(*job).scope); };
+  std::ranges::stable_sort(prompts, {}, had);
+  const int64_t least = had(prompts.front());
+  const bool behind =
+      had(prompts.back()) > least ||
+      std::ranges::any_of(out.rows, [&](const ScheduledRow& row) { return had(row.job) > least; });
   for (Job* job : prompts) {
-    if (left == 0) break;
-    const bool first = several && tenant(job) == tenant(prompts.front());
-    const int64_t most = first ? left : std::min(prefill_chunk_, left);
+    if (left == 0 || had(job) - least > token_budget_) break;
+    const int64_t most = behind && had(job) == least ? left : std::min(prefill_chunk_, left);
     const int64_t tokens = std::min(missing(sessions.of(*job)), most);
     out.rows.push_back({job, tokens});
     left -= tokens;

@@ -10,7 +10,8 @@
 //
 // Within a step those that decode come first, by age. Then prompts: by what their tenants have had
 // here so far (turns.h), then by age. So what a tenant's prompt waits for is bounded by the rows
-// that others are behind it, not by the prompts that others have.
+// that others are behind it, not by the prompts that others have; and a prompt whose tenant is
+// behind those it meets has the rest of the step, not a chunk of it, and by more than a step alone.
 #pragma once
 #include <vector>
 

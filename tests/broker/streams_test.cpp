@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 
 #include "schema/wire.h"
@@ -193,6 +194,20 @@ TEST_F(StreamsTest, ASlowClientMissesNothingAndStallsNobody) {
   streams_->flush();
   EXPECT_EQ(told(kAnn), "S1 0..F 301");
   EXPECT_FALSE(streams_->behind());
+}
+
+TEST_F(StreamsTest, ManyThatAreAskedForAtOnceAreLookedUpInBites) {
+  constexpr int kMany = 5000;
+  for (int i = 0; i < kMany; ++i) streams_->open({kAnn, kJob, "j" + std::to_string(i), 0, true});
+  streams_->flush();
+  EXPECT_TRUE(streams_->behind()) << "the broker's other work waited for all of them";
+  for (int i = 0; i < 10 && streams_->behind(); ++i) streams_->flush();
+  EXPECT_FALSE(streams_->behind());
+  start();
+  end();
+  streams_->flush();
+  const auto finished = [](const auto& m) { return std::holds_alternative<Finished>(m); };
+  EXPECT_EQ(std::ranges::count_if(got_[kAnn], finished), kMany);
 }
 
 TEST_F(StreamsTest, AClientThatHasGoneIsForgotten) {

@@ -145,6 +145,36 @@ TEST_F(TransportTest, WhatIsNotReadWaitsAtItsSender) {
   zmq_close(socket);
 }
 
+TEST_F(TransportTest, WhoSaysLittleDoesNotWaitForAllThatAnotherSays) {
+  constexpr size_t kMany = 20000;
+  const std::vector<ClientMessage> many(kMany, ClientMessage(Attach{"a", 0}));
+  Peer loud(transport_.frontend()), quiet(transport_.frontend());
+  std::vector<Event> first;
+  loud.send(wire::encode(std::span(many)));
+  for (int i = 0; i < 30 && first.empty(); ++i) transport_.poll(milliseconds(100), first);
+  ASSERT_FALSE(first.empty());
+  EXPECT_LE(first.size(), 1024u);  // a share of the frame
+  quiet.send(cancel("b"));
+  size_t heard = first.size(), before_quiet = 0;
+  bool told = false;
+  for (int i = 0; i < 1000 && (heard < kMany || !told); ++i) {
+    std::vector<Event> next;
+    transport_.poll(milliseconds(i < 5 ? 20 : 0), next);
+    for (const Event& e : next) {
+      const auto& m = std::get<ClientEvent>(e).message;
+      if (std::holds_alternative<Cancel>(m)) {
+        told = true;
+        before_quiet = heard;
+      } else {
+        ++heard;
+      }
+    }
+  }
+  EXPECT_EQ(heard, kMany);  // nothing of it is lost
+  EXPECT_TRUE(told);
+  EXPECT_LT(before_quiet, kMany / 2);
+}
+
 TEST_F(TransportTest, WhoHasGoneIsTold) {
   std::vector<Event> events;
   {

@@ -59,7 +59,37 @@ TEST(Turns, APromptOfWhoHasHadLittleGoesBeforeOlderOnesOfAnother) {
   EXPECT_EQ(rows_of(rig.plan()), (Rows{{1, 1}, {5, 1}, {2, 4}, {3, 4}, {4, 4}}));
 }
 
-TEST(Turns, AStepIsNotLongerForThat) {
+TEST(Turns, WhoIsBehindThoseThatDecodeHasTheRestOfTheStep) {
+  Rig rig({.token_budget = 16, .prefill_chunk = 4});
+  for (uint64_t job = 1; job <= 3; ++job) tell(rig, job, "loud", {1, 2, 3}, 30);
+  rig.turn();
+  tell(rig, 4, "loud", Ids(6, 4));
+  using Rows = std::vector<std::pair<uint64_t, int64_t>>;
+  const Step even = rig.plan();
+  EXPECT_EQ(rows_of(even), (Rows{{1, 1}, {2, 1}, {3, 1}, {4, 4}})) << "a tenant with itself";
+  rig.give(rig.run(even));
+  tell(rig, 5, "quiet", Ids(20, 9));
+  const Step behind = rig.plan();
+  EXPECT_EQ(rows_of(behind), (Rows{{1, 1}, {2, 1}, {3, 1}, {5, 13}}));
+  rig.give(rig.run(behind));
+  EXPECT_EQ(rows_of(rig.plan()), (Rows{{1, 1}, {2, 1}, {3, 1}, {5, 7}, {4, 2}}));
+}
+
+TEST(Turns, PromptsOfWhoIsAStepAheadWait) {
+  Rig rig({.token_budget = 16, .prefill_chunk = 4});
+  tell(rig, 1, "loud", Ids(16 + 4, 1), 1);
+  rig.settle();  // now the others are behind it by 20 rows, which is more than a step
+  tell(rig, 2, "loud", Ids(4, 2));
+  tell(rig, 3, "quiet", Ids(3, 3));
+  tell(rig, 4, "other", Ids(2, 4));
+  using Rows = std::vector<std::pair<uint64_t, int64_t>>;
+  const Step step = rig.plan();
+  EXPECT_EQ(rows_of(step), (Rows{{3, 3}, {4, 2}})) << "tenants that are even share the step";
+  rig.give(rig.run(step));
+  EXPECT_EQ(rows_of(rig.plan()), (Rows{{3, 1}, {4, 1}, {2, 4}}));
+}
+
+TEST(Turns, TenantsThatAreEvenHaveTheirChunks) {
   Rig rig({.token_budget = 64, .prefill_chunk = 4});
   tell(rig, 1, "loud", Ids(20, 1));
   tell(rig, 2, "quiet", Ids(3, 2));

@@ -33,7 +33,8 @@ void Core::step(Time now, const Event& event, Output& out) {
   }
   s.decide(turn, event);
   if (done) {
-    s.pages_allowed = s.pages_of_a_step();
+    s.step_took = std::chrono::duration_cast<std::chrono::microseconds>(now - s.step_began);
+    s.pages_allowed = s.pages_before_next_step();
     for (const Event& waiting : std::exchange(s.put_aside, {})) s.decide(turn, waiting);
   }
   if (!s.in_flight) s.tidy_tiers(turn);
@@ -57,7 +58,10 @@ Step Core::plan(Time now, Output& out) {
   Step step;
   for (const ScheduledRow& row : plan.rows) step.rows.push_back(s.step_row(row));
   s.tidy_tiers(turn);
-  if (!step.empty()) s.in_flight = step;
+  if (!step.empty()) {
+    s.in_flight = step;
+    s.step_began = now;
+  }
   s.say_evicted(turn);
   s.tell_arrived(turn);
   // Where there is no step, none waits for what is sent.

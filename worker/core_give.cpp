@@ -7,7 +7,7 @@
 namespace limpet::worker {
 namespace {
 
-constexpr int64_t kStepsToGive = 64;  // in so many steps most of it has left
+constexpr int64_t kStepsToGive = 64;
 
 }  // namespace
 
@@ -155,22 +155,29 @@ std::string Core::State::give_pages(const Turn& turn, SessionNumber number, Outg
 // All full pages have left. Those that are on their way may grow fewer while its job runs on; where
 // the way is longer than it takes to fill another page they never would.
 bool Core::State::may_pause(const Turn& turn, Outgoing& o) const {
-  if (o.next - o.arrived <= options.transfer_step_pages) return true;
+  if (o.next - o.arrived <= pages_of_a_step()) return true;
   o.pause_by = std::min(o.pause_by, turn.now + options.transfer_ask_again);
   const Time arrived_at = o.until - options.transfer_patience;
   return turn.now >= o.pause_by && turn.now - arrived_at < options.transfer_ask_again;
 }
 
-// Each page makes the step before which it leaves longer for all who decode here; but the time that
-// there is to leave ends too.
+// Each page makes the step before which it leaves longer for all who decode here, so it is a small
+// part of what steps take anyway.
 int64_t Core::State::pages_of_a_step() const {
+  const int64_t page = std::max<int64_t>(options.page_bytes, 1);
+  const int64_t bytes = options.transfer_step_rate * step_took.count() / 1'000'000;
+  return std::max<int64_t>(options.transfer_step_pages, bytes / page);
+}
+
+// The time that there is to leave ends too: most of it leaves within so many steps.
+int64_t Core::State::pages_before_next_step() const {
   int64_t left = 0;
   for (const auto& [number, o] : outgoing) {
     const Session* session = sessions.find(number);
     if (session == nullptr || !session->sequence) continue;
     left += std::max<int64_t>(kv.length(*session->sequence) / kv.page_tokens() - o.next, 0);
   }
-  return std::max<int64_t>(options.transfer_step_pages, left / kStepsToGive);
+  return std::max(pages_of_a_step(), left / kStepsToGive);
 }
 
 void Core::State::giving_due(const Turn& turn) {

@@ -103,6 +103,7 @@ struct Core::State {
   std::string give_pages(const Turn& turn, SessionNumber number, Outgoing& o);
   bool may_pause(const Turn& turn, Outgoing& o) const;
   int64_t pages_of_a_step() const;
+  int64_t pages_before_next_step() const;
   void fail_giving(const Turn& turn, SessionNumber number, std::string why);
   void stop_giving(const Turn& turn, SessionNumber number);
   void giving_due(const Turn& turn);
@@ -161,6 +162,8 @@ struct Core::State {
   int64_t pages_allowed = 0;  // to be sent before the next step, but for those of paused jobs
 
   std::optional<Step> in_flight;
+  Time step_began{};
+  std::chrono::microseconds step_took{};  // the last one
   std::vector<Event> put_aside;
 
   Link link = Link::offline;

@@ -20,7 +20,6 @@ constexpr milliseconds kTellWarming{500};  // between two lines of a long warm-u
 constexpr int64_t kAliveMs = 10000;
 constexpr int64_t kTransferWindow = 64 << 20;  // bytes on their way to it, of one session
 constexpr int64_t kMostTransferPages = 256;
-constexpr int64_t kTransferBesideStep = 128 << 10;  // bytes of KV sent with a step of running jobs
 constexpr milliseconds kBrokerRestart{2000};
 
 Time mono() { return std::chrono::steady_clock::now(); }
@@ -66,8 +65,7 @@ CoreOptions core_options(const WorkerOptions& o, const engine::EngineInfo& info,
   c.page_bytes = info.page_bytes;
   c.transfer_window = static_cast<int32_t>(
       std::clamp<int64_t>(kTransferWindow / info.page_bytes, 2, kMostTransferPages));
-  c.transfer_step_pages = static_cast<int32_t>(
-      std::clamp<int64_t>(kTransferBesideStep / info.page_bytes, 1, c.transfer_window / 2));
+  c.transfer_step_pages = 1;
   return c;
 }
 

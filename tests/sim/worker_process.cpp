@@ -39,6 +39,7 @@ void WorkerProcess::start() {
   o.page_bytes = kPageBytes;
   o.transfer_window = 4;
   o.transfer_step_pages = 1;
+  o.transfer_step_rate = 0;
   o.transfer_ask_again = milliseconds(30);
   o.transfer_patience = milliseconds(600);
   memory_.assign(static_cast<size_t>(world_.scene.pages * kPageTokens), KvRow{});

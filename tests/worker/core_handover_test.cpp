@@ -209,9 +209,11 @@ TEST_F(Pair, WhenTheTimeIsOverItsJobsAreGivenBack) {
 
 // A giver of long sessions, one page a step; what it is answered is in the test's hands.
 struct Pace : testing::Test {
-  static CoreOptions slow() {
+  explicit Pace(int64_t rate = 0) : giver(slow(rate), 400) {}
+  static CoreOptions slow(int64_t rate) {
     CoreOptions o = with_transfer();
     o.transfer_step_pages = 1;
+    o.transfer_step_rate = rate;
     return o;
   }
   // Session and job of this number: 40 tokens, ten full pages, and one more token each step.
@@ -237,7 +239,7 @@ struct Pace : testing::Test {
     }
     return pages;
   }
-  Rig giver{slow(), 400};
+  Rig giver;
   bool ended = false;
 };
 
@@ -315,6 +317,22 @@ TEST_F(Pace, VeryManyPagesLeaveInMoreThanOneAStep) {
   sent();
   giver.turn();
   EXPECT_EQ(sent().size(), 2u);  // of 191 that are left, in 64 steps
+}
+
+struct PaceByTime : Pace {
+  PaceByTime() : Pace(480) {}  // bytes a second: three pages in 100 ms
+};
+
+TEST_F(PaceByTime, LongStepsTakeMorePagesWithThem) {
+  run(1);
+  hand_over(1);
+  sent();
+  for (const auto& [took, pages] : {std::pair(100ms, 3u), {10ms, 1u}}) {
+    const Step step = giver.plan();
+    giver.now += took;
+    giver.give(giver.run(step));
+    EXPECT_EQ(sent().size(), pages);
+  }
 }
 
 TEST_F(Pace, WhoseTurnHasNotComeIsNotLate) {

@@ -32,8 +32,8 @@ struct CoreOptions {
   uint64_t kv_layout = 0;   // what a page's bytes mean; 0: it gives and takes none
   int64_t page_bytes = 0;
   int32_t transfer_window = 64;  // pages on their way to it, of one session
-  // What it sends with each step of running jobs: so many pages, or more where steps are long (bytes
-  // a second of the time that they take) or very many pages are left.
+  // What it sends with each step of running jobs: so many pages, or more where steps are long
+  // (bytes a second of the time that they take) or very many pages are left.
   int32_t transfer_step_pages = 4;
   int64_t transfer_step_rate = 64 << 20;
   std::chrono::milliseconds transfer_ask_again{200};  // a receiver that says nothing

@@ -21,7 +21,7 @@ BrokerToClient ask(bench::Link& link, const ClientMessage& message) {
   link.send(wire::encode(std::span(&message, 1)));
   std::string frame;
   std::vector<BrokerToClient> got;
-  if (link.wait(5000) && link.receive(frame)) wire::decode(std::as_bytes(std::span(frame)), got);
+  if (link.wait(60000) && link.receive(frame)) wire::decode(std::as_bytes(std::span(frame)), got);
   return got.empty() ? BrokerToClient{Refused{"", ErrorCode::internal, "no answer", 0}} : got[0];
 }
 
@@ -68,7 +68,7 @@ TEST(Broker, AListingOfLongNamesIsCutAndOnlyOneIsMadeAtATime) {
   const std::vector<ClientMessage> flood(2000, List{Listing::jobs, 65000});
   link.send(wire::encode(flood));
   std::vector<BrokerToClient> got;
-  for (std::string frame; got.size() < flood.size() && link.wait(5000);) {
+  for (std::string frame; got.size() < flood.size() && link.wait(60000);) {
     while (link.receive(frame)) wire::decode(std::as_bytes(std::span(frame)), got);
   }
   ASSERT_EQ(got.size(), flood.size());

@@ -22,7 +22,7 @@ MB = 1 << 20
 
 def connect(endpoint):
     host, port = endpoint.removeprefix("tcp://").split(":")
-    return socket.create_connection((host, int(port)), 10)
+    return socket.create_connection((host, int(port)), 60)
 
 
 def read_exactly(s, n):
@@ -132,7 +132,7 @@ class Requests(OneClusterTest):
         for endpoint, identifier in [(self.cluster.endpoint, b"LPCB"), (self.cluster.backend, b"LPWB")]:
             with zmtp(endpoint) as s:
                 say(s, envelope(identifier, 9))
-                s.settimeout(10)
+                s.settimeout(60)
                 heard = b""
                 while b"upgrade" not in heard:
                     part = s.recv(4096)
@@ -170,7 +170,7 @@ class Requests(OneClusterTest):
     def test_silent_connections_to_the_metrics_port(self):
         sockets = [connect("tcp://" + self.cluster.http) for _ in range(200)]
         try:
-            wait_until("metrics are told", 30, lambda: http_get(self.cluster.http, "/metrics", 20)[0] == 200)
+            wait_until("metrics are told", 60, lambda: http_get(self.cluster.http, "/metrics", 20)[0] == 200)
         finally:
             for s in sockets:
                 s.close()

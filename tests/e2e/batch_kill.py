@@ -54,16 +54,21 @@ class Run:
 
     def wait_for(self, lines, seconds):
         """Until so many lines are answered or the client ends; memory is noted on the way."""
-        end = time.monotonic() + seconds
+        end, note_at = time.monotonic() + seconds, 0
         while self.answered() < lines and self.child.poll() is None:
             if time.monotonic() > end:
                 raise TimeoutError(f"{self.answered()} of {lines} lines answered in {seconds} s")
-            for name, pid in (("client", self.child.pid), ("broker", self.cluster.broker.child.pid)):
-                try:
-                    self.memory[name].append((self.answered(), memory(pid)))
-                except FileNotFoundError:
-                    pass
-            time.sleep(0.25)
+            if time.monotonic() >= note_at:
+                note_at = time.monotonic() + 0.25
+                self.note_memory()
+            time.sleep(0.01)
+
+    def note_memory(self):
+        for name, pid in (("client", self.child.pid), ("broker", self.cluster.broker.child.pid)):
+            try:
+                self.memory[name].append((self.answered(), memory(pid)))
+            except FileNotFoundError:
+                pass
 
 
 def check(target, lines):

@@ -49,18 +49,25 @@ def run_session(cluster, run, index, turns, replies, failures, last_turn_may_sta
         replies[(index, turn)] = reply
 
 
-def run_all(cluster, run, sessions, turns, clients, last_turn_may_start=lambda: None):
-    replies, failures = {}, []
+def run_all(cluster, run, sessions, turns, clients, replies, last_turn_may_start=lambda: None):
+    failures = []
     with concurrent.futures.ThreadPoolExecutor(clients) as pool:
         for index in range(sessions):
             pool.submit(run_session, cluster, run, index, turns, replies, failures,
                         last_turn_may_start)
-    return replies, failures
+    return failures
 
 
-def killer(cluster, every, seed, stop, kills):
+def killer(cluster, every, seed, stop, kills, replies):
+    """Waits for a reply between kills, so that a slow machine gets on; not for long: all may be
+    waiting for the kills."""
     r = random.Random(seed)
     while not stop.wait(every):
+        before, end = len(replies), time.monotonic() + 10 * every
+        while len(replies) == before and time.monotonic() < end and not stop.wait(0.05):
+            pass
+        if stop.is_set():
+            return
         victim = r.choice([cluster.broker, *cluster.workers.values()])
         victim.kill9()
         kills[victim.name] += 1
@@ -82,26 +89,27 @@ def main():
     turns = a.jobs // a.sessions
 
     with Cluster(a.bin) as calm:
-        expected, failures = run_all(calm, "calm", a.sessions, turns, a.clients)
+        expected, got = {}, {}
+        failures = run_all(calm, "calm", a.sessions, turns, a.clients, expected)
     assert not failures, failures[:5]
 
     kills, stop = collections.Counter(), threading.Event()
     began = time.monotonic()
-    options = ["--lease-ms", a.lease_ms]
+    options = ["--lease-ms", a.lease_ms, "--max-attempts", 1000]
     with Cluster(a.bin, broker_args=options) as cluster:
-        thread = threading.Thread(target=killer, args=(cluster, a.every, a.seed, stop, kills))
+        thread = threading.Thread(target=killer, args=(cluster, a.every, a.seed, stop, kills, got))
         thread.start()
 
         def enough_kills():  # a fast machine is not done before it has been disturbed
             wait_until("kills", 300, lambda: sum(kills.values()) >= a.min_kills)
 
         try:
-            got, failures = run_all(cluster, "calm", a.sessions, turns, a.clients, enough_kills)
+            failures = run_all(cluster, "calm", a.sessions, turns, a.clients, got, enough_kills)
         finally:
             stop.set()
             thread.join()
         seconds = time.monotonic() - began
-        wait_until("broker back", 20, lambda: metrics(cluster.http))
+        wait_until("broker back", 60, lambda: metrics(cluster.http))
         differing = [k for k in expected if k in got and got[k].ids != expected[k].ids]
         differing += [k for k in expected if k in got and got[k].text != expected[k].text]
         residency = collections.Counter(

@@ -1,4 +1,9 @@
-"""Real limpet processes on this machine: start, ask, kill -9, restart. Standard library only."""
+"""Real limpet processes on this machine: start, ask, kill -9, restart. Standard library only.
+
+Limits of time are for what never comes, not for slow machines: they are long, and cost nothing
+where all is well. What must not have ended yet is held (`Cluster.held`), not made long.
+"""
+import contextlib
 import json
 import os
 import pathlib
@@ -39,7 +44,7 @@ def free_ports(n):
                 s.close()
 
 
-def http_get(address, path, timeout=2.0):
+def http_get(address, path, timeout=10.0):
     """(status, body); status 0 when nobody answers."""
     try:
         with urllib.request.urlopen(f"http://{address}{path}", timeout=timeout) as r:
@@ -89,7 +94,7 @@ class Process:
         if self.child:
             self.child.wait()
 
-    def stop(self, seconds=10.0):
+    def stop(self, seconds=60.0):
         """SIGTERM, and the exit status; SIGKILL (and -9) when it does not go in time."""
         if self.alive():
             self.child.send_signal(signal.SIGTERM)
@@ -154,6 +159,16 @@ class Cluster:
         for name, w in self.workers.items():
             wait_until(f"worker {name} ready", seconds, lambda: ready(w, self.worker_http[name]))
 
+    @contextlib.contextmanager
+    def held(self, name):
+        """The worker stands still meanwhile: its jobs have not ended, however fast the machine is.
+        Longer than the lease (3 s), and it is lost."""
+        self.workers[name].child.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.workers[name].child.send_signal(signal.SIGCONT)
+
     def close(self, keep=False):
         for p in [*self.workers.values(), self.broker]:
             p.stop()
@@ -197,7 +212,7 @@ class Job:
                 self.changed.notify_all()
         self.errors = self.child.stderr.read()
 
-    def wait_for(self, condition, seconds=30):
+    def wait_for(self, condition, seconds=120):
         """The first event that fulfils the condition."""
         def found():
             return next((e for e in self.events if condition(e)), None)

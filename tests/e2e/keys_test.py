@@ -80,7 +80,7 @@ class WithKeys(unittest.TestCase):
                 self.assertEqual(r.returncode, 1)
                 self.assertEqual(r.stderr.count("\n"), 1, r.stderr)
                 self.assertIn(told, r.stderr)
-                wait_until(str(reasons), 5, lambda: sum(map(self.refused, reasons)) >= 1)
+                wait_until(str(reasons), 60, lambda: sum(map(self.refused, reasons)) >= 1)
         self.assertTrue(self.cluster.submit("Hello!").finished)
 
     def test_a_role_is_for_its_port(self):
@@ -97,7 +97,7 @@ class WithKeys(unittest.TestCase):
                                         *self.keys.as_("acme")], self.keys.folder / "intruder.log")
         intruder.start()
         try:
-            wait_until("it is told", 30, lambda: "a client's key cannot work" in intruder.log_tail())
+            wait_until("it is told", 60, lambda: "a client's key cannot work" in intruder.log_tail())
             self.assertGreater(forbidden(), before)
             names = [json.loads(row)["worker"] for row in self.limpet("ops", "workers", "--json").stdout.splitlines()]
             self.assertEqual(names, ["one"])
@@ -138,16 +138,18 @@ class WithKeys(unittest.TestCase):
         long.wait_for(lambda e: e["event"] == "tokens")
         self.assertEqual(self.limpet("zeta", "jobs").returncode, 0)
         self.keys.allow("acme", "ops", "worker")
-        wait_until("zeta is out", 5, lambda: self.limpet("zeta", "jobs").returncode == 1)
+        wait_until("zeta is out", 60, lambda: self.limpet("zeta", "jobs").returncode == 1)
         (self.keys.folder / "keys").write_text("client acme\n")
         self.cluster.broker.child.send_signal(signal.SIGHUP)
-        wait_until("why is logged", 5, lambda: "line 1: write: client TENANT KEY" in self.cluster.broker.log_tail())
+        wait_until("why is logged", 60, lambda: "line 1: write: client TENANT KEY" in self.cluster.broker.log_tail())
         self.assertEqual(self.limpet("acme", "jobs").returncode, 0)
-        waiting = subprocess.Popen([BIN / "limpet", "submit", "--broker", self.cluster.endpoint, "Hello!",
-                                    *self.keys.as_("zeta")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        wait_until("zeta is refused", 5, lambda: self.refused("unknown_key") >= 2)
+        before = self.refused("unknown_key")
+        waiting = subprocess.Popen([BIN / "limpet", "submit", "--broker", self.cluster.endpoint, "--give-up", "120",
+                                    "Hello!", *self.keys.as_("zeta")],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        wait_until("zeta is refused", 60, lambda: self.refused("unknown_key") > before)
         self.keys.allow("acme", "zeta", "ops", "worker")
-        self.assertEqual(waiting.wait(20), 0, "was not let in once its key was listed")
+        self.assertEqual(waiting.wait(60), 0, "was not let in once its key was listed")
         waiting.stdout.close(), waiting.stderr.close()
         reply = long.wait()
         self.assertTrue(reply.finished, reply.errors)
@@ -156,8 +158,9 @@ class WithKeys(unittest.TestCase):
     def test_a_key_that_leaves_the_list_is_cut_off_in_mid_stream(self):
         long = Job(self.cluster, "Tell me a story about a fox.", "--max-tokens", 1500, "--ignore-eos", "--seed", 3)
         long.wait_for(lambda e: e["event"] == "tokens")
-        self.keys.allow("zeta", "ops", "worker")
-        reply = long.wait(30)
+        with self.cluster.held("one"):
+            self.keys.allow("zeta", "ops", "worker")
+            reply = long.wait()
         self.assertEqual(reply.status, 1)
         self.assertLess(len(reply.ids), 1500)
         self.assertIn("no longer", reply.errors + json.dumps(reply.events[-1]))
@@ -195,7 +198,7 @@ class WithoutOne(unittest.TestCase):
     def test_off_loopback_programs_ask_for_keys(self):
         far = "tcp://192.0.2.1:5555"
         for argv in (["limpet-worker", "--http", "", "--broker", far], ["limpet", "jobs", "--broker", far]):
-            r = subprocess.run([BIN / argv[0], *argv[1:]], capture_output=True, text=True, timeout=20)
+            r = subprocess.run([BIN / argv[0], *argv[1:]], capture_output=True, text=True, timeout=60)
             self.assertEqual((r.returncode, r.stderr.count("\n")), (1, 1), r.stderr)
             self.assertIn("keys are required off loopback", r.stderr)
 
@@ -203,11 +206,11 @@ class WithoutOne(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             keys = Keys(folder)
             base = [BIN / "limpet-broker", "--data", f"{folder}/data", "--http", ""]
-            r = subprocess.run([*base, "--keys", f"{folder}/keys"], capture_output=True, text=True, timeout=20)
+            r = subprocess.run([*base, "--keys", f"{folder}/keys"], capture_output=True, text=True, timeout=60)
             self.assertEqual((r.returncode, r.stderr.count("\n")), (2, 1), r.stderr)
             os.chmod(keys.folder / "server", 0o644)
             r = subprocess.run([*base, "--keys", f"{folder}/keys", "--server-key", f"{folder}/server"],
-                               capture_output=True, text=True, timeout=20)
+                               capture_output=True, text=True, timeout=60)
             self.assertEqual((r.returncode, r.stderr.count("\n")), (1, 1), r.stderr)
             self.assertIn("chmod 600", r.stderr)
             r = subprocess.run([BIN / "limpet", "keygen", f"{folder}/acme"], capture_output=True, text=True)
@@ -228,7 +231,7 @@ class WithoutOne(unittest.TestCase):
                 self.assertIn("event=started", broker.stderr.readline())
                 self.assertIsNone(broker.poll())
                 pathlib.Path(fault).touch()
-                self.assertEqual(broker.wait(10), 1)
+                self.assertEqual(broker.wait(60), 1)
                 self.assertIn("the thread that checks keys has ended", broker.stderr.read())
             finally:
                 broker.kill()

@@ -14,7 +14,9 @@ import unittest
 from cluster import Cluster, metrics, wait_until
 
 BIN = pathlib.Path("build/bin")
-POOL = 2048  # tokens of KV
+POOL = 1024  # tokens of KV
+
+NAMES = ("Ada", "Grace", "Edsger", "Barbara")
 
 
 def story(tokens):
@@ -24,12 +26,13 @@ def story(tokens):
 
 class Contract(unittest.TestCase):
     def test_large_sessions_that_take_turns_and_small_ones_starve_nobody(self):
-        agents, rounds, small, deadline = 4, 3, 50, 30
+        agents, rounds, small, deadline = 4, 3, 50, 120
         with Cluster(BIN, workers=("one",), worker_args=("--kv-tokens", POOL)) as cluster:
             probe = cluster.submit(story(400), "--raw", "--max-tokens", 2)
             per_token = 400 / probe.end["usage"]["prompt_tokens"]
             cap = POOL * 9 // 10
             replies, lock = {}, threading.Lock()
+            all_have_had_theirs = threading.Barrier(agents)
 
             def turn(key, text, session, *args):
                 asked = time.monotonic()
@@ -39,9 +42,10 @@ class Contract(unittest.TestCase):
 
             def agent(i):
                 for r in range(rounds):
-                    text = story(int((cap - 200) * per_token)) if r == 0 else "And then? "
+                    # Of its own from the first word on: no KV is shared, and one of them fits.
+                    text = f"{NAMES[i]}. " + story(int((cap - 200) * per_token)) if r == 0 else "And then? "
                     turn(("agent", i, r), text, f"agent-{i}", "--max-tokens", 8, "--session-max-tokens", cap)
-                    time.sleep(1.0)
+                    all_have_had_theirs.wait(600)
 
             def come_and_go(k):
                 for i in range(k, small, 4):
@@ -61,9 +65,9 @@ class Contract(unittest.TestCase):
                     reasons = ("new_session", "evicted") if start["residency"] == "reprefilled" else ("none",)
                     self.assertIn(start["reason"], reasons, key)
             evicted = [k for k, (r, _) in replies.items() if r.started[0]["reason"] == "evicted"]
-            self.assertGreater(len(evicted), 0, "there is room for one of the four")
-            page = metrics(cluster.worker_http["one"])
-            self.assertGreater(page['limpet_worker_reprefilled_tokens_total{reason="evicted"}'], 0)
+            self.assertGreaterEqual(len(evicted), (agents - 1) * (rounds - 1), "there is room for one of the four")
+            wait_until("it is counted", 60, lambda: metrics(cluster.worker_http["one"]).get(
+                'limpet_worker_reprefilled_tokens_total{reason="evicted"}', 0) > 0)
 
     def test_terms_release_and_require_resident(self):
         with Cluster(BIN, workers=("one",)) as cluster:
@@ -140,11 +144,11 @@ class Operator(unittest.TestCase):
             lines = [json.loads(watch.stdout.readline()) for _ in range(3)]
             self.assertEqual({row["worker"] for row in lines}, {"one"})
             watch.send_signal(signal.SIGINT)
-            self.assertEqual(watch.wait(10), 0)
+            self.assertEqual(watch.wait(60), 0)
             watch.stdout.close(), watch.stderr.close()
 
     def test_retention_forgets_what_has_ended_and_keeps_what_is_in_use(self):
-        args = ("--retain-jobs-s", 1, "--retain-sessions-s", 3)
+        args = ("--retain-jobs-s", 1, "--retain-sessions-s", 6)
         # Without shared prefixes: what is released is surely computed again.
         with Cluster(BIN, workers=("one",), broker_args=args, worker_args=("--no-shared-prefixes",)) as cluster:
             last = [cluster.submit("My name is Ada.", "--job", "kept", session="used")]
@@ -159,7 +163,7 @@ class Operator(unittest.TestCase):
                 last[0] = cluster.submit("Hello!", session="used")
                 time.sleep(0.3)
                 return retired("job") >= 3 and retired("session") >= 1
-            wait_until("they are forgotten", 30, use)
+            wait_until("they are forgotten", 60, use)
             listed = [row["job"] for row in self.rows(cluster, "jobs", "--limit", 1000)]
             self.assertNotIn("gone-0", listed)
             self.assertEqual([row["session"] for row in self.rows(cluster, "sessions")], ["used"])

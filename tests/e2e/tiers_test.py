@@ -29,7 +29,7 @@ def check_restored(bin_dir, expected, tier, *flags):
             m = metrics(c.worker_http["one"])
             return m.get(f'limpet_worker_kv_restores_total{{outcome="restored",tier="{tier}"}}',
                          m.get(f'limpet_worker_kv_restores_total{{tier="{tier}",outcome="restored"}}', 0))
-        assert wait_until("the worker counts them", 5, counted) > 0
+        assert wait_until("the worker counts them", 60, counted) > 0
         # What is asked to be resident takes what comes back for it.
         r = c.submit("What is my name?", "--max-tokens", 24, "--require-resident", session=NAMES[0])
         assert r.finished and "Ada" in r.text, (r.text, r.errors)

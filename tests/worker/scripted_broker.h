@@ -38,10 +38,10 @@ class ScriptedBroker {
 
   const std::string& endpoint() const { return endpoint_; }
 
-  // The next message of a kind; others before it are passed over. Fails the test in 20 s.
+  // The next message of a kind; others before it are passed over. Fails the test in a minute.
   template <typename M>
   M next() {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
     while (std::chrono::steady_clock::now() < end) {
       while (!heard_.empty()) {
         const WorkerMessage m = std::move(heard_.front());

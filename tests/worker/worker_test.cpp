@@ -208,7 +208,7 @@ TEST(Worker, LeavesWhenItIsStopped) {
     broker.next<StepTokens>();
   }
   EXPECT_EQ(broker.next<Leaving>().incarnation, 7u);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
 }
 
 TEST(Worker, DoesNotWaitForABrokerThatIsGoneWhenItIsStopped) {
@@ -228,7 +228,7 @@ TEST(Worker, DoesNotWaitForABrokerThatIsGoneWhenItIsStopped) {
   broker->next<StepTokens>();
   broker.reset();
   stop = 1;
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (!gone && std::chrono::steady_clock::now() < end) {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
@@ -243,7 +243,7 @@ TEST(Worker, TellsItsFigures) {
   broker.welcome();
   broker.send(chat(1, 1, "Hello!"));
   const auto reply = broker.follow(JobNumber{1});
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   const std::string decoded =
       "limpet_worker_tokens_total{phase=\"decode\"} " + std::to_string(reply.ids.size() - 1);
   while (running.worker.metrics().text().find(decoded) == std::string::npos &&

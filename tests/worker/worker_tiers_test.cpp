@@ -26,21 +26,30 @@ Told six_sessions(int64_t pages, const TierSizes& tiers) {
   Told told;
   std::vector<int64_t> so_far;
   uint64_t job = 0;
+  int64_t decoded = 0;
   for (uint64_t s = 1; s <= 6; ++s) {
     broker.send(chat(++job, s, std::string("My name is ") + names[s - 1] + ".", 0));
     const auto reply = broker.follow(JobNumber{job});
     so_far.push_back(std::ssize(reply.started.prompt) + std::ssize(reply.ids));
     told.texts.push_back(reply.text);
+    decoded += std::ssize(reply.ids) - 1;  // the first one is its prompt's
   }
   for (uint64_t s = 1; s <= 6; ++s) {
     broker.send(chat(++job, s, "What is my name?", so_far[s - 1]));
     const auto reply = broker.follow(JobNumber{job});
     told.texts.push_back(reply.text);
+    decoded += std::ssize(reply.ids) - 1;  // the first one is its prompt's
     told.later.push_back(reply.started.residency);
     EXPECT_EQ(reply.started.cached_tokens, so_far[s - 1] - 1) << s;
   }
-  std::this_thread::sleep_for(std::chrono::milliseconds(400));  // figures are set now and then
-  told.metrics = running.worker.metrics().text();
+  // Figures are set now and then: those after the last turn are there once all of it is counted.
+  const std::string all = "limpet_worker_tokens_total{phase=\"decode\"} " + std::to_string(decoded);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  do {
+    broker.next<Heartbeat>();
+    told.metrics = running.worker.metrics().text();
+  } while (told.metrics.find(all + "\n") == std::string::npos &&
+           std::chrono::steady_clock::now() < end);
   return told;
 }
 

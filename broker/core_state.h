@@ -190,6 +190,10 @@ struct Core::State {
             double seconds = 0) {
     t.out.facts.push_back({kind, std::move(subject), std::string(detail), seconds, false, {}});
   }
+  void fact(Turn& t, Fact::Kind kind, const Session& session, std::string_view detail) {
+    fact(t, kind, session.name, detail);
+    t.out.facts.back().tenant = session.tenant->name;
+  }
   static double seconds_between(Time from, Time to) {
     return std::chrono::duration<double>(to - from).count();
   }

@@ -309,6 +309,9 @@ TEST_F(Pace, AnIdleSessionsPagesLeaveBetweenTheStepsOfOthersToo) {
   EXPECT_EQ(sent().size(), 1u);
   ASSERT_TRUE(giver.turn());
   EXPECT_EQ(sent().size(), 1u);
+  giver.tell(CancelJob{JobNumber{2}, Attempt{1}});
+  EXPECT_FALSE(giver.turn());
+  EXPECT_EQ(sent().size(), 8u) << "no step is left for which the others would wait";
 }
 
 TEST_F(Pace, VeryManyPagesLeaveInMoreThanOneAStep) {

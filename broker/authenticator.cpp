@@ -11,9 +11,12 @@
 
 #include "keys/keys.h"
 #include "keys/zap.h"
+#include "probes/log_value.h"
 
 namespace limpet::broker {
 namespace {
+
+using probes::log_value;
 
 constexpr std::streamoff kLargestFile = 16 << 20;
 
@@ -90,8 +93,8 @@ bool Authenticator::answer_one() {
   }
   const int64_t count = ++refused_ever_[refused];
   if ((count & (count - 1)) == 0) {  // a flood of them does not flood the log
-    spdlog::warn("event=handshake_refused reason={} from={} key=\"{}\"", refused,
-                 request->address, request->key);
+    spdlog::warn("event=handshake_refused reason={} from={} key={}", refused,
+                 request->address, log_value(request->key));
   }
   return true;
 }
@@ -119,7 +122,8 @@ void Authenticator::look_at_file() {
   if (!wanted && now == seen_) return;
   seen_ = now;
   if (const std::string wrong = read_list(); !wrong.empty()) {
-    spdlog::error("event=keys_refused why=\"{}\" note=\"the list before stays in use\"", wrong);
+    spdlog::error("event=keys_refused why={} note=\"the list before stays in use\"",
+                  log_value(wrong));
   } else {
     spdlog::info("event=keys_loaded file={} keys={}", options_.file, list()->size());
   }

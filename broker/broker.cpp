@@ -7,12 +7,14 @@
 #include "broker/config_file.h"
 #include "broker/listing.h"
 #include "broker/worker_page.h"
+#include "probes/log_value.h"
 #include "schema/wire.h"
 
 namespace limpet::broker {
 namespace {
 
 using std::chrono::milliseconds;
+using probes::log_value;
 
 constexpr milliseconds kLongestWait{200};
 constexpr milliseconds kGaugesEvery{250};
@@ -50,8 +52,8 @@ Broker::Broker(const BrokerOptions& options)
   core_.recovered(now_);
   last_turn_ms_ = mono_ms();
   for (const std::string& place : store_->mended()) {
-    spdlog::warn("event=store_mended what=\"a flipped bit of the write-ahead log\" at=\"{}\"",
-                 place);
+    spdlog::warn("event=store_mended what=\"a flipped bit of the write-ahead log\" at={}",
+                 log_value(place));
   }
   const auto stored = store_->counters();
   spdlog::info("event=started frontend={} backend={} sessions={} live_jobs={}",
@@ -92,7 +94,8 @@ void Broker::reload() {
     configure();
     spdlog::info("event=config_reloaded file={}", config_);
   } catch (const ConfigError& e) {
-    spdlog::error("event=config_refused why=\"{}\" note=\"the one before holds on\"", e.what());
+    spdlog::error("event=config_refused why={} note=\"the one before holds on\"",
+                  log_value(e.what()));
   }
 }
 
@@ -295,7 +298,9 @@ void Broker::note(const Fact& f) {
   metrics_.count(f);
   const auto line = [&](spdlog::level::level_enum level, const char* event, const char* subject,
                         const char* detail) {
-    spdlog::log(level, "event={} {}=\"{}\" {}=\"{}\"", event, subject, f.subject, detail, f.detail);
+    const std::string tenant = f.tenant.empty() ? "" : " tenant=" + log_value(f.tenant);
+    spdlog::log(level, "event={} {}={}{} {}={}", event, subject, log_value(f.subject), tenant,
+                detail, log_value(f.detail));
   };
   using spdlog::level::debug, spdlog::level::info, spdlog::level::warn;
   switch (f.kind) {

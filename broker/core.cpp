@@ -35,6 +35,7 @@ void Core::step(Now now, const Event& event, Output& out) {
   // ClientGone: a job belongs to no connection; who follows it is the streams' concern.
   s.move_sessions(t);
   s.settle(t);
+  if (s.hold_caps(t)) s.settle(t);
   s.forget_unused_workers();
 }
 
@@ -51,6 +52,9 @@ void Core::set_policies(const TenantPolicies& policies) {
   s.workers.each([&](const Worker& w) {  // a cap that has gone may have held someone back
     if (w.state == WorkerState::ready) s.gained.push_back(w.slot);
   });
+  s.tenants.each([&](Tenant& tenant) {
+    if (tenant.policy.max_resident_tokens > 0) s.caps_due.push_back(&tenant);
+  });
 }
 
 void Core::set_retention(std::chrono::milliseconds sessions) {
@@ -61,6 +65,7 @@ void Core::recovered(Now now) { state_->recovered(now); }
 
 Time Core::next_deadline() const {
   const State& s = *state_;
+  if (!s.caps_due.empty()) return s.last_now;
   const Time due = std::min(s.timers.next(), s.next_retired());
   const auto often = std::max(s.options.lease / 4, std::chrono::milliseconds(1));
   return s.workers.ready() == 0 ? due : std::min(due, s.last_now + often);

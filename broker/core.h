@@ -49,7 +49,8 @@ class Core {
   // were dispatched wait `home_grace` for their workers to announce themselves.
   void recovered(Now now);
 
-  // Weights and caps from now on; what runs goes on.
+  // Weights and caps from now on; what runs goes on, idle KV beyond a cap goes with the next step,
+  // which is due at once then.
   void set_policies(const TenantPolicies& policies);
 
   // Of sessions, from now on: CoreOptions::retain_sessions.

@@ -213,7 +213,7 @@ void Core::State::move_home(Turn& t, Session& session, const Worker& worker,
   const Reason reason = move_reason(session, worker);
   if (session.home != kNoWorker) {
     const bool changed = reason == Reason::model_changed;
-    fact(t, Fact::Kind::affinity_break, session.name,
+    fact(t, Fact::Kind::affinity_break, session,
          !why.empty() ? why : name(changed ? reason : break_reason(session)));
     release_home(t, session);
   }
@@ -224,7 +224,7 @@ void Core::State::move_home(Turn& t, Session& session, const Worker& worker,
 void Core::State::leave_home(Turn& t, Session& session, Reason reason, std::string_view why) {
   const bool waits = session.waits_in != nullptr;
   if (waits) unready(session);
-  fact(t, Fact::Kind::affinity_break, session.name, why.empty() ? name(reason) : why);
+  fact(t, Fact::Kind::affinity_break, session, why.empty() ? name(reason) : why);
   release_home(t, session);
   commit(t,
          HomeSet{session.number, Epoch{raw(session.epoch) + 1}, "", 0, reason, session.model});

@@ -67,6 +67,7 @@ void Core::State::end_job(Turn& t, Job& job, JobEndedEntry entry) {
                       session.model});
   }
   if (!session.in_flight) SessionTable::rest(session);
+  if (session.tenant->policy.max_resident_tokens > 0) caps_due.push_back(session.tenant);
   if (first && session.first) make_ready(t, session);
   if (!session.in_flight) keep(t, session);
 }

@@ -283,14 +283,14 @@ void Core::State::hand_over(Turn& t, Session& session) {
     commit(t, JobRequeued{job.number, why, false});
     look_everywhere(*session.tenant);
   }
-  fact(t, Fact::Kind::affinity_break, session.name, name(Reason::drained));
+  fact(t, Fact::Kind::affinity_break, session, name(Reason::drained));
   release_home(t, session);
   commit(t, HomeSet{session.number, Epoch{raw(session.epoch) + 1}, receiver.name,
                     receiver.incarnation, Reason::drained, receiver.model_fingerprint});
   session.migrated = true;
   SessionTable::rest(session);
   send(t, receiver, KeepSession{session.number, session.epoch});
-  fact(t, Fact::Kind::hand_over, session.name, "moved");
+  fact(t, Fact::Kind::hand_over, session, "moved");
   if (session.first) make_ready(t, session);
 }
 

@@ -7,6 +7,9 @@
 namespace limpet::broker {
 namespace {
 
+using std::chrono_literals::operator""ms;
+
+constexpr std::chrono::milliseconds kLookAgain = std::chrono::hours(24);
 constexpr int64_t kRetiredAtOnce = 64;  // sessions that end for their age, in one turn
 
 }  // namespace
@@ -58,7 +61,8 @@ Time Core::State::next_retired() const {
   const Session* s = sessions.longest_unused();
   if (!s || options.retain_sessions.count() <= 0) return Time::max();
   const int64_t left = s->used_at + options.retain_sessions.count() - last_wall;
-  return last_now + std::chrono::milliseconds(std::max<int64_t>(left, 0));
+  // However far that is, it is looked at again: what a file may say need not fit a Time.
+  return last_now + std::clamp(std::chrono::milliseconds(left), 0ms, kLookAgain);
 }
 
 // The named sessions without jobs that have not been used for longest end: their transcripts are
@@ -69,7 +73,7 @@ void Core::State::retire(Turn& t, int64_t most, std::string_view why) {
     Session* s = sessions.longest_unused();
     if (!s || (by_age && s->used_at + options.retain_sessions.count() > t.now.wall)) return;
     if (s->home != kNoWorker) release_home(t, *s);
-    fact(t, Fact::Kind::session_retired, s->name, why);
+    fact(t, Fact::Kind::session_retired, *s, why);
     commit(t, SessionClosed{s->number});
   }
 }

@@ -7,7 +7,7 @@ namespace {
 
 std::string_view state_name(const Worker& w) {
   if (w.state == WorkerState::expected) return "expected";
-  if (w.state == WorkerState::absent) return "lost";
+  if (w.state == WorkerState::absent) return w.leaving ? "left" : "lost";
   return w.leaving ? "leaving" : "ready";
 }
 

@@ -158,6 +158,8 @@ struct Core::State {
   void begin_share(Turn& t, Session& session, const Worker& worker);
   void end_share(Job& job);
   void look_everywhere(const Tenant& tenant);
+  bool evict_beyond_cap(Turn& t, Tenant& tenant, int64_t more);
+  bool hold_caps(Turn& t);
   int64_t kv_longest(const Job& job);
 
   // ---- core_end.cpp: the end of attempts and jobs.
@@ -190,6 +192,10 @@ struct Core::State {
             double seconds = 0) {
     t.out.facts.push_back({kind, std::move(subject), std::string(detail), seconds, false, {}});
   }
+  void fact(Turn& t, Fact::Kind kind, const Session& session, std::string_view detail) {
+    fact(t, kind, session.name, detail);
+    t.out.facts.back().tenant = session.tenant->name;
+  }
   static double seconds_between(Time from, Time to) {
     return std::chrono::duration<double>(to - from).count();
   }
@@ -213,6 +219,7 @@ struct Core::State {
   WallMs last_wall = 0;
   Time patience_until{};         // no worker is given up before this
   std::vector<uint32_t> gained;  // slots to look at in settle()
+  std::vector<Tenant*> caps_due;  // whose idle KV may exceed its cap
 };
 
 }  // namespace limpet::broker

@@ -1,5 +1,6 @@
 // What tenants have had of the workers, and what their caps let go.
 #include <algorithm>
+#include <utility>
 
 #include "broker/core_state.h"
 
@@ -13,6 +14,25 @@ bool Core::State::within_caps(const Session& session) {
   return !tenant.capped() || tenant.may_run(kv_longest(*session.first));
 }
 
+// The tenant's idle KV goes, the longest idle first, until `more` tokens are within its cap too.
+bool Core::State::evict_beyond_cap(Turn& t, Tenant& tenant, int64_t more) {
+  const int64_t most = tenant.policy.max_resident_tokens;
+  bool evicted = false;
+  while (most > 0 && tenant.longest_idle && tenant.idle_tokens + tenant.promised + more > most) {
+    leave_home(t, *tenant.longest_idle, Reason::evicted);
+    evicted = true;
+  }
+  return evicted;
+}
+
+// Once, at the end of each step: a job that exceeded the cap by itself is over, or the cap is
+// another. Who waits is placed before, so that a session that goes on at once keeps its KV.
+bool Core::State::hold_caps(Turn& t) {
+  bool evicted = false;
+  for (Tenant* tenant : std::exchange(caps_due, {})) evicted |= evict_beyond_cap(t, *tenant, 0);
+  return evicted;
+}
+
 // Before the first word to the worker. The job is taken for the longest that it can be; what it
 // turns out to be is made good when the attempt is over.
 void Core::State::begin_share(Turn& t, Session& session, const Worker& worker) {
@@ -20,11 +40,7 @@ void Core::State::begin_share(Turn& t, Session& session, const Worker& worker) {
   Tenant& tenant = *session.tenant;
   SessionTable::rouse(session);
   job.kv_promised = kv_need(job, worker);
-  const int64_t most = tenant.policy.max_resident_tokens;
-  while (most > 0 && tenant.longest_idle &&
-         tenant.idle_tokens + tenant.promised + job.kv_promised > most) {
-    leave_home(t, *tenant.longest_idle, Reason::evicted);
-  }
+  evict_beyond_cap(t, tenant, job.kv_promised);
   tenant.promised += job.kv_promised;
   job.prefilled = 0;
   job.output_before = job.output_tokens;

@@ -44,6 +44,7 @@ void Core::State::on(Turn& t, const WorkerEvent& e) {
     heartbeat(t, *worker, *beat);
   } else if (leave) {
     leaving(t, *worker);
+    if (leave->gone) lose(t, *worker, "left");
   } else if (const auto* m = std::get_if<StepTokens>(&e.message)) {
     step_tokens(t, *worker, *m);
   } else if (const auto* m = std::get_if<JobStarted>(&e.message)) {

@@ -224,6 +224,7 @@ struct Fact {
   double seconds = 0;    // first_token, queue_left
   bool later_turn = false;                          // first_token
   Residency residency = Residency::resident;        // first_token, dispatched
+  std::string tenant{};                             // whose session it is, for the log line
 };
 
 // `append` must be durable BEFORE any of `send` leaves the process.

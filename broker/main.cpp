@@ -11,8 +11,11 @@
 
 #include "broker/broker.h"
 #include "probes/http_server.h"
+#include "probes/log_value.h"
 
 namespace {
+
+using limpet::probes::log_value;
 
 std::atomic<bool> stop{false};
 
@@ -144,7 +147,7 @@ void serve_while_there_is_room(const Flags& flags) {
     try {
       return serve(flags);
     } catch (const limpet::broker::StoreFull& e) {
-      spdlog::error("event=disk_full what=\"{}\"", e.what());
+      spdlog::error("event=disk_full what={}", log_value(e.what()));
     }
     constexpr std::chrono::milliseconds kLook{50};
     for (int i = 0; i < 10 && !stop; ++i) std::this_thread::sleep_for(kLook);

@@ -6,10 +6,13 @@
 #include <deque>
 
 #include "broker/listing.h"
+#include "probes/log_value.h"
 #include "schema/wire.h"
 
 namespace limpet::broker {
 namespace {
+
+using probes::log_value;
 
 constexpr size_t kCatchUpBytes = 64u << 10;   // read for a client in one flush
 constexpr int kCatchUpStreams = 1024;         // looked up for a client in one flush
@@ -313,7 +316,7 @@ void Streams::encode_out(Client& c) {
     try {  // alone in its frame
       encode(i, i + 1);
     } catch (const std::length_error& error) {
-      spdlog::error("event=message_dropped why=\"{}\"", error.what());
+      spdlog::error("event=message_dropped why={}", log_value(error.what()));
       const BrokerToClient instead = too_large(all[i]);
       c.frames.push_back(wire::encode(std::span(&instead, 1)));
       c.frame_bytes += c.frames.back().size();

@@ -12,10 +12,13 @@
 #include "broker/peers.h"
 #include "keys/endpoint.h"
 #include "keys/keys.h"
+#include "probes/log_value.h"
 #include "schema/wire.h"
 
 namespace limpet::broker {
 namespace {
+
+using probes::log_value;
 
 // What a turn takes, so that none lasts longer than some milliseconds: of workers' messages, of all
 // clients'; and of the frames of either, or one if it is larger.
@@ -171,8 +174,8 @@ struct ZmqTransport::Impl {
   void note_bad(const char* from, const wire::DecodeError& error) {
     const int64_t n = ++counters.bad_frames;
     if ((n & (n - 1)) == 0) {  // 1, 2, 4, …: a flood of them does not flood the log
-      spdlog::warn("event=bad_frame from={} code={} count={} why=\"{}\"", from, name(error.code), n,
-                   error.message);
+      spdlog::warn("event=bad_frame from={} code={} count={} why={}", from, name(error.code), n,
+                   log_value(error.message));
     }
   }
 
@@ -352,7 +355,7 @@ void ZmqTransport::send(WorkerId worker, std::span<const BrokerToWorker> message
   for (const std::string& frame : wire::encode_frames(messages)) {
     const Delivery d = impl_->send(impl_->backend, *routing, frame);
     if (d == Delivery::sent) continue;
-    spdlog::warn("event=worker_unreachable why={}",
+    spdlog::warn("event=worker_unreachable why=\"{}\"",
                  d == Delivery::full ? "it does not read" : "its connection is gone");
     impl_->to_tell.push_back(WorkerUnreachable{worker});
     if (d == Delivery::gone) impl_->workers.forget(worker);

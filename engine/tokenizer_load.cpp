@@ -86,6 +86,10 @@ constexpr const char* kPunctuation =
     R"(\x{16d6d}-\x{16d6f}\x{16e97}-\x{16e9a}\x{16fe2}\x{1e5ff}\x{1e95e}-\x{1e95f})"
     R"(])[!-/:-@\[-`{-~\p{P}\x{166d}\x{111c9}])";
 
+// Runs of what Unicode calls word characters (UTS 18, annex C), runs of the others, no white space.
+constexpr const char* kWords =
+    R"([\w\x{200c}\x{200d}]+|[^\w\x{200c}\x{200d}\s]+)";
+
 void read_splitter(const Json& json, int nesting, std::vector<Splitter>& steps, bool& byte_level) {
   // GPT-2's own split (Radford et al. 2019), which the byte-level step does when asked to.
   static constexpr const char* kGpt2 =
@@ -107,10 +111,17 @@ void read_splitter(const Json& json, int nesting, std::vector<Splitter>& steps, 
     if (flag_of(json, "use_regex", true)) isolated(kGpt2);
     byte_level = true;
   } else if (type == "Digits") {
-    isolated(flag_of(json, "individual_digits", false) ? R"(\p{N})" : R"(\p{N}+)");
+    // Those of Unicode 17 are digits to this pre-tokenizer, but not to patterns.
+    isolated(flag_of(json, "individual_digits", false)
+                 ? R"([\p{N}\x{11de0}-\x{11de9}\x{16ff4}-\x{16ff6}])"
+                 : R"([\p{N}\x{11de0}-\x{11de9}\x{16ff4}-\x{16ff6}]+)");
   } else if (type == "Punctuation") {
     const auto behavior = json.contains("behavior") ? behavior_of(json) : SplitBehavior::isolated;
     steps.emplace_back(SplitByPattern{Pattern(kPunctuation, false), behavior, false});
+  } else if (type == "WhitespaceSplit") {
+    steps.emplace_back(SplitByPattern{Pattern(R"(\s+)", false), SplitBehavior::removed, false});
+  } else if (type == "Whitespace") {
+    steps.emplace_back(SplitByPattern{Pattern(kWords, false), SplitBehavior::removed, true});
   } else if (type == "Metaspace") {
     steps.emplace_back(Metaspace{metaspace_replacement(json), metaspace_prepend(json),
                                  flag_of(json, "split", true)});

@@ -5,95 +5,18 @@
 
 #include <stdexcept>
 
+#include "engine/tokenizer_pattern_syntax.h"
 #include "engine/tokenizer_utf8.h"
-#include "engine/unicode_additions.h"
 
 namespace limpet::engine {
 namespace {
 
-constexpr uint32_t kMatchLimit = 200'000'000;                // backtracking steps of one match
-constexpr uint32_t kHeapLimitKb = 256u << 10;                // of one match, without JIT
-constexpr size_t kJitStack = 8u << 20;                       // bytes, reserved only when used
-constexpr std::string_view kSpaces = R"(\p{Z}\t-\r\x{85})";  // Unicode's White_Space
+constexpr uint32_t kMatchLimit = 200'000'000;    // backtracking steps of one match
+constexpr uint32_t kHeapLimitKb = 256u << 10;    // of one match, without JIT
+constexpr size_t kJitStack = 8u << 20;           // bytes, reserved only when used
 
 constexpr const char* kMovedStart =
     "the split pattern has \\K in a look-around, which is not supported";
-
-// The category that is named from `at` on, as "{L}" or "{^L}", and how long that is; empty: none.
-std::string_view category_at(std::string_view source, size_t at, bool& negated, size_t& length) {
-  const size_t end = source.find('}', at);
-  if (at >= source.size() || source[at] != '{' || end == std::string_view::npos) return {};
-  length = end + 1 - at;
-  std::string_view name = source.substr(at + 1, end - at - 1);
-  if (name.starts_with('^')) {
-    negated = !negated;
-    name.remove_prefix(1);
-  }
-  return name;
-}
-
-// What `\` and the characters after it mean here; `at` is at the first of those and is moved on to
-// the last. PCRE2's \s also has U+180E, which lost White_Space in Unicode 6.3; Oniguruma's has not.
-std::string escape_in_todays_unicode(const std::string& source, size_t& at, bool in_class) {
-  const auto members = [in_class](const std::string& items, bool negated) {
-    return in_class ? items : (negated ? "[^" : "[") + items + "]";
-  };
-  const char escaped = source[at];
-  if (escaped == 's' || (escaped == 'S' && !in_class)) {
-    return members(std::string(kSpaces), escaped == 'S');
-  }
-  if (escaped == 'p' || escaped == 'P') {
-    bool negated = escaped == 'P';
-    size_t length = 0;
-    const std::string_view name = category_at(source, at + 1, negated, length);
-    const std::string added = name.empty() ? "" : unicode_additions(name);
-    if (!added.empty() && !(negated && in_class)) {
-      at += length;
-      return members(added + "\\p{" + std::string(name) + "}", negated);
-    }
-  }
-  return {'\\', escaped};
-}
-
-// How long the "[:alpha:]" at `at` is. PCRE2 would take a class in a class, or what Oniguruma's &&
-// intersects, for characters that stand for themselves, and split other text than is meant.
-size_t posix_class_length(const std::string& source, size_t at) {
-  const size_t end = source.find_first_not_of("^abcdefghijklmnopqrstuvwxyz", at + 2);
-  if (source.compare(at, 2, "[:") == 0 && end != std::string::npos &&
-      source.compare(end, 2, ":]") == 0) {
-    return end + 2 - at;
-  }
-  throw std::runtime_error("the pattern \"" + source + "\" has a class in a class or && in one, " +
-                           "which is not supported");
-}
-
-// In a class, a negated category (\P{L}) still has what Unicode assigned since.
-std::string in_todays_unicode(const std::string& source) {
-  std::string out;
-  bool in_class = false;
-  for (size_t i = 0; i < source.size(); ++i) {
-    const char c = source[i];
-    if (c == '\\' && i + 1 < source.size()) {
-      out += escape_in_todays_unicode(source, ++i, in_class);
-      continue;
-    }
-    if (in_class && (c == '[' || source.compare(i, 2, "&&") == 0)) {
-      const size_t length = posix_class_length(source, i);
-      out.append(source, i, length);
-      i += length - 1;
-      continue;
-    }
-    out += c;
-    if (!in_class && c == '[') {
-      in_class = true;
-      if (i + 1 < source.size() && source[i + 1] == '^') out += source[++i];
-      if (i + 1 < source.size() && source[i + 1] == ']') out += source[++i];  // stands for itself
-    } else if (in_class && c == ']') {
-      in_class = false;
-    }
-  }
-  return out;
-}
 
 std::string message_of(int code) {
   PCRE2_UCHAR text[256];
@@ -121,12 +44,13 @@ struct Pattern::Code {
 };
 
 Pattern::Pattern(const std::string& source, bool literal) : code_(std::make_unique<Code>()) {
-  const std::string pattern = literal ? source : in_todays_unicode(source);
+  const std::string pattern = literal ? source : to_pcre2(source);
   const CompileContext context(pcre2_compile_context_create(nullptr));
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   pcre2_set_parens_nest_limit(context.get(), 100);
   const uint32_t options =
-      literal ? PCRE2_UTF | PCRE2_LITERAL : PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C;
+      PCRE2_UTF |
+      (literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C);
   int error = 0;
   PCRE2_SIZE at = 0;
   code_->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),

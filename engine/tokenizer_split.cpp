@@ -69,6 +69,8 @@ std::string apply(const SplitByPattern& step, Pieces& pieces) {
     }
   }
   pieces.ranges = std::move(out);
+  // What is removed at the start stays the start: what comes after it is not.
+  if (!pieces.ranges.empty() && pieces.ranges.front().begin > 0) pieces.at_start = false;
   return "";
 }
 

@@ -34,7 +34,7 @@ using Splitter = std::variant<SplitByPattern, SpacePrefix, Metaspace>;
 struct Pieces {
   std::string text;
   std::vector<Pattern::Range> ranges;  // in order, none of them empty
-  bool at_start = true;                // of the whole input
+  bool at_start = true;                // the first one begins where the whole input does
 };
 
 // Cuts every piece by each step in turn. Returns an error text, empty when all is well: a step

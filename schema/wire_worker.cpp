@@ -85,7 +85,7 @@ auto put(Builder& fbb, const JobEnded& m) {
 auto put(Builder& fbb, const SessionDropped& m) {
   return fbs::CreateSessionDropped(fbb, raw(m.session), raw(m.epoch), raw(m.reason));
 }
-auto put(Builder& fbb, const Leaving& m) { return fbs::CreateLeaving(fbb, m.incarnation); }
+auto put(Builder& fbb, const Leaving& m) { return fbs::CreateLeaving(fbb, m.incarnation, m.gone); }
 auto put(Builder& fbb, const SessionReceived& m) {
   return fbs::CreateSessionReceived(fbb, raw(m.session), raw(m.epoch), m.tokens);
 }
@@ -212,7 +212,7 @@ bool get(Reader& r, const fbs::SessionDropped* in, SessionDropped& out) {
   return r.enumerator(in->reason(), Reason::model_changed, "reason", out.reason);
 }
 bool get(Reader&, const fbs::Leaving* in, Leaving& out) {
-  out.incarnation = in->incarnation();
+  out = {in->incarnation(), in->gone()};
   return true;
 }
 bool get(Reader& r, const fbs::SessionReceived* in, SessionReceived& out) {

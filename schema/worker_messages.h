@@ -100,6 +100,7 @@ struct SessionDropped {  // its KV is gone from here; the lease is given back
 };
 struct Leaving {  // takes no more jobs and will go
   uint64_t incarnation = 0;
+  bool gone = false;  // the last word: it goes now
 };
 using WorkerMessage = std::variant<Register, Heartbeat, NeedTranscript, JobStarted, StepTokens,
                                    JobEnded, SessionDropped, Leaving, SessionReceived,

@@ -145,6 +145,7 @@ void Core::State::on(const Turn& turn, const Stop&) {
 
 void Core::State::on(const Turn& turn, const GoNow&) {
   for (Job* job : by_age()) fail(turn, *job, ErrorCode::busy, "the worker is leaving", true);
+  if (link != Link::offline) turn.out.send.push_back(Leaving{options.incarnation, true});
 }
 
 void Core::State::from(const Turn&, const Leave& m) {

@@ -14,10 +14,13 @@
 #include "keys/handshake.h"
 #include "keys/keys.h"
 #include "keys/zap.h"
+#include "probes/log_value.h"
 #include "schema/wire.h"
 
 namespace limpet::worker {
 namespace {
+
+using probes::log_value;
 
 constexpr int kLingerMs = 1000;
 constexpr int kHighWater = 1024;  // frames of one peer
@@ -138,7 +141,7 @@ struct TransferLink::Impl {
   void refuse(const char* what, const std::string& key) {
     const int64_t n = ++counters.refused;
     if ((n & (n - 1)) == 0) {
-      spdlog::warn("event=transfer_refused what=\"{}\" key=\"{}\" count={}", what, key, n);
+      spdlog::warn("event=transfer_refused what=\"{}\" key={} count={}", what, log_value(key), n);
     }
   }
 
@@ -163,9 +166,11 @@ struct TransferLink::Impl {
       r.socket = open(ZMQ_DEALER, c.endpoint, c.key, identity.on() ? &r.watch : nullptr);
       receivers[c.endpoint] = std::move(r);
     } catch (const std::runtime_error& e) {
-      spdlog::warn("event=transfer_failed endpoint={} why=\"{}\"", c.endpoint, e.what());
+      spdlog::warn("event=transfer_failed endpoint={} why={}", log_value(c.endpoint),
+                   log_value(e.what()));
     } catch (const keys::KeyError& e) {
-      spdlog::warn("event=transfer_failed endpoint={} why=\"{}\"", c.endpoint, e.what());
+      spdlog::warn("event=transfer_failed endpoint={} why={}", log_value(c.endpoint),
+                   log_value(e.what()));
     }
   }
 
@@ -189,8 +194,8 @@ struct TransferLink::Impl {
   void bad(const wire::DecodeError& error) {
     const int64_t n = ++counters.bad_frames;
     if ((n & (n - 1)) == 0) {
-      spdlog::warn("event=bad_frame link=transfer code={} count={} why=\"{}\"", name(error.code), n,
-                   error.message);
+      spdlog::warn("event=bad_frame link=transfer code={} count={} why={}", name(error.code), n,
+                   log_value(error.message));
     }
   }
 

@@ -6,11 +6,14 @@
 #include <filesystem>
 #include <utility>
 
+#include "probes/log_value.h"
+
 namespace limpet::worker {
 namespace {
 
 using std::chrono::milliseconds;
 using Seconds = std::chrono::duration<double>;
+using probes::log_value;
 
 constexpr milliseconds kLongestWait{200};
 constexpr milliseconds kGaugesEvery{250};
@@ -137,7 +140,8 @@ void Worker::leave(const std::atomic<int>& stop) {
     turn();
     if (transport_.linked()) heard = mono();
     if (mono() - heard > kBrokerRestart) {
-      spdlog::warn("event=left_alone why=\"no broker answers at {}\"", options_.broker);
+      spdlog::warn("event=left_alone why={}",
+                   log_value("no broker answers at " + options_.broker));
       break;
     }
   }
@@ -170,7 +174,7 @@ void Worker::turn() {
   transfer_.take(arrived_);
   for (const Event& event : std::exchange(arrived_, {})) give(event);
   for (const PagesMoved& moved : mover_.poll()) {
-    if (!moved.error.empty()) spdlog::warn("event=kv_move_failed why=\"{}\"", moved.error);
+    if (!moved.error.empty()) spdlog::warn("event=kv_move_failed why={}", log_value(moved.error));
     give(moved);
   }
   if (core_->next_deadline() <= now_) give(Tick{});
@@ -256,7 +260,7 @@ StepDone Worker::compute(const Step& step) {
       }
       return done;
     }
-    spdlog::warn("event=ahead_failed rows={} why=\"{}\"", step.rows.size(), outcome.error);
+    spdlog::warn("event=ahead_failed rows={} why={}", step.rows.size(), log_value(outcome.error));
   }
   std::vector<engine::StepRow> rows;
   for (const StepRow& row : step.rows) {
@@ -271,7 +275,7 @@ StepDone Worker::compute(const Step& step) {
     return done;
   }
   // Nothing has advanced. One by one, so that what is wrong with one sequence stays its own.
-  spdlog::warn("event=step_failed rows={} why=\"{}\"", rows.size(), together.error);
+  spdlog::warn("event=step_failed rows={} why={}", rows.size(), log_value(together.error));
   for (size_t i = 0; i < rows.size(); ++i) {
     const engine::StepResult alone = engine_->step(std::span(&rows[i], 1));
     if (alone.ok()) {
@@ -315,8 +319,8 @@ void Worker::add_row(const StepRow& row, const std::function<RowResult()>& sampl
   }
   done.rows.push_back(sampled());
   if (const std::string& why = done.rows.back().error; !why.empty()) {
-    spdlog::warn("event=row_failed job={} attempt={} why=\"{}\"", raw(row.job), raw(row.attempt),
-                 why);
+    spdlog::warn("event=row_failed job={} attempt={} why={}", raw(row.job), raw(row.attempt),
+                 log_value(why));
   }
 }
 
@@ -352,7 +356,7 @@ void Worker::note() {
   }
   if (gauges.refused != told_refused_) {
     told_refused_ = gauges.refused;
-    if (!told_refused_.empty()) spdlog::error("event=refused why=\"{}\"", told_refused_);
+    if (!told_refused_.empty()) spdlog::error("event=refused why={}", log_value(told_refused_));
   }
   if (transport_.linked()) {
     unlinked_since_ = now_;

@@ -7,10 +7,13 @@
 
 #include "keys/endpoint.h"
 #include "keys/handshake.h"
+#include "probes/log_value.h"
 #include "schema/wire.h"
 
 namespace limpet::worker {
 namespace {
+
+using probes::log_value;
 
 constexpr size_t kMessagesAtOnce = 4096;
 constexpr int kLingerMs = 1000;
@@ -76,7 +79,7 @@ struct ZmqTransport::Impl {
   void look_at_handshakes() {
     const auto seen = watch->look();
     if (!seen.refused.empty() && seen.refused != told_refused) {
-      spdlog::error("event=handshake_refused broker={} why=\"{}\"", endpoint, seen.refused);
+      spdlog::error("event=handshake_refused broker={} why={}", endpoint, log_value(seen.refused));
       told_refused = seen.refused;
     }
     if (seen.made) told_refused.clear();
@@ -103,8 +106,8 @@ struct ZmqTransport::Impl {
     if (error.code == ErrorCode::none) return true;
     const int64_t n = ++counters.bad_frames;
     if ((n & (n - 1)) == 0) {  // 1, 2, 4, …: a flood of them does not flood the log
-      spdlog::warn("event=bad_frame code={} count={} why=\"{}\"", name(error.code), n,
-                   error.message);
+      spdlog::warn("event=bad_frame code={} count={} why={}", name(error.code), n,
+                   log_value(error.message));
     }
     return true;
   }

@@ -173,6 +173,23 @@ TEST_F(HandOvers, ADrainIsAskedUntilTheWorkerSaysThatItLeaves) {
   EXPECT_EQ(s.told_client<DrainStatus>()->state, DrainStatus::State::unknown);
 }
 
+TEST_F(HandOvers, WhoSaysThatItGoesIsGoneAtOnce) {
+  s.client(Drain{"w0", 0}, "");
+  leave();
+  s.say(0, Leaving{s.incarnation(0), true});
+  s.client(Drain{"w0", s.incarnation(0)}, "");
+  EXPECT_EQ(s.told_client<DrainStatus>()->state, DrainStatus::State::gone);
+  s.client(List{.what = Listing::workers}, "");
+  for (const WorkerInfo& w : s.told_client<Listed>()->workers) {
+    if (w.worker == "w0") {
+      EXPECT_EQ(w.state, "left");
+      EXPECT_EQ(w.running, 0);
+    }
+  }
+  s.submit("b", "s");
+  EXPECT_EQ(s.held(1, "b").dispatch.home_reason, Reason::drained);
+}
+
 TEST_F(HandOvers, ATenantMayNotDrainAWorker) {
   s.tell(ClientEvent{ClientId{1}, Drain{"w0", 0}, 0, {}, "acme", false});
   ASSERT_TRUE(s.told_client<Refused>());

@@ -264,6 +264,18 @@ TEST(CoreKeep, SessionsThatNobodyUsesEndInTheOrderOfTheirLastUse) {
   EXPECT_EQ(s.held(1, "d").dispatch.base_tokens, 0);
 }
 
+TEST(CoreKeep, ATimeThatNoClockHoldsIsLookedAtAgainLater) {
+  CoreOptions o;
+  o.retain_sessions = std::chrono::seconds(int64_t{1} << 40);  // as the configuration may say
+  Scenario s(o);
+  s.enroll(1);
+  s.submit("a", "first");
+  s.run(1, "a");
+  s.pass_alive(milliseconds(1000), {1});
+  EXPECT_FALSE(s.session_of("a").closed);
+  EXPECT_GT(s.core().next_deadline(), s.now().mono) << "or the broker would turn without a pause";
+}
+
 TEST(CoreKeep, AFullStoreEndsTheSessionsThatAreUnusedForLongest) {
   Scenario s;
   s.at(1).slots = 8;

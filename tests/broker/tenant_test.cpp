@@ -153,5 +153,69 @@ TEST(TenantCaps, OneThatExceedsTheCapByItselfRunsAlone) {
   EXPECT_TRUE(s.has(1, "b"));
 }
 
+TEST(TenantCaps, WhatExceedsTheCapByItselfIsNotKeptIdle) {
+  Scenario s;
+  TenantPolicies p;
+  p.standard.max_resident_tokens = 12;  // a session's second turn is of 22 tokens
+  s.core().set_policies(p);
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.run(1, "a");
+  EXPECT_FALSE(s.session_of("a").home.empty());
+  s.submit("b", "chat");
+  s.run(1, "b");
+  EXPECT_TRUE(s.session_of("b").home.empty());
+  ASSERT_NE(s.told_worker<ReleaseSession>(1), nullptr);
+  EXPECT_EQ(s.told_worker<ReleaseSession>(1)->session, s.job("b").accepted.session);
+  EXPECT_EQ(s.session_of("b").reason, Reason::evicted);
+}
+
+TEST(TenantCaps, OneWhoseNextTurnBeginsAtOnceKeepsItsKv) {
+  Scenario s;
+  TenantPolicies p;
+  p.standard.max_resident_tokens = 5;
+  s.core().set_policies(p);
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.submit("b", "chat");
+  s.run(1, "a");
+  EXPECT_EQ(s.held(1, "b").dispatch.home_reason, Reason::none);
+  s.run(1, "b");
+  EXPECT_TRUE(s.session_of("b").home.empty());
+}
+
+TEST(TenantCaps, ALowerCapTakesTheLongestIdleWithoutAJob) {
+  Scenario s;
+  s.enroll(1);
+  for (const char* id : {"a", "b", "c"}) {
+    s.submit(id, std::string("s") + id);
+    s.run(1, id);
+  }
+  TenantPolicies p;
+  p.standard.max_resident_tokens = 25;  // of 33 that are idle
+  s.core().set_policies(p);
+  EXPECT_LE(s.core().next_deadline(), s.now().mono);
+  s.pass(milliseconds(0));
+  EXPECT_TRUE(s.session_of("a").home.empty());
+  EXPECT_FALSE(s.session_of("b").home.empty());
+  EXPECT_FALSE(s.session_of("c").home.empty());
+  ASSERT_NE(s.told_worker<ReleaseSession>(1), nullptr);
+  EXPECT_GT(s.core().next_deadline(), s.now().mono);
+}
+
+TEST(TenantCaps, ALowerCapHoldsForWhatWasResidentBeforeARestart) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.run(1, "a");
+  s.restart();
+  TenantPolicies p;
+  p.standard.max_resident_tokens = 5;
+  s.core().set_policies(p);
+  s.enroll(1);
+  EXPECT_TRUE(s.session_of("a").home.empty());
+  EXPECT_TRUE(s.at(1).sessions.empty());
+}
+
 }  // namespace
 }  // namespace limpet::broker

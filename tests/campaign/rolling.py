@@ -50,6 +50,9 @@ class RollingLoad(Load):
         self.sessions, self.begun = sessions, 0
         self.all_back = threading.Event()
 
+    def start(self, tenant, argv):
+        return super().start(tenant, [*argv, "--give-up", "120"])  # a slow machine's broker is back later
+
     def run_client(self, index):
         while True:
             with self.lock:

@@ -7,6 +7,7 @@ run with the same seeds. One line of figures at the end; exit status 1 when anyt
 """
 import argparse
 import collections
+import contextlib
 import concurrent.futures
 import json
 import random
@@ -32,6 +33,27 @@ def conversation(index, turns):
     return out[:turns]
 
 
+class Sessions:
+    """How many are under way, and how many of them wait for kills before their last turn."""
+
+    def __init__(self):
+        self.lock, self.under_way, self.waiting = threading.Lock(), 0, 0
+
+    @contextlib.contextmanager
+    def one_more(self, what):
+        with self.lock:
+            setattr(self, what, getattr(self, what) + 1)
+        try:
+            yield
+        finally:
+            with self.lock:
+                setattr(self, what, getattr(self, what) - 1)
+
+    def all_wait(self):
+        with self.lock:
+            return self.waiting == self.under_way
+
+
 def run_session(cluster, run, index, turns, replies, failures, last_turn_may_start):
     for turn, (text, extra) in enumerate(conversation(index, turns)):
         if turn == turns - 1:
@@ -49,25 +71,29 @@ def run_session(cluster, run, index, turns, replies, failures, last_turn_may_sta
         replies[(index, turn)] = reply
 
 
-def run_all(cluster, run, sessions, turns, clients, replies, last_turn_may_start=lambda: None):
-    failures = []
+def run_all(cluster, run, sessions, turns, clients, replies, last_turn_may_start=lambda: None,
+            begun=None):
+    failures, begun = [], begun or Sessions()
+
+    def one(index):
+        with begun.one_more("under_way"):
+            run_session(cluster, run, index, turns, replies, failures, last_turn_may_start)
+
     with concurrent.futures.ThreadPoolExecutor(clients) as pool:
         for index in range(sessions):
-            pool.submit(run_session, cluster, run, index, turns, replies, failures,
-                        last_turn_may_start)
+            pool.submit(one, index)
     return failures
 
 
-def killer(cluster, every, seed, stop, kills, replies):
-    """Waits for a reply between kills, so that a slow machine gets on; not for long: all may be
-    waiting for the kills."""
-    r = random.Random(seed)
+def killer(cluster, every, seed, stop, kills, replies, begun):
+    """Waits for a reply between kills, so that a slow machine gets on, unless all wait for kills."""
+    r, before = random.Random(seed), -1
     while not stop.wait(every):
-        before, end = len(replies), time.monotonic() + 10 * every
-        while len(replies) == before and time.monotonic() < end and not stop.wait(0.05):
+        while len(replies) == before and not begun.all_wait() and not stop.wait(0.05):
             pass
         if stop.is_set():
             return
+        before = len(replies)
         victim = r.choice([cluster.broker, *cluster.workers.values()])
         victim.kill9()
         kills[victim.name] += 1
@@ -97,14 +123,16 @@ def main():
     began = time.monotonic()
     options = ["--lease-ms", a.lease_ms, "--max-attempts", 1000]
     with Cluster(a.bin, broker_args=options) as cluster:
-        thread = threading.Thread(target=killer, args=(cluster, a.every, a.seed, stop, kills, got))
+        begun = Sessions()
+        thread = threading.Thread(target=killer, args=(cluster, a.every, a.seed, stop, kills, got, begun))
         thread.start()
 
         def enough_kills():  # a fast machine is not done before it has been disturbed
-            wait_until("kills", 300, lambda: sum(kills.values()) >= a.min_kills)
+            with begun.one_more("waiting"):
+                wait_until("kills", 300, lambda: sum(kills.values()) >= a.min_kills)
 
         try:
-            failures = run_all(cluster, "calm", a.sessions, turns, a.clients, got, enough_kills)
+            failures = run_all(cluster, "calm", a.sessions, turns, a.clients, got, enough_kills, begun)
         finally:
             stop.set()
             thread.join()

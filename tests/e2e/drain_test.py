@@ -125,6 +125,20 @@ class Drains(unittest.TestCase):
             self.assertEqual(r.returncode, 1)
             self.assertIn("nobody", r.stderr)
 
+    def test_who_has_gone_is_not_waited_for(self):
+        with Cluster(BIN, workers=("one", "two"), broker_args=("--lease-ms", 600000),
+                     worker_args=WORKER) as cluster:
+            cluster.submit("Hello!", session='a" event=fake x="')
+            for name in ("one", "two"):
+                r = cluster.limpet("drain", name, "--timeout", 120)
+                self.assertEqual(r.returncode, 0, r.stderr)
+                cluster.workers[name].child.wait(60)
+            wait_until("none is listed", 60, lambda: json.loads(http_get(cluster.http, "/workers")[1]) == [])
+            moved = [line for line in cluster.broker.log_tail().splitlines() if "event=hand_over" in line]
+            self.assertTrue(moved)
+            for line in moved:  # what a client has chosen is one value of it
+                self.assertIn('session="a\\" event=fake x=\\""', line)
+
     def test_a_broker_is_restarted_in_place_under_load(self):
         with Cluster(BIN, worker_args=WORKER) as cluster:
             jobs = [Job(cluster, "Tell me a story about a fox.", *LONG, session=f"s{i}") for i in range(4)]

@@ -94,6 +94,11 @@ std::vector<std::string> seeds() {
       R"("content":" "},{"type":"ByteFallback"},{"type":"Fuse"},{"type":"Strip","content":" ",)"
       R"("start":1,"stop":0}]}})" +
           text,
+      byte_level(R"(,"pre_tokenizer":{"type":"Sequence","pretokenizers":[)"
+                 R"({"type":"WhitespaceSplit"},{"type":"Whitespace"},{"type":"Split","pattern":)"
+                 R"({"Regex":"^\\b[\\w[:punct:]]{1,2}+|(?m:\\p{Han}.)|\\h{,2}$"},)"
+                 R"("behavior":"MergedWithPrevious","invert":true},{"type":"ByteLevel"}]})") +
+          text,
       R"({"model":{"type":"BPE","ignore_merges":true,"vocab":{"a":0,"b":1,"c":2,"ab":3,"▁":4},)"
       R"("merges":["a b"]},"normalizer":{"type":"NFKD"},"pre_tokenizer":{"type":"Sequence",)"
       R"("pretokenizers":[{"type":"Metaspace","replacement":"▁","prepend_scheme":"first"},)"

@@ -188,6 +188,9 @@ void BrokerProcess::commit(const broker::Output& out, const std::vector<Decided>
       if (const auto* e = std::get_if<broker::TokensAppended>(&entry)) judge_growth(*e);
       note_idle(entry);
     }
+    for (size_t i = d.begin; i < d.end; ++i) {  // by then all that its end brings is decided
+      if (const auto* e = std::get_if<broker::JobEndedEntry>(&out.append[i])) judge_idle_cap(*e);
+    }
   }
   judge_credit();
 }
@@ -296,6 +299,20 @@ void BrokerProcess::judge_caps(const broker::JobDispatched& e) {
   if (p.max_resident_tokens > 0 && kv > p.max_resident_tokens) {
     violated("cap exceeded: a tenant's jobs need more KV than it may have");
   }
+}
+
+// The KV of a tenant's sessions, when its last job has ended.
+void BrokerProcess::judge_idle_cap(const broker::JobEndedEntry& e) {
+  const std::string& tenant = disk_.find(disk_.find(e.job)->accepted.session)->tenant;
+  const int64_t most = policy(tenant).max_resident_tokens;
+  if (most == 0) return;
+  int64_t kv = 0;
+  for (const auto& [number, s] : disk_.sessions()) {
+    if (s.closed || s.tenant != tenant) continue;
+    if (!s.lane.empty()) return;
+    if (!s.home.empty()) kv += std::ssize(s.transcript);
+  }
+  if (kv > most) violated("cap exceeded: a tenant's idle sessions need more KV than it may have");
 }
 
 // An attempt's reports become durable only while it is the current one, at the current home.

@@ -66,6 +66,7 @@ class BrokerProcess {
   void judge_growth(const broker::TokensAppended& e);
   void note_idle(const JournalEntry& entry);
   void judge_caps(const broker::JobDispatched& e);
+  void judge_idle_cap(const broker::JobEndedEntry& e);
   void judge_queue_cap(const std::string& tenant);
   int64_t longest(const ReferenceStore::Job& job) const;
   broker::TenantPolicy policy(const std::string& tenant) const;

@@ -205,6 +205,7 @@ TEST_F(Pair, WhenTheTimeIsOverItsJobsAreGivenBack) {
   const auto end = giver.last<JobEnded>();
   EXPECT_EQ(end.code, ErrorCode::busy);
   EXPECT_TRUE(end.retryable);
+  EXPECT_TRUE(giver.last<Leaving>().gone) << "nothing of it has to wait for its lease";
 }
 
 // A giver of long sessions, one page a step; what it is answered is in the test's hands.

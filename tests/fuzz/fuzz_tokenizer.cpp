@@ -77,10 +77,10 @@ std::vector<std::string> seeds() {
                  R"("pretokenizers":[{"type":"Split","pattern":)"
                  R"({"Regex":"\\p{L}+|\\p{N}{1,3}|\\s+(?!\\S)|\\s"},)"
                  R"("behavior":"Isolated","invert":false},{"type":"ByteLevel",)"
-                 R"("add_prefix_space":false,"use_regex":false}]},"added_tokens":[{"id":300,)"
+                 R"("add_prefix_space":false,"use_regex":false}]},"added_tokens":[{"id":259,)"
                  R"("content":"<|e|>","special":true,"lstrip":true,"rstrip":true}],)"
                  R"("post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":)"
-                 R"({"id":"e"}},{"Sequence":{"id":"A"}}],"special_tokens":{"e":{"ids":[300]}}})") +
+                 R"({"id":"e"}},{"Sequence":{"id":"A"}}],"special_tokens":{"e":{"ids":[259]}}})") +
           text,
       byte_level(R"(,"pre_tokenizer":{"type":"ByteLevel"},"added_tokens":[{"id":301,)"
                  R"("content":"don","single_word":true,"normalized":true}],)"

@@ -26,7 +26,7 @@ using WallMs = int64_t;
 // A protocol version. A peer of a newer minor is understood (unknown fields are skipped); of
 // a newer major it is refused.
 inline constexpr uint16_t kProtocolMajor = 1;
-inline constexpr uint16_t kProtocolMinor = 3;
+inline constexpr uint16_t kProtocolMinor = 4;
 
 enum class JobState : uint8_t { queued, dispatched, running, finished, failed, cancelled, expired };
 constexpr bool is_terminal(JobState s) { return s >= JobState::finished; }

@@ -11,6 +11,11 @@ namespace {
 constexpr int64_t kMovingAtOnce = 8;  // sessions of one worker
 constexpr size_t kTries = 2;          // receivers for one session
 
+// In pages of that worker.
+int64_t whole_pages(int64_t tokens, const Worker& w) {
+  return (tokens + w.kv_page_tokens - 1) / w.kv_page_tokens * w.kv_page_tokens;
+}
+
 int64_t free_kv(const Worker& w) { return w.room.free_kv_tokens - w.promised - w.reserved_kv; }
 
 bool has_work(const Worker& worker) {
@@ -91,7 +96,7 @@ void Core::State::remind(Turn& t, Worker& worker) {
       continue;
     }
     job->session->move = Move::waits;
-    d.waits.push_back(job->session->number);
+    d.waits.push_front(job->session->number);
   }
 }
 
@@ -109,6 +114,10 @@ void Core::State::move_sessions(Turn& t) {
     if (!worker || worker->state != WorkerState::ready || !worker->leaving ||
         worker->incarnation != d.incarnation) {
       const auto left = std::move(d.waits);
+      for (const auto& [number, why] : d.unmoved) {
+        const Session* s = sessions.find(number);
+        fact(t, Fact::Kind::hand_over, s ? s->name : "", why);
+      }
       it = departures.erase(it);
       for (const SessionNumber number : left) {
         Session* s = sessions.find(number);
@@ -119,9 +128,11 @@ void Core::State::move_sessions(Turn& t) {
     while (d.moving < kMovingAtOnce && !d.waits.empty()) {
       Session* s = sessions.find(d.waits.front());
       d.waits.pop_front();
-      if (s && s->move == Move::waits) begin_hand_over(t, *s, *worker, d);
+      if (!s || s->move != Move::waits || begin_hand_over(t, *s, *worker, d)) continue;
+      d.waits.push_front(s->number);
+      break;
     }
-    if (!d.told && d.moving == 0 && !has_work(*worker)) {
+    if (!d.told && d.moving == 0 && d.waits.empty() && !has_work(*worker)) {
       send(t, *worker, MayLeave{worker->incarnation});
       d.told = true;
     }
@@ -138,45 +149,72 @@ bool Core::State::still_moving(SessionNumber number, const Moving& m) {
          receiver->state == WorkerState::ready && !receiver->leaving;
 }
 
-// The worker that understands its pages and has the most KV free: what is idle there does not give
-// way to what would be idle there. A job that runs needs a place to go on at once.
-Worker* Core::State::receiver_for(const Session& session, const Worker& giver,
-                                  const std::vector<uint32_t>& tried) {
-  Worker* best = nullptr;
+// How it would stand there. 3: beside what is there; 2: what is idle there goes below the device
+// for it, and nobody loses KV; 1: idle KV may be lost for it, since a job goes before an idle
+// session; 0: not at all. A job that runs needs a place to go on at once.
+Core::State::Fit Core::State::fit(const Session& session, const Worker& w) {
+  const bool job_fits = session.first && kv_need(*session.first, w) <= w.kv_credit();
+  if (session.in_flight && (w.credit() <= 0 || w.held || !job_fits)) return {0, 0};
+  const int64_t tokens = whole_pages(session.tokens, w);
+  const int64_t free = free_kv(w), spare = free + w.room.spill_kv_tokens;
+  if (free >= tokens) return {3, free};
+  if (spare >= tokens) return {2, spare};
+  return job_fits ? Fit{1, w.kv_credit()} : Fit{0, 0};
+}
+
+// The worker that understands its pages, and where it fits best. An idle one need not go at once.
+Core::State::Receiver Core::State::receiver_for(const Session& session, const Worker& giver,
+                                                const std::vector<uint32_t>& tried) {
+  Receiver best;
+  Fit best_fit{0, 0};
   workers.each([&](Worker& w) {
     if (w.slot == giver.slot || w.state != WorkerState::ready || w.leaving) return;
     if (w.transfer.empty() || w.kv_layout != giver.kv_layout ||
         w.model_fingerprint != giver.model_fingerprint || std::ranges::count(tried, w.slot) > 0) {
       return;
     }
-    if (session.in_flight &&
-        (w.credit() <= 0 || w.held || kv_need(*session.first, w) > w.kv_credit())) {
-      return;
-    }
-    if (free_kv(w) < session.tokens) return;
-    if (!best || free_kv(w) > free_kv(*best)) best = &w;
+    best.later = best.later || (!session.first && w.receives());
+    const Fit there = fit(session, w);
+    if (there.first == 0 || (best.worker && there <= best_fit)) return;
+    best.worker = &w;
+    best_fit = there;
   });
   return best;
 }
 
-void Core::State::begin_hand_over(Turn& t, Session& session, const Worker& giver, Departure& d) {
-  std::vector<uint32_t>& tried = d.tried[session.number];
-  Worker* to = at_home(session, giver) ? receiver_for(session, giver, tried) : nullptr;
-  if (!to) {
-    if (tried.empty()) fact(t, Fact::Kind::hand_over, session.name, "no_room");
-    return stay(t, session);
+// False: not yet.
+bool Core::State::begin_hand_over(Turn& t, Session& session, const Worker& giver, Departure& d) {
+  Receiver to;
+  if (at_home(session, giver)) to = receiver_for(session, giver, d.tried[session.number]);
+  if (!to.worker && to.later) return false;
+  if (!to.worker) {
+    d.unmoved.try_emplace(session.number, "no_room");
+    not_moved(t, session, d);
+    return true;
   }
-  Moving m{session.epoch, giver.slot, to->slot, giver.incarnation, to->incarnation, {}, 0, 0};
+  Moving m{session.epoch, giver.slot, to.worker->slot, giver.incarnation, to.worker->incarnation,
+           {}, 0, 0};
   m.until = t.now.mono + options.hand_over_deadline;
-  m.kv_tokens = session.first ? kv_need(*session.first, *to) : session.tokens;
+  m.kv_tokens = session.first ? kv_need(*session.first, *to.worker)
+                              : whole_pages(session.tokens, *to.worker);
   m.slots = session.in_flight ? 1 : 0;
-  reserve(*to, m.kv_tokens, m.slots);
+  reserve(*to.worker, m.kv_tokens, m.slots);
   ++d.moving;
   session.move = Move::moving;
   hand_overs[session.number] = m;
   timers.add(m.until, Timers::Kind::hand_over, raw(session.number));
   say_expect(t, session.number, m);
   say_hand_over(t, session.number, m);
+  return true;
+}
+
+// While its job runs there it is tried again, and what becomes of it is told once, at the end.
+void Core::State::not_moved(Turn& t, Session& session, Departure& d) {
+  if (!session.in_flight) {
+    const auto why = d.unmoved.extract(session.number);
+    fact(t, Fact::Kind::hand_over, session.name, why.mapped());
+  }
+  stay(t, session);
 }
 
 void Core::State::say_hand_over(Turn& t, SessionNumber number, const Moving& m) {
@@ -186,9 +224,10 @@ void Core::State::say_hand_over(Turn& t, SessionNumber number, const Moving& m) 
 }
 
 void Core::State::say_expect(Turn& t, SessionNumber number, const Moving& m) {
+  const Session& session = sessions.at(number);
   send(t, workers.at(m.receiver),
-       ExpectSession{number, m.epoch, m.giver_life, sessions.at(number).tenant->name,
-                     workers.at(m.giver).key});
+       ExpectSession{number, m.epoch, m.giver_life, session.tenant->name,
+                     workers.at(m.giver).key, session.tokens, session.first != nullptr});
 }
 
 void Core::State::reserve(Worker& worker, int64_t kv_tokens, int32_t slots) {
@@ -209,7 +248,9 @@ void Core::State::stay(Turn& t, Session& session) {
 Moving Core::State::end_hand_over(SessionNumber number) {
   const Moving m = hand_overs.at(number);
   hand_overs.erase(number);
-  reserve(workers.at(m.receiver), -m.kv_tokens, -m.slots);
+  Worker& receiver = workers.at(m.receiver);
+  reserve(receiver, -m.kv_tokens, -m.slots);
+  if (receiver.incarnation == m.receiver_life) receiver.room_due = receiver.heartbeat + 2;
   gained.push_back(m.receiver);
   const auto d = departures.find(m.giver);
   if (d != departures.end() && d->second.incarnation == m.giver_life) --d->second.moving;
@@ -227,10 +268,15 @@ void Core::State::give_up(Turn& t, SessionNumber number, std::string_view why) {
     send(t, receiver, ReleaseSession{number, m.epoch});
   }
   Session* session = sessions.find(number);
-  fact(t, Fact::Kind::hand_over, session ? session->name : "", why);
-  if (!session) return;
   const auto d = departures.find(m.giver);
-  if (d != departures.end() && session->epoch == m.epoch && at_home(*session, giver)) {
+  const bool here = d != departures.end() && d->second.incarnation == m.giver_life;
+  if (!session || !here) {
+    fact(t, Fact::Kind::hand_over, session ? session->name : "", why);
+    if (session) stay(t, *session);
+    return;
+  }
+  d->second.unmoved[number] = why;
+  if (session->epoch == m.epoch && at_home(*session, giver)) {
     d->second.tried[number].push_back(m.receiver);
     if (d->second.tried[number].size() < kTries) {
       session->move = Move::waits;
@@ -238,7 +284,7 @@ void Core::State::give_up(Turn& t, SessionNumber number, std::string_view why) {
       return;
     }
   }
-  stay(t, *session);
+  not_moved(t, *session, d->second);
 }
 
 void Core::State::hand_over_failed(Turn& t, Worker& worker, const HandOverFailed& m) {
@@ -291,6 +337,9 @@ void Core::State::hand_over(Turn& t, Session& session) {
   SessionTable::rest(session);
   send(t, receiver, KeepSession{session.number, session.epoch});
   fact(t, Fact::Kind::hand_over, session, "moved");
+  if (const auto d = departures.find(m.giver); d != departures.end()) {
+    d->second.unmoved.erase(session.number);
+  }
   if (session.first) make_ready(t, session);
 }
 

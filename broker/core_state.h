@@ -140,9 +140,16 @@ struct Core::State {
   void remind(Turn& t, Worker& worker);
   void move_sessions(Turn& t);
   bool still_moving(SessionNumber number, const Moving& m);
-  Worker* receiver_for(const Session& session, const Worker& giver,
-                       const std::vector<uint32_t>& tried);
-  void begin_hand_over(Turn& t, Session& session, const Worker& giver, Departure& d);
+  struct Receiver {
+    Worker* worker = nullptr;
+    bool later = false;  // there is none, and there may be one in a moment
+  };
+  Receiver receiver_for(const Session& session, const Worker& giver,
+                        const std::vector<uint32_t>& tried);
+  using Fit = std::pair<int, int64_t>;  // the larger the better
+  Fit fit(const Session& session, const Worker& worker);
+  bool begin_hand_over(Turn& t, Session& session, const Worker& giver, Departure& d);
+  void not_moved(Turn& t, Session& session, Departure& d);
   void say_hand_over(Turn& t, SessionNumber number, const Moving& m);
   void say_expect(Turn& t, SessionNumber number, const Moving& m);
   void reserve(Worker& worker, int64_t kv_tokens, int32_t slots);

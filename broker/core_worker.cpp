@@ -14,7 +14,8 @@ Room bounded(const Room& room) {
   return {std::clamp<int32_t>(room.slots, 0, 1 << 16),
           std::clamp<int64_t>(room.free_kv_tokens, 0, kMost),
           std::clamp<int64_t>(room.total_kv_tokens, 0, kMost),
-          std::clamp<int64_t>(room.idle_kv_tokens, 0, kMost)};
+          std::clamp<int64_t>(room.idle_kv_tokens, 0, kMost),
+          std::clamp<int64_t>(room.spill_kv_tokens, 0, kMost)};
 }
 
 // The attempts in flight at a worker that are still wanted, in order.
@@ -100,7 +101,7 @@ void Core::State::enroll(Turn& t, const WorkerEvent& e, const Register& m) {
     if (worker.incarnation != 0) worker.replaced.push_back(worker.incarnation);
     if (worker.replaced.size() > kReplacedRemembered)
       worker.replaced.erase(worker.replaced.begin());
-    worker.heartbeat = 0;
+    worker.heartbeat = worker.room_due = 0;
   }
   worker.incarnation = m.incarnation;
   worker.device = m.device;

@@ -92,6 +92,7 @@ struct Worker {
   int64_t freed_kv = 0;  // KV tokens that it allows for, and that are idle since
   int64_t reserved_kv = 0;      // KV tokens of sessions on their way to it
   int32_t reserved_slots = 0;   // places of their jobs
+  uint64_t room_due = 0;        // the heartbeat by which its room after the last of them is known
   bool held = false;     // the first of `ready` waits for KV: nothing is placed before it
   FairQueue ready;       // sessions that wait for this worker, their home
   int64_t waiting = 0;   // so many
@@ -115,6 +116,8 @@ struct Worker {
   int64_t kv_credit() const {
     return room.free_kv_tokens + room.idle_kv_tokens + freed_kv - promised - reserved_kv;
   }
+  // Whether its room is about to be another, by sessions that come or have just come.
+  bool receives() const { return reserved_kv > 0 || heartbeat < room_due; }
   // Whether its credit covers one more job that may come to need so many KV tokens. A worker that
   // has nothing takes any: it knows best whether the job fits at all.
   bool takes(int64_t kv_tokens) const {

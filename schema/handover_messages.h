@@ -53,6 +53,8 @@ struct ExpectSession {  // a giver will bring it; again with each heartbeat unti
   uint64_t giver = 0;    // its incarnation, by which the giver is known
   std::string tenant{};  // whose it is
   std::string giver_key{};  // its public key, let in for this alone; empty: without keys
+  int64_t tokens = 0;       // about so many have KV, for which room is to be made
+  bool has_job = false;     // a job goes on with it: others' idle KV may be lost for that room
 };
 struct KeepSession {  // what was received is yours, under this lease
   SessionNumber session{};

@@ -61,8 +61,9 @@ auto put(Builder& fbb, const StopHandOver& m) {
 }
 auto put(Builder& fbb, const ExpectSession& m) {
   auto tenant = wire::put(fbb, m.tenant);
-  return fbs::CreateExpectSession(fbb, raw(m.session), raw(m.epoch), m.giver, tenant,
-                                  wire::put(fbb, m.giver_key));
+  auto giver_key = wire::put(fbb, m.giver_key);
+  return fbs::CreateExpectSession(fbb, raw(m.session), raw(m.epoch), m.giver, tenant, giver_key,
+                                  m.tokens, m.has_job);
 }
 auto put(Builder& fbb, const KeepSession& m) {
   return fbs::CreateKeepSession(fbb, raw(m.session), raw(m.epoch));
@@ -157,9 +158,11 @@ bool get(Reader&, const fbs::StopHandOver* in, StopHandOver& out) {
   return true;
 }
 bool get(Reader& r, const fbs::ExpectSession* in, ExpectSession& out) {
-  out = {SessionNumber{in->session()}, Epoch{in->epoch()}, in->giver(), {}, {}};
+  out = {SessionNumber{in->session()}, Epoch{in->epoch()}, in->giver(), {}, {}, 0,
+         in->has_job()};
   return r.name(in->tenant(), "tenant", out.tenant) &&
-         r.name(in->giver_key(), "giver_key", out.giver_key);
+         r.name(in->giver_key(), "giver_key", out.giver_key) &&
+         r.count(in->tokens(), "tokens", out.tokens);
 }
 bool get(Reader&, const fbs::KeepSession* in, KeepSession& out) {
   out = {SessionNumber{in->session()}, Epoch{in->epoch()}};

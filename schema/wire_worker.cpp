@@ -25,12 +25,13 @@ auto put(Builder& fbb, const Register& m) {
   const fbs::Room has = room(m.room);
   return fbs::CreateRegister(fbb, worker, m.incarnation, device, model, m.model_fingerprint,
                              m.max_context, &has, sessions, jobs, m.room.idle_kv_tokens,
-                             m.kv_page_tokens, transfer, m.kv_layout);
+                             m.kv_page_tokens, transfer, m.kv_layout, m.room.spill_kv_tokens);
 }
 auto put(Builder& fbb, const Heartbeat& m) {
   const fbs::Room has = room(m.room);
   return fbs::CreateHeartbeat(fbb, m.incarnation, m.sequence, &has, put(fbb, m.jobs),
-                              m.room.idle_kv_tokens, m.resident_kv_tokens);
+                              m.room.idle_kv_tokens, m.resident_kv_tokens,
+                              m.room.spill_kv_tokens);
 }
 auto put(Builder& fbb, const NeedTranscript& m) {
   return fbs::CreateNeedTranscript(fbb, raw(m.job), raw(m.attempt));
@@ -126,6 +127,7 @@ bool get(Reader& r, const fbs::Register* in, Register& out) {
          get(r, in->jobs(), out.jobs) &&
          r.count(in->idle_kv_tokens(), "idle_kv_tokens", out.room.idle_kv_tokens) &&
          r.count(in->kv_page_tokens(), "kv_page_tokens", out.kv_page_tokens) &&
+         r.count(in->spill_kv_tokens(), "spill_kv_tokens", out.room.spill_kv_tokens) &&
          r.name(in->transfer(), "transfer", out.transfer);
 }
 bool get(Reader& r, const fbs::Heartbeat* in, Heartbeat& out) {
@@ -133,6 +135,7 @@ bool get(Reader& r, const fbs::Heartbeat* in, Heartbeat& out) {
   out.sequence = in->sequence();
   return get(r, in->room(), out.room) && get(r, in->jobs(), out.jobs) &&
          r.count(in->idle_kv_tokens(), "idle_kv_tokens", out.room.idle_kv_tokens) &&
+         r.count(in->spill_kv_tokens(), "spill_kv_tokens", out.room.spill_kv_tokens) &&
          r.count(in->resident_kv_tokens(), "resident_kv_tokens", out.resident_kv_tokens);
 }
 bool get(Reader&, const fbs::NeedTranscript* in, NeedTranscript& out) {

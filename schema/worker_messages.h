@@ -35,6 +35,8 @@ struct Room {
   // Tokens of KV that give way to jobs when need be: of idle sessions, and of sessions whose job
   // has not started.
   int64_t idle_kv_tokens = 0;
+  // Of these, tokens that nobody loses when they give way: below the device there is room for them.
+  int64_t spill_kv_tokens = 0;
 };
 struct Register {
   std::string worker;        // its name; a newer incarnation of a name replaces the older

@@ -228,7 +228,8 @@ Room Core::State::room() const {
   return {.slots = slots(),
           .free_kv_tokens = pages.free * kv.page_tokens(),
           .total_kv_tokens = kv.total_pages() * kv.page_tokens(),
-          .idle_kv_tokens = pages.idle * kv.page_tokens()};
+          .idle_kv_tokens = pages.idle * kv.page_tokens(),
+          .spill_kv_tokens = std::min(sessions.spill_pages(), pages.idle) * kv.page_tokens()};
 }
 
 // What a started job may come to need is spoken for, so that in the ordinary way none is preempted.

@@ -39,6 +39,10 @@ struct Incoming {
   int64_t told = 0;    // pages of which the giver knows that they are here
   int64_t tokens = 0;  // that have KV here
   int32_t damaged = 0;
+  int64_t want = 0;    // tokens in all, as far as the broker knows
+  bool has_job = false;  // idle KV may be lost for it
+  bool begun = false;  // it has been let in
+  bool waits = false;  // for KV that goes below the device: what comes meanwhile is not taken
   bool asked = false;  // for pages that are missing, since the last one came
   bool complete = false;
   Time until{};

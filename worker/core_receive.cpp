@@ -32,6 +32,8 @@ void Core::State::from(const Turn& turn, const ExpectSession& m) {
   in.epoch = m.epoch;
   in.giver = m.giver;
   in.giver_key = m.giver_key;
+  in.want = std::min(m.tokens, limit());
+  in.has_job = m.has_job;
   in.until = turn.now + 2 * options.transfer_patience;
 }
 
@@ -70,16 +72,57 @@ void Core::State::receive(const Turn& turn, Incoming& in, const TransferOpen& m)
   }
   in.next = full;
   in.complete = in.asked = false;
+  begin_receiving(turn, in);
+}
+
+// Room is made for all of it before any of it comes. A receiver that spills for that says nothing
+// until it is done: the giver has patience, and asks again.
+void Core::State::begin_receiving(const Turn& turn, Incoming& in) {
+  int64_t pages = pages_to_come(in);
+  for (const auto& [number, other] : incoming)
+    if (&other != &in && other.begun) pages += pages_to_come(other);
+  const Evict room = make_room(in, pages);
+  in.waits = room == Evict::later;
+  if (room == Evict::nothing) return refuse(turn, in.session, "there is no room for it");
+  if (in.waits) return;
+  in.begun = true;
   grant(turn, in, true);
 }
 
+int64_t Core::State::pages_to_come(const Incoming& in) const {
+  const Session* session = sessions.find(in.session);
+  if (in.complete || session == nullptr || !session->incoming) return 0;
+  const int64_t page = kv.page_tokens();
+  const int64_t have = std::ssize(kv.page_table(*session->sequence));
+  return std::max<int64_t>((in.want + page - 1) / page - have, 0);
+}
+
+Evict Core::State::make_room(const Incoming& in, int64_t pages) {
+  while (kv.free_pages() < pages) {
+    if (const Evict given = sessions.give_way(in.has_job); given != Evict::done) return given;
+  }
+  return Evict::done;
+}
+
+void Core::State::receive_waiting(const Turn& turn) {
+  std::vector<SessionNumber> waiting;
+  for (const auto& [number, in] : incoming)
+    if (in.waits && !in.complete && sessions.find(number) != nullptr) waiting.push_back(number);
+  for (const SessionNumber number : waiting) begin_receiving(turn, incoming.at(number));
+}
+
 void Core::State::receive(const Turn& turn, Incoming& in, const TransferPage& m) {
-  if (in.complete || m.index < in.next) return;
+  if (in.complete || in.waits || m.index < in.next) return;
   if (m.damaged && ++in.damaged > kMostDamaged) {
     return refuse(turn, in.session, "its pages come damaged");
   }
   if (m.damaged || m.index > in.next) {
     if (!std::exchange(in.asked, true)) grant(turn, in, true);
+    return;
+  }
+  if (const Evict room = make_room(in, 1); room != Evict::done) {
+    in.waits = room == Evict::later;
+    if (!in.waits) refuse(turn, in.session, "there is no room for it");
     return;
   }
   if (std::string why = store_page(turn, in, m); !why.empty()) {
@@ -117,7 +160,7 @@ std::string Core::State::store_page(const Turn& turn, Incoming& in, const Transf
 void Core::State::receive(const Turn& turn, Incoming& in, const TransferEnd& m) {
   if (m.tokens != in.tokens) {
     // Once: were each end of several copies answered, each answer would bring further ends.
-    if (!std::exchange(in.asked, true)) grant(turn, in, true);
+    if (!in.waits && !std::exchange(in.asked, true)) grant(turn, in, true);
     return;
   }
   turn.out.commands.push_back(ToGiver{in.peer, TransferDone{in.session, in.epoch, m.tokens}});
@@ -136,7 +179,7 @@ void Core::State::grant(const Turn& turn, Incoming& in, bool again) {
 // Once for what came between two steps: the giver pauses its job by it.
 void Core::State::tell_arrived(const Turn& turn) {
   for (auto& [number, in] : incoming)
-    if (!in.complete && in.next > in.told) grant(turn, in, false);
+    if (!in.complete && !in.waits && in.next > in.told) grant(turn, in, false);
 }
 
 void Core::State::refuse(const Turn& turn, SessionNumber number, std::string why) {
@@ -164,6 +207,7 @@ void Core::State::from(const Turn& turn, const KeepSession& m) {
     session->migrated = true;
     session->epoch = m.epoch;
     sessions.enter_idle(*session);
+    if (link == Link::registered) next_heartbeat = turn.now;  // it may give way from now on
   } else if (session == nullptr && !released.covers(m.session, m.epoch)) {
     say(turn, SessionDropped{m.session, m.epoch, Reason::evicted});
   }

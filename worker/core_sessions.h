@@ -40,6 +40,10 @@ class Sessions : public SessionKv {
   const Session& of(const Job& job) const { return const_cast<Sessions*>(this)->of(job); }
   Evict evict_idle() override;
   int64_t idle_pages() const override { return idle_pages_; }
+  // Likewise, but what comes from other workers stays; unless `lose`, only where KV goes below the
+  // device for it and none is lost.
+  Evict give_way(bool lose);
+  int64_t spill_pages() const;  // about so many would come free by that
 
   // ---- core_tiers.cpp: KV below the device ----
   Restore restore(Session& session) override;
@@ -68,6 +72,7 @@ class Sessions : public SessionKv {
   int64_t pages_of(const Session& session) const;
   void give_up(Session& session);  // one without a job; the broker must hear of it
   bool keeps(const Session& session) const;
+  Evict evict(Session& oldest);
   bool spill(Session& session, bool make_room);
   void list(Session& session);
   void unlist(Session& session);
@@ -94,7 +99,7 @@ class Sessions : public SessionKv {
   int64_t idle_pages_ = 0;
   std::map<Turn, SessionNumber> uncopied_;  // of the idle: those that should have a copy
   std::map<Turn, SessionNumber> copied_;    // and those that have one
-  int64_t copied_pages_ = 0;                    // of these
+  int64_t uncopied_pages_ = 0, copied_pages_ = 0;  // of these
   Tiers tiers_;
   std::map<uint64_t, KvMove> moves_;  // to and from the device
   std::vector<MovePages> begun_;

@@ -120,12 +120,17 @@ struct Core::State {
   std::string store_page(const Turn& turn, Incoming& in, const TransferPage& m);
   void grant(const Turn& turn, Incoming& in, bool again);
   void tell_arrived(const Turn& turn);
+  void begin_receiving(const Turn& turn, Incoming& in);
+  void receive_waiting(const Turn& turn);
+  int64_t pages_to_come(const Incoming& in) const;
+  Evict make_room(const Incoming& in, int64_t pages);
   void refuse(const Turn& turn, SessionNumber number, std::string why);
   void drop_incoming(SessionNumber number);
   void receiving_due(const Turn& turn);
 
   // ---- core_tiers.cpp ----
   void on(const Turn& turn, const PagesMoved& event);
+  void restored(const Turn& turn, const Session& session);
   void tidy_tiers(const Turn& turn);
 
   // ---- core_jobs.cpp ----

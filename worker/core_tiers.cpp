@@ -23,6 +23,7 @@ void Sessions::list(Session& session) {
   if (!keeps(session)) return;
   if (tiers_.covered(session.number, session.tokens) < kv_.length(*session.sequence)) {
     uncopied_.emplace(turn_of(session), session.number);
+    uncopied_pages_ += pages_of(session);
     return;
   }
   copied_.emplace(turn_of(session), session.number);
@@ -30,20 +31,22 @@ void Sessions::list(Session& session) {
 }
 
 void Sessions::unlist(Session& session) {
-  uncopied_.erase(turn_of(session));
+  if (uncopied_.erase(turn_of(session)) > 0) uncopied_pages_ -= pages_of(session);
   if (copied_.erase(turn_of(session)) > 0) copied_pages_ -= pages_of(session);
 }
 
 Evict Sessions::evict_idle() {
   if (idle_.empty()) return moves_.empty() ? Evict::nothing : Evict::later;
-  const SessionNumber number = idle_.begin()->second;
-  Session& oldest = sessions_.at(number);
+  return evict(sessions_.at(idle_.begin()->second));
+}
+
+Evict Sessions::evict(Session& oldest) {
   if (!keeps(oldest)) {
     give_up(oldest);
     return Evict::done;
   }
   const bool copied = copied_.contains(turn_of(oldest));
-  if (!copied && !tiers_.moving(number)) spill(oldest, copied_.empty());
+  if (!copied && !tiers_.moving(oldest.number)) spill(oldest, copied_.empty());
   if (!copied_.empty()) {
     release(sessions_.at(copied_.begin()->second));
     return Evict::done;
@@ -51,6 +54,28 @@ Evict Sessions::evict_idle() {
   if (!moves_.empty() || !tiers_.idle()) return Evict::later;
   give_up(oldest);  // below there is no room, and none will come
   return Evict::done;
+}
+
+Evict Sessions::give_way(bool lose) {
+  if (lose) {
+    const auto oldest = std::ranges::find_if(
+        idle_, [&](const auto& entry) { return !sessions_.at(entry.second).incoming; });
+    if (oldest != idle_.end()) return evict(sessions_.at(oldest->second));
+    return moves_.empty() ? Evict::nothing : Evict::later;
+  }
+  if (!copied_.empty()) {
+    release(sessions_.at(copied_.begin()->second));
+    return Evict::done;
+  }
+  const auto oldest = std::ranges::find_if(uncopied_, [&](const auto& entry) {
+    return !tiers_.moving(entry.second) && tiers_.has_room(pages_of(sessions_.at(entry.second)));
+  });
+  if (oldest != uncopied_.end()) spill(sessions_.at(oldest->second), true);
+  return moves_.empty() && tiers_.idle() ? Evict::nothing : Evict::later;
+}
+
+int64_t Sessions::spill_pages() const {
+  return copied_pages_ + std::min(uncopied_pages_, tiers_.free_below());
 }
 
 // Its copy is its KV from now on.
@@ -198,12 +223,16 @@ std::vector<MovePages> Sessions::take_moves() { return std::exchange(begun_, {})
 
 void Core::State::on(const Turn& turn, const PagesMoved& event) {
   const Session* session = sessions.moved(event);
-  if (session == nullptr || !session->job || session->restore != 0) return;
-  Job& job = jobs.at(*session->job);
+  if (session != nullptr && session->job && session->restore == 0) restored(turn, *session);
+  receive_waiting(turn);
+}
+
+void Core::State::restored(const Turn& turn, const Session& session) {
+  Job& job = jobs.at(*session.job);
   if (job.stage != Stage::restoring) return;
   job.stage = Stage::waiting;
   const bool must = job.dispatch.spec->require_resident && job.dispatch.base_tokens > 0;
-  const int64_t have = session->sequence ? kv.length(*session->sequence) : 0;
+  const int64_t have = session.sequence ? kv.length(*session.sequence) : 0;
   if (!must || job.started || have >= job.known_tokens - 1) return;
   fail(turn, job, ErrorCode::not_resident, "the session's KV could not be brought back", false);
 }

@@ -199,8 +199,32 @@ std::optional<MovePages> Tiers::make_room(int64_t pages) {
   return std::nullopt;
 }
 
+bool Tiers::has_room(int64_t pages) const {
+  if (free_host_pages() + gauges_.spare_pages >= pages) return true;
+  const auto& oldest = order_[at(Tier::host)][false];
+  return !oldest.empty() && pages <= options_.host_pages && fits_on_disk(oldest.begin()->second);
+}
+
+bool Tiers::fits_on_disk(SessionNumber session) const {
+  const int64_t pages = std::ssize(copies_.at(session).slots);
+  return pages <= std::min(options_.disk_pages, std::ssize(free_[at(Tier::disk)]));
+}
+
+int64_t Tiers::free_below() const {
+  int64_t pages = free_host_pages();
+  if (options_.disk_pages > 0) pages += std::ssize(free_[at(Tier::disk)]);
+  for (const auto& [id, move] : moves_) {  // what is on its way down has its place there
+    if (move.kind == MoveKind::spill && !move.orphan) pages += std::ssize(move.slots);
+  }
+  return pages;
+}
+
 std::optional<MovePages> Tiers::demote_early() {
-  if (demotions_ > 0 || free_host_pages() * kFewFree >= options_.host_pages) return std::nullopt;
+  const auto& oldest = order_[at(Tier::host)][false];
+  if (demotions_ > 0 || free_host_pages() * kFewFree >= options_.host_pages || oldest.empty() ||
+      !fits_on_disk(oldest.begin()->second)) {
+    return std::nullopt;
+  }
   return demote_oldest();
 }
 

@@ -50,9 +50,14 @@ class Tiers {
   // Makes room in the host's pages, or begins to: spare copies go, then older ones move to disk.
   // At once if anything can go at once.
   std::optional<MovePages> make_room(int64_t pages);
-  // The oldest copy goes to disk while there is time, when few of the host's pages are free.
+  // The oldest copy goes to disk while there is time, when few of the host's pages are free, and
+  // the disk has room that no copy has to leave for it.
   std::optional<MovePages> demote_early();
   int64_t free_host_pages() const { return std::ssize(free_[0]); }
+  // Whether make_room(pages) costs nobody KV that is nowhere else.
+  bool has_room(int64_t pages) const;
+  // Pages of the device that could come to stand below it before any is lost for them.
+  int64_t free_below() const;
 
   struct Ended {
     MoveKind kind{};
@@ -109,6 +114,7 @@ class Tiers {
   void delist(const Copy& copy);
   void lose_oldest(Tier tier, bool spare);
   bool oldest_gone(Tier tier);
+  bool fits_on_disk(SessionNumber session) const;
   std::optional<MovePages> demote_oldest();
   void end_spill(Move& move, bool whole);
   void end_demote(Move& move, bool whole);

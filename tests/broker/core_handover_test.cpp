@@ -114,6 +114,168 @@ TEST_F(HandOvers, WithoutRoomItsNextTurnIsPrefilledElsewhere) {
   EXPECT_EQ(s.held(1, "b").dispatch.home_reason, Reason::drained);
 }
 
+struct FullReceiver : HandOvers {
+  FullReceiver() { full(0); }
+  // The device of w1 is full of idle KV, and so much of it could go below.
+  void full(int64_t spill) {
+    s.at(1).free_kv = 5;
+    s.at(1).idle_kv = 5000;
+    s.at(1).spill_kv = spill;
+    s.heartbeat(1);
+  }
+  using Outcomes = std::vector<std::string>;
+  Outcomes outcomes() { return s.told(Fact::Kind::hand_over); }
+};
+
+TEST_F(FullReceiver, AnIdleSessionGoesWhereIdleKvCanBeSpilledForIt) {
+  full(16);
+  leave();
+  ASSERT_TRUE(s.told_worker<HandOver>(0));
+  const auto* expect = s.told_worker<ExpectSession>(1);
+  ASSERT_TRUE(expect);
+  EXPECT_EQ(expect->tokens, 11);
+  EXPECT_FALSE(expect->has_job) << "nothing may be lost for it";
+  received(stored().epoch);
+  EXPECT_EQ(outcomes(), Outcomes{"moved"});
+}
+
+TEST_F(FullReceiver, WhatCannotAllBeSpilledIsNoRoomForAnIdleSession) {
+  full(5);
+  leave();
+  EXPECT_FALSE(s.told_worker<HandOver>(0));
+  EXPECT_EQ(outcomes(), Outcomes{"no_room"});
+}
+
+TEST_F(FullReceiver, AJobThatRunsGoesWhereIdleKvGivesWay) {
+  s.submit("b", "s");
+  s.start(0, "b");
+  s.make(0, "b", 3);
+  leave();
+  ASSERT_TRUE(s.told_worker<HandOver>(0));
+  const auto* expect = s.told_worker<ExpectSession>(1);
+  ASSERT_TRUE(expect);
+  EXPECT_EQ(expect->tokens, 17);
+  EXPECT_TRUE(expect->has_job);
+  received(stored().epoch);
+  EXPECT_TRUE(s.has(1, "b"));
+}
+
+TEST_F(FullReceiver, AJobThatWaitsGoesWhereIdleKvGivesWay) {
+  s.submit("b", "s");
+  s.submit("c", "s");
+  s.start(0, "b");
+  s.at(1).slots = 0;
+  s.heartbeat(1);  // so nobody may take the job that runs
+  leave();
+  EXPECT_FALSE(s.told_worker<HandOver>(0));
+  s.at(1).slots = 2;
+  s.at(1).free_kv = s.at(1).idle_kv = 0;
+  s.at(2).free_kv = 5;
+  s.at(2).idle_kv = 5000;
+  s.heartbeat(1);
+  s.enroll_with_transfer(2);
+  s.heartbeat(0);
+  ASSERT_TRUE(s.told_worker<HandOver>(0));
+  EXPECT_EQ(s.told_worker<HandOver>(0)->endpoint, "ipc://w2");
+}
+
+TEST_F(FullReceiver, WhereNothingHasToGiveWayComesFirst) {
+  full(5000);
+  s.at(2).free_kv = 20;
+  s.enroll_with_transfer(2);
+  leave();
+  ASSERT_TRUE(s.told_worker<HandOver>(0));
+  EXPECT_EQ(s.told_worker<HandOver>(0)->endpoint, "ipc://w2");
+}
+
+TEST_F(FullReceiver, AnIdleSessionWaitsForTheRoomThatAMoveLeaves) {
+  s.at(1).idle_kv = 0;
+  s.heartbeat(1);
+  s.submit("b", "s2");
+  ASSERT_TRUE(s.has(0, "b"));
+  s.run(0, "b");
+  s.heartbeat(0);
+  s.at(1).free_kv = 15;
+  s.heartbeat(1);
+  leave();
+  ASSERT_TRUE(s.told_worker<HandOver>(0));
+  EXPECT_EQ(s.told_worker<HandOver>(0)->session, session()) << "there is room for one of them";
+  s.at(1).free_kv = 4;
+  s.at(1).idle_kv = 11;
+  s.heartbeat(1);
+  received(stored().epoch);
+  EXPECT_FALSE(s.told_worker<MayLeave>(0)) << "what has come may be what gives way";
+  s.heartbeat(1);
+  EXPECT_FALSE(s.told_worker<MayLeave>(0)) << "that one may have crossed with the news";
+  s.at(1).spill_kv = 11;
+  s.heartbeat(1);
+  ASSERT_TRUE(s.told_worker<HandOver>(0));
+  EXPECT_NE(s.told_worker<HandOver>(0)->session, session());
+  EXPECT_EQ(outcomes(), Outcomes{"moved"});
+}
+
+TEST_F(FullReceiver, AnIdleSessionForWhichNoRoomIsLeftWaitsNoLonger) {
+  s.at(1).idle_kv = 0;
+  s.heartbeat(1);
+  s.submit("b", "s2");
+  s.run(0, "b");
+  s.heartbeat(0);
+  s.at(1).free_kv = 15;
+  s.heartbeat(1);
+  leave();
+  s.at(1).free_kv = 4;
+  s.at(1).idle_kv = 11;
+  s.heartbeat(1);
+  received(stored().epoch);
+  s.heartbeat(1);
+  EXPECT_FALSE(s.told_worker<MayLeave>(0));
+  s.heartbeat(1);
+  EXPECT_TRUE(s.told_worker<MayLeave>(0));
+  EXPECT_EQ(outcomes(), (Outcomes{"moved", "no_room"}));
+}
+
+TEST_F(FullReceiver, WhatBecameOfASessionIsToldOnce) {
+  s.at(1).idle_kv = 0;
+  s.heartbeat(1);
+  s.submit("b", "s");
+  s.start(0, "b");
+  leave();
+  for (int i = 0; i < 5; ++i) s.heartbeat(0);
+  EXPECT_EQ(outcomes(), Outcomes{}) << "it is looked at again while it runs";
+  s.make(0, "b", 8);
+  s.end(0, "b");
+  s.tell(WorkerUnreachable{s.connection(0)});
+  EXPECT_EQ(outcomes(), Outcomes{"no_room"});
+}
+
+TEST_F(FullReceiver, OneThatMovesInTheEndHasMoved) {
+  s.at(1).idle_kv = 0;
+  s.heartbeat(1);
+  s.submit("b", "s");
+  s.start(0, "b");
+  leave();
+  s.at(1).idle_kv = 5000;
+  s.heartbeat(1);
+  s.heartbeat(0);
+  ASSERT_TRUE(s.told_worker<HandOver>(0));
+  received(stored().epoch);
+  s.tell(WorkerUnreachable{s.connection(0)});
+  EXPECT_EQ(outcomes(), Outcomes{"moved"});
+}
+
+TEST_F(FullReceiver, OfTwoTriesTheLastOneIsTold) {
+  full(5000);
+  s.at(2).free_kv = 4000;
+  s.enroll_with_transfer(2);
+  leave();
+  s.say(0, HandOverFailed{session(), stored().epoch, "first"});
+  EXPECT_EQ(outcomes(), Outcomes{});
+  s.say(0, HandOverFailed{session(), stored().epoch, "second"});
+  EXPECT_EQ(outcomes(), Outcomes{"giver: second"});
+  s.tell(WorkerUnreachable{s.connection(0)});
+  EXPECT_EQ(outcomes(), Outcomes{"giver: second"});
+}
+
 TEST_F(HandOvers, NobodyIsGivenPagesOfAnotherLayout) {
   s.layout_of_[1] = 8;
   s.rebirth(1);

@@ -51,6 +51,7 @@ class Scenario {
     core_.step(now_, event, out_);
     store_.commit(out_.append);  // throws when an entry contradicts what is stored
     for (const Send& s : out_.send) note(s);
+    facts_.insert(facts_.end(), out_.facts.begin(), out_.facts.end());
     return out_;
   }
   // The broker dies and a new one reads what is stored. Workers have to connect anew.
@@ -92,7 +93,7 @@ class Scenario {
   struct Double {
     int life = 1;
     int32_t slots = 2;
-    int64_t free_kv = 10000, idle_kv = 0;
+    int64_t free_kv = 10000, idle_kv = 0, spill_kv = 0;
     uint64_t model = 7;
     int64_t page = 1;
     uint64_t beat = 0;
@@ -216,6 +217,13 @@ class Scenario {
     return nullptr;
   }
 
+  // The details of all facts of this kind so far.
+  std::vector<std::string> told(Fact::Kind kind) const {
+    std::vector<std::string> details;
+    for (const Fact& f : facts_)
+      if (f.kind == kind) details.push_back(f.detail);
+    return details;
+  }
   Core& core() { return core_; }
   Output& out() { return out_; }
   Now now() const { return now_; }
@@ -226,7 +234,7 @@ class Scenario {
   Room room(int w) {
     int32_t busy = 0;
     for (const Held& h : at(w).jobs) busy += !h.ended;
-    return {std::max(0, at(w).slots - busy), at(w).free_kv, 10000, at(w).idle_kv};
+    return {std::max(0, at(w).slots - busy), at(w).free_kv, 10000, at(w).idle_kv, at(w).spill_kv};
   }
   std::vector<HeldJob> listed(int w) {
     std::vector<HeldJob> all;
@@ -275,6 +283,7 @@ class Scenario {
   Now now_{Time{} + std::chrono::hours(1), 1'700'000'000'000};
   sim::ReferenceStore store_;
   Output out_;
+  std::vector<Fact> facts_;  // of all turns
   std::map<int, Double> workers_;
   uint64_t connections_ = 100;
 };

@@ -186,6 +186,26 @@ TEST(Tiers, ADiskThatFailsIsNotAskedAgain) {
   EXPECT_EQ(tiers.gauges().pages_used[1], 0);
 }
 
+TEST(Tiers, RoomThatCostsNobodyAnythingIsTold) {
+  Tiers tiers({.host_pages = 6, .disk_pages = 3, .least_tokens = 1}, 4);
+  EXPECT_EQ(tiers.free_below(), 9);
+  const auto first = tiers.spill(kA, tokens(12), pages(3));
+  EXPECT_EQ(tiers.free_below(), 9) << "it is on its way, to a place of its own";
+  finish(tiers, *first);
+  EXPECT_EQ(tiers.free_below(), 6);
+  tiers.set_spare(kA, false);
+  put(tiers, kB, 12);
+  EXPECT_TRUE(tiers.has_room(3)) << "the first moves to disk";
+  finish(tiers, *tiers.make_room(3));
+  put(tiers, kC, 12);
+  EXPECT_EQ(tiers.free_below(), 0);
+  EXPECT_FALSE(tiers.has_room(3)) << "the first would be lost";
+  EXPECT_FALSE(tiers.demote_early()) << "nor is it lost before anybody needs its room";
+  tiers.set_spare(kC, true);
+  EXPECT_TRUE(tiers.has_room(3)) << "what is on the device too may go";
+  EXPECT_TRUE(tiers.take_gone().empty());
+}
+
 TEST(Tiers, GoToDiskWhileThereIsTime) {
   Tiers tiers({.host_pages = 16, .disk_pages = 16, .least_tokens = 1}, 4);
   put(tiers, kA, 28);

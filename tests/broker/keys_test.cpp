@@ -50,6 +50,19 @@ TEST(AllowList, AWrongLineIsToldByItsNumberAndNothingIsTaken) {
     const auto parsed = parse_allow_list(good + text);
     EXPECT_THAT(parsed.error, HasSubstr(why)) << text;
     EXPECT_THAT(parsed.error, HasSubstr(text.find('\n') == text.npos ? "line 2:" : "line 3:"));
+TEST(AllowList, AKeyMayStandAsInItsFile) {
+  const std::string a = keys::draw().public_key, b = keys::draw().public_key,
+                    c = keys::draw().public_key;
+  const auto parsed = parse_allow_list("client acme public " + a + "\nworker public " + b +
+                                       "\nadmin public " + c);  // which is a tenant's name too
+  EXPECT_EQ(parsed.error, "");
+  ASSERT_EQ(parsed.list.size(), 3u);
+  EXPECT_EQ(*parsed.list.find(a), (Permission{Role::client, "acme"}));
+  EXPECT_EQ(*parsed.list.find(b), (Permission{Role::worker, ""}));
+  EXPECT_EQ(*parsed.list.find(c), (Permission{Role::admin, "public"}));
+  EXPECT_THAT(parse_allow_list("client acme secret " + a).error, HasSubstr("write: client TENANT"));
+}
+
     EXPECT_EQ(parsed.list.size(), 0u);
   }
 }

@@ -22,11 +22,21 @@ std::atomic<int> stop{0};
 void on_signal(int) { stop.fetch_add(1); }
 
 void catch_signals() {
+// Of a terminal that closes: the kernel and the shell send it each, and a second SIGTERM hurries.
+void on_hangup(int) {
+  int none = 0;
+  stop.compare_exchange_strong(none, 1);
+}
+
   struct sigaction action {};
   action.sa_handler = on_signal;  // without SA_RESTART: the wait on the socket ends
   sigaction(SIGTERM, &action, nullptr);
   sigaction(SIGINT, &action, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
+  struct sigaction before {};
+  sigaction(SIGHUP, nullptr, &before);
+  action.sa_handler = on_hangup;
+  if (before.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);  // else: nohup
 }
 
 struct Flags {

@@ -130,7 +130,7 @@ std::string set_states(const ListOptions& options, List& ask) {
   return "";
 }
 
-// "15m" as milliseconds; -1 when it is no span of time.
+// "15m" as milliseconds, at least one; -1 when it is no span of time.
 int64_t span_ms(const std::string& text) {
   size_t used = 0;
   double number = -1;
@@ -146,7 +146,7 @@ int64_t span_ms(const std::string& text) {
                          : unit == "d"               ? 86400
                                                      : -1;
   const double ms = number * seconds * 1000;
-  return ms >= 0 && ms <= 1e14 ? static_cast<int64_t>(ms) : -1;
+  return ms >= 1 && ms <= 1e14 ? static_cast<int64_t>(ms) : -1;
 }
 
 WallMs wall_now() {

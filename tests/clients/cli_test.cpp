@@ -292,3 +292,8 @@ TEST_F(CliTest, Listings) {
 
 }  // namespace
 }  // namespace limpet::client
+  for (const char* since : {"0s", "0", "0.0001s", "nan", "-1s", "5x"}) {
+    list_.since = since;
+    EXPECT_EQ(run(list, list_), 2) << since;
+    EXPECT_THAT(said_, HasSubstr("--since is a span of time"));
+  }

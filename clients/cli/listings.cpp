@@ -227,8 +227,9 @@ int release(const NamedOptions& options) {
   if (options.json) {
     std::printf("%s\n", to_json(answer.status).c_str());
   } else {
-    std::printf("%s: its KV goes%s; %lld tokens stay in its transcript\n", options.name.c_str(),
-                answer.status.state == SessionState::running ? " when its job has ended" : "",
+    const bool running = answer.status.state == SessionState::running;
+    std::printf("%s: %s; %lld tokens stay in its transcript\n", options.name.c_str(),
+                running ? "its KV goes when its job has ended" : "none of its KV is kept",
                 static_cast<long long>(answer.status.tokens));
   }
   return 0;

@@ -165,7 +165,8 @@ void add_commands(CLI::App& app, Arguments& a) {
   auto* drain = app.add_subcommand("drain", "a worker hands over its sessions, and goes");
   add_broker(drain, a.broker);
   drain->add_option("WORKER", a.drain.worker, "its name, as `limpet workers` tells it")->required();
-  drain->add_flag("!--no-wait", a.drain.wait, "do not wait until it has gone");
+  drain->add_flag_callback("--no-wait", [&a] { a.drain.wait = false; },
+                           "do not wait until it has gone");
   drain->add_option("--timeout", a.drain.timeout_s, "seconds to wait for that")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 86400.0) & number());

@@ -49,7 +49,8 @@ void add_broker(CLI::App* command, BrokerOptions& broker) {
                       "the broker's public key, or its file (or LIMPET_SERVER_PUBLIC_KEY)");
   command
       ->add_option("--give-up", broker.give_up_s,
-                   "seconds without a word from the broker before a stream is given up (0: never)")
+                   "seconds without a word from the broker, or a connection, before it is\n"
+                   "given up (0: never); one that says busy has given word, and is asked again")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
 }

@@ -10,14 +10,6 @@ namespace limpet::broker {
 namespace {
 
 constexpr std::array<std::string_view, 3> kRoles = {"client", "worker", "admin"};
-constexpr size_t kTenantBytes = 64;
-
-bool is_tenant(std::string_view s) {
-  return !s.empty() && s.size() <= kTenantBytes && std::ranges::all_of(s, [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-           c == '.' || c == '_' || c == '-';
-  });
-}
 
 std::vector<std::string_view> words_of(std::string_view line) {
   constexpr std::string_view kBlank = " \t\r";
@@ -33,7 +25,7 @@ std::vector<std::string_view> words_of(std::string_view line) {
 }
 
 // What is wrong with the line; empty: `permission` and `key` are what it says.
-std::string parse_line(const std::vector<std::string_view>& words, Permission& permission,
+std::string parse_line(std::vector<std::string_view> words, Permission& permission,
                        std::string& key) {
   const auto role = std::ranges::find(kRoles, words[0]);
   if (role == kRoles.end()) {
@@ -41,12 +33,16 @@ std::string parse_line(const std::vector<std::string_view>& words, Permission& p
   }
   permission.role = Role(role - kRoles.begin());
   const bool worker = permission.role == Role::worker;
-  if (words.size() != (worker ? 2u : 3u)) {
+  const size_t expected = worker ? 2 : 3;
+  if (words.size() == expected + 1 && words[expected - 1] == "public") {
+    words.erase(words.end() - 2);  // as it stands in the file that `limpet keygen` makes
+  }
+  if (words.size() != expected) {
     return worker ? "write: worker KEY" : "write: " + std::string(words[0]) + " TENANT KEY";
   }
   if (!worker) {
     if (!is_tenant(words[1])) {
-      return "a tenant's name has 1 to 64 letters, digits, dots, dashes, underscores";
+      return kTenantNames;
     }
     permission.tenant = words[1];
   }
@@ -55,6 +51,14 @@ std::string parse_line(const std::vector<std::string_view>& words, Permission& p
 }
 
 }  // namespace
+
+bool is_tenant(std::string_view s) {
+  constexpr size_t kMostBytes = 64;
+  return !s.empty() && s.size() <= kMostBytes && std::ranges::all_of(s, [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           c == '.' || c == '_' || c == '-';
+  });
+}
 
 std::string_view name(Role role) { return kRoles[static_cast<size_t>(role)]; }
 

@@ -1,7 +1,7 @@
 // Who may connect: public keys, each with its role and tenant. Pure: from a text to a table.
 //
-// A line is `client TENANT KEY`, `admin TENANT KEY` or `worker KEY`. Empty lines, and those that
-// begin with #, are skipped.
+// A line is `client TENANT KEY`, `admin TENANT KEY` or `worker KEY`; KEY may be `public KEY`, as
+// key files have it. Empty lines, and those that begin with #, are skipped.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -17,9 +17,14 @@ enum class Role : uint8_t {
 };
 std::string_view name(Role role);
 
+// Whether a key can be of this tenant; else kTenantNames says what one is called.
+bool is_tenant(std::string_view name);
+inline constexpr const char* kTenantNames =
+    "a tenant's name has 1 to 64 letters, digits, dots, dashes, underscores";
+
 struct Permission {
   Role role = Role::client;
-  std::string tenant;  // 1 to 64 of A-Z a-z 0-9 . _ -; a worker has none
+  std::string tenant;  // a worker has none
   bool operator==(const Permission&) const = default;
 };
 

@@ -4,11 +4,26 @@
 #include <sstream>
 #include <toml.hpp>
 
+#include "broker/allow_list.h"
+
 namespace limpet::broker {
 namespace {
 
 constexpr int64_t kMost = int64_t{1} << 40;
 constexpr std::streamsize kLargest = 1 << 20;  // bytes of a file
+
+// toml11's message is a drawing of several lines: its first without the function's name.
+std::string cause_of(const std::exception& e) {
+  std::string_view text = e.what();
+  text = text.substr(0, text.find('\n'));
+  const auto skip = [&](std::string_view what) {
+    if (text.starts_with(what)) text.remove_prefix(what.size());
+  };
+  skip("[error] ");
+  if (const size_t colon = text.find(": "); colon < text.find(' ')) skip(text.substr(0, colon + 2));
+  while (text.ends_with('.') || text.ends_with(' ')) text.remove_suffix(1);
+  return std::string(text);
+}
 
 class Reader {
  public:
@@ -28,6 +43,8 @@ class Reader {
     }
     if (!root.contains("tenants")) return config;
     for (const auto& [name, value] : table(root.at("tenants"), "tenants")) {
+      // The one without a name is who comes when keys are off.
+      if (!name.empty() && !is_tenant(name)) wrong(value, kTenantNames);
       config.tenants.named[name] = policy(value, config.tenants.standard);
     }
     return config;
@@ -48,10 +65,11 @@ class Reader {
     std::istringstream in(text);
     try {
       return toml::parse(in, path_);
-    } catch (const toml::exception& e) {  // its message is a drawing of several lines
-      throw ConfigError(path_ + ":" + std::to_string(e.location().line()) + ": this is not TOML");
+    } catch (const toml::exception& e) {
+      throw ConfigError(path_ + ":" + std::to_string(e.location().line()) +
+                        ": this is not TOML: " + cause_of(e));
     } catch (const std::exception& e) {
-      throw ConfigError(path_ + ": this is not TOML");
+      throw ConfigError(path_ + ": this is not TOML: " + cause_of(e));
     }
   }
 

@@ -212,7 +212,7 @@ bool Core::State::begin_hand_over(Turn& t, Session& session, const Worker& giver
 void Core::State::not_moved(Turn& t, Session& session, Departure& d) {
   if (!session.in_flight) {
     const auto why = d.unmoved.extract(session.number);
-    fact(t, Fact::Kind::hand_over, session.name, why.mapped());
+    fact(t, Fact::Kind::hand_over, session, why.mapped());
   }
   stay(t, session);
 }
@@ -271,9 +271,9 @@ void Core::State::give_up(Turn& t, SessionNumber number, std::string_view why) {
   const auto d = departures.find(m.giver);
   const bool here = d != departures.end() && d->second.incarnation == m.giver_life;
   if (!session || !here) {
-    fact(t, Fact::Kind::hand_over, session ? session->name : "", why);
-    if (session) stay(t, *session);
-    return;
+    if (!session) return;
+    fact(t, Fact::Kind::hand_over, *session, why);
+    return stay(t, *session);
   }
   d->second.unmoved[number] = why;
   if (session->epoch == m.epoch && at_home(*session, giver)) {

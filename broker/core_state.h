@@ -81,7 +81,7 @@ struct Core::State {
   // ---- core_worker.cpp: what workers say of themselves.
   void on(Turn& t, const WorkerEvent& e);
   void enroll(Turn& t, const WorkerEvent& e, const Register& m);
-  std::string refusal(WorkerId connection, const Register& m);
+  std::string refusal(const WorkerEvent& e, const Register& m);
   Registered answer(const Worker& worker, const Register& m);
   void adopt(Turn& t, Worker& worker, WorkerId connection, const Register& m);
   void requeue_waiting(Turn& t, Worker& worker);

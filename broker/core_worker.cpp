@@ -63,25 +63,29 @@ void Core::State::on(Turn& t, const WorkerEvent& e) {
   }
 }
 
-std::string Core::State::refusal(WorkerId connection, const Register& m) {
+std::string Core::State::refusal(const WorkerEvent& e, const Register& m) {
   if (m.worker.empty() || m.worker.size() > Limits::kName) {
     return "a worker's name has 1 to " + std::to_string(Limits::kName) + " bytes";
   }
   if (m.incarnation == 0) return "an incarnation is not 0";
   const Worker* known = workers.find(std::string_view(m.worker));
+  // Who has a worker's key takes no other's place; a name whose holder is lost or gone is free.
+  if (known && known->state == WorkerState::ready && known->key != e.key) {
+    return "the name " + m.worker + " is in use by a worker with another key; give each its own";
+  }
   // Only while the newer one lives: a late copy of an old registration may have looked newer.
   if (known && known->state == WorkerState::ready &&
       std::ranges::count(known->replaced, m.incarnation) > 0) {
     return "a newer process has taken over the name " + m.worker + "; give each its own";
   }
-  const bool joins = !workers.find(connection) && !(known && known->state == WorkerState::ready);
+  const bool joins = !workers.find(e.worker) && !(known && known->state == WorkerState::ready);
   if (joins && workers.ready() >= kMostWorkers) return "too many workers";
   return {};
 }
 
 void Core::State::enroll(Turn& t, const WorkerEvent& e, const Register& m) {
   const WorkerId connection = e.worker;
-  if (std::string why = refusal(connection, m); !why.empty()) {
+  if (std::string why = refusal(e, m); !why.empty()) {
     t.out.send.push_back(ToWorker{connection, RegisterRefused{ErrorCode::conflict, why}});
     return;
   }

@@ -4,8 +4,10 @@
 
 #include <CLI/CLI.hpp>
 #include <atomic>
+#include <cmath>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <optional>
 #include <thread>
 
@@ -48,6 +50,15 @@ void add_ms(CLI::App& app, const char* flag, std::chrono::milliseconds& value, c
       ->check(CLI::Range(int64_t{1}, int64_t{86400000}));
 }
 
+// CLI::Range lets nan pass.
+CLI::Validator number() {
+  return CLI::Validator(
+      [](std::string& text) {
+        return std::isfinite(std::strtod(text.c_str(), nullptr)) ? "" : text + " is no number";
+      },
+      "");
+}
+
 template <typename Set>
 void add_seconds(CLI::App& app, const char* flag, Set set, const char* help) {
   app.add_option_function<int64_t>(flag, set, std::string(help) + "; 0: never")
@@ -88,7 +99,7 @@ void add_flags(CLI::App& app, Flags& f) {
                  "A session whose job waits moves to an idle worker when more jobs are at its home"
                  "\nthan so many times those that it works on")
       ->capture_default_str()
-      ->check(CLI::Range(1.0, 1e6));
+      ->check(CLI::Range(1.0, 1e6) & number());
   app.add_option_function<int64_t>(
          "--keep-alive-ms",
          [&o](int64_t ms) { o.core.keep_alive = std::chrono::milliseconds(ms); },

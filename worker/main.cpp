@@ -7,6 +7,7 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <random>
@@ -21,11 +22,21 @@ std::atomic<int> stop{0};
 
 void on_signal(int) { stop.fetch_add(1); }
 
+// Of a terminal that closes: the kernel and the shell send it each, and a second SIGTERM hurries.
+void on_hangup(int) {
+  int none = 0;
+  stop.compare_exchange_strong(none, 1);
+}
+
 void catch_signals() {
   struct sigaction action {};
   action.sa_handler = on_signal;  // without SA_RESTART: the wait on the socket ends
   sigaction(SIGTERM, &action, nullptr);
   sigaction(SIGINT, &action, nullptr);
+  struct sigaction before {};
+  sigaction(SIGHUP, nullptr, &before);
+  action.sa_handler = on_hangup;
+  if (before.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);  // else: nohup
   std::signal(SIGPIPE, SIG_IGN);
 }
 
@@ -121,16 +132,30 @@ void add_ladders(CLI::App& app, Flags& f) {
   add("--past-buckets", f.past_buckets, "The same of the sequences' lengths");
 }
 
+// As in 16G. CLI::AsSizeValue alone takes -1 for the largest number there is.
+CLI::Validator bytes() {
+  constexpr uint64_t kMost = uint64_t{1} << 50;
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        const std::string given = text;
+        if (given.find('-') != given.npos) return given + " is negative";
+        if (std::string wrong = CLI::AsSizeValue(false)(text); !wrong.empty()) return wrong;
+        const bool more = std::strtoull(text.c_str(), nullptr, 10) > kMost;
+        return more ? given + " is more than 1024T" : "";
+      },
+      "BYTES");
+}
+
 void add_tiers(CLI::App& app, limpet::worker::TierSizes& o) {
   o.disk_folder = "/var/tmp";
   app.add_option("--kv-host-bytes", o.host_bytes,
                  "Host memory for KV of idle sessions that the device has no room for, as in 16G; "
                  "0: none, they are computed again")
-      ->transform(CLI::AsSizeValue(false))
+      ->transform(bytes())
       ->capture_default_str();
   app.add_option("--kv-disk-bytes", o.disk_bytes,
                  "Disk for KV that the host's memory has no room for; 0: none")
-      ->transform(CLI::AsSizeValue(false))
+      ->transform(bytes())
       ->capture_default_str();
   app.add_option("--kv-disk-dir", o.disk_folder,
                  "Folder for it; its file has no name and is gone with the process")

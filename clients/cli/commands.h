@@ -12,8 +12,8 @@ namespace limpet::client {
 struct BrokerOptions {
   std::string endpoint = "tcp://127.0.0.1:5555";
   std::string key, server_public_key;  // both or neither; see client.h
-  double connect_s = 5;   // no broker for this long at the start: an error
-  double give_up_s = 60;  // nor a word of it for this long later on
+  double connect_s = 5;   // no broker for this long at the start, or give_up_s: an error
+  double give_up_s = 60;  // no word of it for this long, busy being one; 0: never
 };
 
 struct SubmitOptions {

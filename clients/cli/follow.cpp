@@ -64,9 +64,13 @@ class Follower {
   }
 
   void show(const Event& event) {
-    acknowledged_ = true;
+    const auto* busy = std::get_if<Busy>(&event);
+    acknowledged_ = acknowledged_ || busy == nullptr;
     if (json_) {
       print(event);
+    } else if (busy != nullptr) {
+      std::fprintf(stderr, "[busy: %s; trying again in %.1f s, until there is room]\n",
+                   busy->message.c_str(), static_cast<double>(busy->retry_after_ms) / 1000);
     } else if (const auto* tokens = std::get_if<Tokens>(&event)) {
       std::fwrite(tokens->text.data(), 1, tokens->text.size(), stdout);
       if (!tokens->text.empty()) mid_line_ = tokens->text.back() != '\n';

@@ -130,7 +130,7 @@ std::string set_states(const ListOptions& options, List& ask) {
   return "";
 }
 
-// "15m" as milliseconds; -1 when it is no span of time.
+// "15m" as milliseconds, at least one; -1 when it is no span of time.
 int64_t span_ms(const std::string& text) {
   size_t used = 0;
   double number = -1;
@@ -146,7 +146,7 @@ int64_t span_ms(const std::string& text) {
                          : unit == "d"               ? 86400
                                                      : -1;
   const double ms = number * seconds * 1000;
-  return ms >= 0 && ms <= 1e14 ? static_cast<int64_t>(ms) : -1;
+  return ms >= 1 && ms <= 1e14 ? static_cast<int64_t>(ms) : -1;
 }
 
 WallMs wall_now() {
@@ -227,8 +227,9 @@ int release(const NamedOptions& options) {
   if (options.json) {
     std::printf("%s\n", to_json(answer.status).c_str());
   } else {
-    std::printf("%s: its KV goes%s; %lld tokens stay in its transcript\n", options.name.c_str(),
-                answer.status.state == SessionState::running ? " when its job has ended" : "",
+    const bool running = answer.status.state == SessionState::running;
+    std::printf("%s: %s; %lld tokens stay in its transcript\n", options.name.c_str(),
+                running ? "its KV goes when its job has ended" : "none of its KV is kept",
                 static_cast<long long>(answer.status.tokens));
   }
   return 0;

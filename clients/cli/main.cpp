@@ -17,6 +17,15 @@ using namespace limpet::client;
 
 constexpr double kYear = 365.0 * 24 * 3600;
 
+// CLI::Range lets nan pass.
+CLI::Validator number() {
+  return CLI::Validator(
+      [](std::string& text) {
+        return std::isfinite(std::strtod(text.c_str(), nullptr)) ? "" : text + " is no number";
+      },
+      "");
+}
+
 struct Arguments {
   BrokerOptions broker;
   SubmitOptions submit;
@@ -40,7 +49,8 @@ void add_broker(CLI::App* command, BrokerOptions& broker) {
                       "the broker's public key, or its file (or LIMPET_SERVER_PUBLIC_KEY)");
   command
       ->add_option("--give-up", broker.give_up_s,
-                   "seconds without a word from the broker before a stream is given up (0: never)")
+                   "seconds without a word from the broker, or a connection, before it is\n"
+                   "given up (0: never); one that says busy has given word, and is asked again")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
 }
@@ -72,7 +82,7 @@ void add_job(CLI::App* c, Arguments& a) {
        "--keep-alive",
        [&s](double seconds) { s.keep_alive_ms = static_cast<int64_t>(seconds * 1000); },
        "seconds for which the session's idle KV is kept, from now on (0: not at all)")
-      ->check(CLI::Range(0.0, kYear));
+      ->check(CLI::Range(0.0, kYear) & number());
   c->add_option("--session-max-tokens", s.session_max_tokens,
                 "tokens that the session may hold at most, from now on");
   c->add_flag("--raw", a.submit.raw, "the text as it is, without the model's chat template");
@@ -99,7 +109,7 @@ void add_listing(CLI::App* c, Arguments& a) {
   c->add_option("--watch", o.watch_s, "again every so many seconds, until Ctrl-C")
       ->expected(0, 1)
       ->default_str("2")
-      ->check(CLI::Range(0.1, 86400.0));
+      ->check(CLI::Range(0.1, 86400.0) & number());
 }
 
 void add_up(CLI::App& app, Arguments& a) {
@@ -156,10 +166,11 @@ void add_commands(CLI::App& app, Arguments& a) {
   auto* drain = app.add_subcommand("drain", "a worker hands over its sessions, and goes");
   add_broker(drain, a.broker);
   drain->add_option("WORKER", a.drain.worker, "its name, as `limpet workers` tells it")->required();
-  drain->add_flag("!--no-wait", a.drain.wait, "do not wait until it has gone");
+  drain->add_flag_callback("--no-wait", [&a] { a.drain.wait = false; },
+                           "do not wait until it has gone");
   drain->add_option("--timeout", a.drain.timeout_s, "seconds to wait for that")
       ->capture_default_str()
-      ->check(CLI::Range(0.0, 86400.0));
+      ->check(CLI::Range(0.0, 86400.0) & number());
 
   auto* batch = app.add_subcommand("batch", "OpenAI batch lines in and out; re-running resumes");
   add_broker(batch, a.broker);

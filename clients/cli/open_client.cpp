@@ -24,7 +24,8 @@ std::unique_ptr<Client> open_client(const BrokerOptions& options) {
     fail(e.what());
     return nullptr;
   }
-  if (client->wait_connected(seconds(options.connect_s))) return client;
+  const bool less = options.give_up_s > 0 && options.give_up_s < options.connect_s;
+  if (client->wait_connected(seconds(less ? options.give_up_s : options.connect_s))) return client;
   if (const std::string why = client->refused(); !why.empty()) {
     fail("the broker at " + options.endpoint + " does not let us in: " + why);
     return nullptr;

@@ -78,6 +78,12 @@ Json json_of(const Refused& m) {
   json["message"] = m.message;
   return json;
 }
+Json json_of(const Busy& m) {
+  Json json = event("busy", m.job_id);
+  json["message"] = m.message;
+  json["retry_after_ms"] = m.retry_after_ms;
+  return json;
+}
 Json json_of(const Lost& m) {
   Json json = event("lost", m.job_id);
   json["contradiction"] = m.contradiction;

@@ -7,7 +7,8 @@
 
 namespace limpet::client {
 
-// {"event": "accepted" | "started" | "tokens" | "finished" | "failed" | "refused" | "lost", …}
+// {"event": "busy" | "accepted" | "started" | "tokens" | "finished" | "failed" | "refused" |
+//           "lost", …}
 std::string to_json(const Event& event);
 std::string to_json(const JobInfo& row);
 std::string to_json(const SessionInfo& row);

@@ -12,8 +12,8 @@
 // What it does for you: it reconnects for ever; after a broken connection, a restart of the
 // broker or a long silence it asks again for every open job from the next index, so that each
 // token is given once and in order; a submission that was not acknowledged is sent again under
-// its id; `busy` is tried again after the told time; a token that contradicts an earlier one is
-// never passed on but ends the job's stream with Lost.
+// its id; `busy` is told of and tried again after the told time; a token that contradicts an
+// earlier one is never passed on but ends the job's stream with Lost.
 //
 // Threads: one thread of its own does all input and output. Every method may be called from any
 // thread. Errors: a malformed endpoint, one on another machine
@@ -48,10 +48,19 @@ struct Lost {
   std::string message;
 };
 
-// In this order: Accepted; then Started for each attempt and Tokens, whose indices follow one
-// another without gap or repetition; at last one of Finished, Failed, Refused, Lost. The reply is
-// the text of all Tokens; the last of them may bring text alone (Finished::tail_text comes so).
-using Event = std::variant<Accepted, Started, Tokens, Finished, Failed, Refused, Lost>;
+// The broker has no room for the job yet: it is asked again, for as long as it answers so. Told
+// once for a job, before anything else of it.
+struct Busy {
+  std::string job_id;
+  std::string message;
+  int64_t retry_after_ms = 0;
+};
+
+// In this order: perhaps Busy; Accepted; then Started for each attempt and Tokens, whose indices
+// follow one another without gap or repetition; at last one of Finished, Failed, Refused, Lost. The
+// reply is the text of all Tokens; the last of them may bring text alone (Finished::tail_text comes
+// so).
+using Event = std::variant<Accepted, Started, Tokens, Finished, Failed, Refused, Lost, Busy>;
 bool is_last(const Event& event);
 // Refused for a reason that passes (the broker's disk, no worker for it): nothing was accepted,
 // the same submission may be taken later. `busy` needs no such look: it is waited out here.

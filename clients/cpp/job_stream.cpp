@@ -47,6 +47,7 @@ void JobStream::on(Time now, BrokerToClient message, std::vector<Event>& out) {
   const size_t before = out.size();
   std::visit([&](auto&& m) { on_message(now, std::move(m), out); }, std::move(message));
   if (over_ || out.size() == before) return;  // no news, such as the answer to an Attach
+  if (std::holds_alternative<Busy>(out.back())) return;  // which says itself when to ask
   wait_ = ask_again_;
   due_ = now + wait_;
 }
@@ -71,6 +72,9 @@ void JobStream::on_message(Time, Accepted&& m, std::vector<Event>& out) {
 
 void JobStream::on_message(Time now, Refused&& m, std::vector<Event>& out) {
   if (m.code == ErrorCode::busy) {
+    if (!accepted_ && !std::exchange(busy_told_, true)) {
+      out.emplace_back(Busy{job_id_, std::move(m.message), m.retry_after_ms});
+    }
     wait_ = ask_again_;
     due_ = now + std::max(Millis(m.retry_after_ms), kShortestBusyWait);
     return;

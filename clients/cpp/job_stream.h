@@ -59,6 +59,7 @@ class JobStream {
   Millis ask_again_, wait_;
   Time due_{};
   bool accepted_ = false, over_ = false, cancel_wanted_ = false;
+  bool busy_told_ = false;
   bool replay_ = false;  // ask from base_: chunks came whose text cannot be aligned
   int64_t last_attempt_ = -1;
   int askings_at_end_ = 0;     // Finished came before all tokens

@@ -5,6 +5,7 @@
 
 #include <fstream>
 
+#include "broker/allow_list.h"
 #include "tests/broker/scratch_folder.h"
 
 namespace limpet::broker {
@@ -57,9 +58,22 @@ TEST_F(ConfigFile, ErrorsNameTheLine) {
   EXPECT_THAT(error("[other]\n"), StartsWith("limpet.toml:1: 'other'"));
   EXPECT_THAT(error("tenants = 3\n"), StartsWith("limpet.toml:1: 'tenants'"));
   EXPECT_THAT(error("\n\n[tenants.a\n"), StartsWith("limpet.toml:3: "));
-  EXPECT_THAT(error("[tenants.a]\nweight = 1\nweight = 2\n"), StartsWith("limpet.toml:"));
+  EXPECT_THAT(error("[tenants.a]\nweight = 1\nweight = 2\n"),
+              StartsWith("limpet.toml:3: this is not TOML: value (\"weight\") already exists"));
+  EXPECT_EQ(error("[retention]\n\n[retention]\n"),
+            "limpet.toml:3: this is not TOML: table (\"retention\") already exists");
+  EXPECT_EQ(error("[retention]\njobs_s = 01\n"),
+            "limpet.toml:2: this is not TOML: bad integer: leading zero");
   EXPECT_THAT(error(std::string(2 << 20, '#')), HasSubstr("1 MiB"));
   EXPECT_THROW(read_config(scratch_.path() + "/absent"), ConfigError);
+}
+
+TEST_F(ConfigFile, ATenantIsCalledAsKeysCallOne) {
+  const std::string file = "limpet.toml:", why = std::string(": ") + kTenantNames;
+  EXPECT_EQ(error("\n[tenants.\"a b/c\"]\nweight = 2\n"), file + "2" + why);
+  EXPECT_EQ(error("tenants.\"a/b\".weight = 2\n"), file + "1" + why);
+  EXPECT_EQ(read("[tenants.\"A.b_c-9\"]\nweight = 2\n").tenants.named.size(), 1u);
+  EXPECT_EQ(read("[tenants.\"\"]\nweight = 2\n").tenants.named.at("").weight, 2);  // keys are off
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""One campaign: a reference run, then load under faults, then healing, and the judgement."""
+"""One campaign: seeds of the simulator; a reference run, load under faults, healing, and the judgement."""
 import argparse
 import json
 import os
@@ -11,6 +11,7 @@ import time
 
 import history
 import report
+import simulator
 from faults import Faults
 from load import Load, Recorder
 from namespaces import Network, isolate
@@ -31,6 +32,7 @@ def arguments():
     p.add_argument("--bin", default="build/bin", help="folder of the programs")
     p.add_argument("--minutes", type=float, default=30, help="of load under faults")
     p.add_argument("--seed", type=int, default=1, help="of faults and load; threads and timing are not the seed's")
+    p.add_argument("--sim-seeds", type=int, help="of the simulator, run first (default: 1000 a minute; 0: none)")
     p.add_argument("--clients", type=int, default=12)
     p.add_argument("--report", default="campaign-report", help="folder of report.md, report.json, history.jsonl")
     p.add_argument("--keep", action="store_true", help="keep the logs and the store even when all is well")
@@ -72,7 +74,7 @@ def hostile_sums(words):
 
 def figures(a, scene, load, faults, recorder, seconds):
     return {
-        "seed": a.seed, "seconds": seconds, "cores": os.cpu_count(), "clients": a.clients, "workers": list(WORKERS),
+        "simulation": a.simulation, "seed": a.seed, "seconds": seconds, "cores": os.cpu_count(), "clients": a.clients, "workers": list(WORKERS),
         "load": dict(load.counts), "faults": dict(faults.counts), "skipped": faults.skipped,
         "damage": faults.damage, "hostile": hostile_sums(faults.hostile_words),
         "recoveries": load.recoveries(),
@@ -84,11 +86,12 @@ def figures(a, scene, load, faults, recorder, seconds):
 
 def summary(f):
     """The figures that are asked for first."""
-    faults, found = f["faults"], f["recoveries"]
+    faults, found, simulated = f["faults"], f["recoveries"], f["simulation"]
     again = sum(n for (why, residency, _), n in found.items() if why != "first turn" and residency == "reprefilled")
     kept = {r: sum(n for (why, residency, _), n in found.items() if why != "first turn" and residency == r)
             for r in ("resident", "restored", "migrated")}
     return {
+        "simulated seeds": f"{simulated['seeds']}, {len(simulated['violations'])} violations",
         "jobs answered": f["load"].get("answered", 0),
         "kills (-9) of processes": faults.get("kill -9", 0) + 4 * faults.get("kill -9 of all", 0)
         + faults.get("damaged store", 0) + f["load"].get("client killed", 0),
@@ -109,11 +112,11 @@ def judge(a, folder, f, load, faults, answers):
             count += 1
             yield record
     violations = history.check(counted(), answers, kind)
-    violations += [f"campaign: {e}" for e in load.errors] + faults.problems
+    violations += [f"campaign: {e}" for e in load.errors] + faults.problems + f["simulation"]["violations"]
     if load.counts.get("answered", 0) == 0:
         violations.append("no job was answered: nothing was tested")
     f.update(records=count, summary=summary(f), violations=violations,
-             verdict="all histories are valid" if not violations else f"{len(violations)} violations")
+             verdict="all is valid" if not violations else f"{len(violations)} violations")
     return report.write(folder, f)
 
 
@@ -148,6 +151,7 @@ def main():
     missing = isolate()
     folder = pathlib.Path(a.report)
     folder.mkdir(parents=True, exist_ok=True)
+    a.simulation = simulator.run(a.bin, *simulator.seeds_of(a))
     work = pathlib.Path(tempfile.mkdtemp(prefix="limpet-campaign-"))
     network = Network(WORKERS, missing)
     recorder = Recorder(folder / "history.jsonl")
@@ -162,8 +166,8 @@ def main():
         recorder.close()
         path = judge(a, folder, f, load, faults, answers)
         ok = not f["violations"]
-        print(f"\ncampaign: {f['verdict']}; {f['load'].get('answered', 0)} jobs answered under "
-              f"{sum(f['faults'].values())} faults; {path}")
+        print(f"\ncampaign: {f['verdict']}; {f['simulation']['seeds']} seeds simulated, "
+              f"{f['load'].get('answered', 0)} jobs answered under {sum(f['faults'].values())} faults; {path}")
         for line in f["violations"][:20]:
             print("  " + line)
     finally:

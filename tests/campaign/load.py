@@ -106,6 +106,8 @@ class Call:
     def take(self, event):
         self.recorder.word()
         kind = event["event"]
+        if kind == "busy":  # not yet taken: the client waits
+            return self.load.count("client told that the broker is busy")
         if kind == "tokens":
             return self.take_tokens(event)
         self.flush()

@@ -25,6 +25,13 @@ def write(folder, f):
     lines += [f"Seed {f['seed']}, {f['seconds']:.0f} s under load and faults on {f['cores']} cores, "
               f"{f['clients']} clients, workers {', '.join(f['workers'])}.", ""]
     lines += table("Summary", f["summary"].items(), ("", ""))
+    s = f["simulation"]
+    if s["to"] > s["from"]:
+        lines += [f"Simulated: seeds {s['from']} to {s['to'] - 1} in {s['seconds']:.0f} s "
+                  f"(`limpet-sim --seeds {s['from']}..{s['to']}`).", ""]
+        lines += table("Simulation", s["done"].items(), ("what", "how many"))
+    else:
+        lines += ["No seeds were simulated.", ""]
     lines += table("Work", sorted(f["load"].items()), ("what", "how many"))
     lines += table("Faults", sorted(f["faults"].items()), ("fault", "times"))
     if f["skipped"]:

@@ -140,6 +140,42 @@ TEST_F(CliTest, NoBroker) {
   EXPECT_THAT(said_, HasSubstr("no endpoint"));
 }
 
+TEST_F(CliTest, BusyIsSaidOnceAndWaitedOutHoweverLong) {
+  broker_.answer_at_once(2);
+  for (const bool json : {false, true}) {
+    submit_.json = json;
+    submit_.spec.job_id = json ? "k" : "j";
+    submit_.broker.give_up_s = 1;  // of silence
+    const std::chrono::milliseconds busy(json ? 300 : 1500);
+    const auto begun = std::chrono::steady_clock::now();
+    broker_.intercept([&](FakeBroker& b, const std::string& from, const ClientMessage& m) {
+      const auto* s = std::get_if<Submit>(&m);
+      const auto waited = std::chrono::steady_clock::now() - begun;
+      if (s == nullptr || waited > busy) return false;
+      b.reply(from, Refused{s->spec->job_id, ErrorCode::busy, "full", 100});
+      return true;
+    });
+    EXPECT_EQ(run(submit, submit_), 0) << said_;
+    if (json) {
+      EXPECT_EQ(events().at(0)["event"], "busy");
+      EXPECT_EQ(events().at(0)["retry_after_ms"], 100);
+      EXPECT_NE(events().at(1)["event"], "busy");
+    } else {
+      EXPECT_THAT(said_, HasSubstr("busy: full; trying again in 0.1 s"));
+      EXPECT_EQ(std::count(said_.begin(), said_.end(), '\n'), 1) << said_;
+    }
+  }
+}
+
+TEST_F(CliTest, GiveUpBoundsTheWaitForAConnectionToo) {
+  broker_.stop();
+  submit_.broker.give_up_s = 0.2;
+  submit_.broker.connect_s = 60;
+  const auto begun = std::chrono::steady_clock::now();
+  EXPECT_EQ(run(submit, submit_), 1);
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(30));
+}
+
 TEST_F(CliTest, AttachFromAnIndex) {
   broker_.answer_at_once(5);
   run(submit, submit_);
@@ -214,7 +250,7 @@ TEST_F(CliTest, AnInterruptAfterTheAcknowledgementLeavesTheJob) {
 
 TEST_F(CliTest, ASilentPeerIsGivenUpInOneLine) {
   broker_.intercept([](FakeBroker&, const std::string&, const ClientMessage&) { return true; });
-  submit_.broker.give_up_s = 0.2;
+  submit_.broker.give_up_s = 1;
   EXPECT_EQ(run(submit, submit_), 1);
   EXPECT_THAT(said_, HasSubstr("no answer from " + broker_.endpoint()));
   EXPECT_THAT(said_, HasSubstr("run again with --job j"));
@@ -277,6 +313,11 @@ TEST_F(CliTest, WrongArgumentsAreToldWithoutABroker) {
   EXPECT_EQ(run(attach, attach_), 2);
   attach_.job_id = "";
   EXPECT_EQ(run(cancel, attach_), 2);
+  for (const char* since : {"0s", "0", "0.0001s", "nan", "-1s", "5x"}) {
+    list_.since = since;
+    EXPECT_EQ(run(list, list_), 2) << since;
+    EXPECT_THAT(said_, HasSubstr("--since is a span of time"));
+  }
 }
 
 TEST_F(CliTest, Listings) {

@@ -200,10 +200,13 @@ TEST_F(JobStreamTest, TheTailIsGivenAsText) {
 }
 
 TEST_F(JobStreamTest, BusyWaitsAsLongAsTold) {
-  EXPECT_TRUE(on(Refused{"j", ErrorCode::busy, "", 700}).empty());
+  const auto told = on(Refused{"j", ErrorCode::busy, "full", 700});
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_EQ(std::get<Busy>(told[0]).message, "full");
+  EXPECT_EQ(std::get<Busy>(told[0]).retry_after_ms, 700);
   EXPECT_EQ(stream_.due(), now_ + Millis(700));
   EXPECT_TRUE(std::holds_alternative<Submit>(ask()));
-  on(Refused{"j", ErrorCode::busy, "", 0});
+  EXPECT_TRUE(on(Refused{"j", ErrorCode::busy, "", 0}).empty());  // told once
   EXPECT_GT(stream_.due(), now_);  // never at once, whatever is told
 }
 

@@ -82,7 +82,8 @@ class Drains(unittest.TestCase):
             job = Job(cluster, "Tell me a story about a fox.", *LONG, session="s")
             home = job.wait_for(lambda e: e["event"] == "started")["worker"]
             job.wait_for(lambda e: e["event"] == "tokens" and e["first_index"] >= 20)
-            cluster.workers[home].child.send_signal(signal.SIGTERM)
+            for _ in range(2):  # as a terminal's shell and the kernel do when it closes
+                cluster.workers[home].child.send_signal(signal.SIGHUP)
             reply = job.wait()
             self.assertEqual(reply.errors, "")
             self.assertEqual([s["residency"] for s in reply.started], ["reprefilled", "migrated"])

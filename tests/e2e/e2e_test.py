@@ -296,9 +296,18 @@ class OneLineErrors(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             base = self.broker(folder, f"tcp://127.0.0.1:{free_port()}")
             for flags in (["--max-queued-jobs", "-1"], ["--lease-ms", "200", "--heartbeat-ms", "100"],
-                          ["--start-deadline-ms", "0"], ["--max-attempts", "0"]):
+                          ["--start-deadline-ms", "0"], ["--max-attempts", "0"], ["--balance-factor", "nan"]):
                 r, _ = self.run_limpet(*base, *flags)
                 self.assert_one_line(r, 2, flags[0])
+            for flags in (["--kv-host-bytes", "-1"], ["--kv-disk-bytes", "-1G"], ["--kv-host-bytes", "nan"],
+                          ["--kv-disk-bytes", "99999999999999999999"]):
+                r, _ = self.run_limpet(BIN / "limpet-worker", "--model", folder, *flags)
+                self.assert_one_line(r, 2, flags[0])
+            for flags in (["jobs", "--watch", "nan"], ["drain", "w", "--timeout", "nan"],
+                          ["submit", "x", "--keep-alive", "nan"], ["jobs", "--since", "0s"],
+                          ["jobs", "--give-up=nan"]):
+                r, _ = self.run_limpet(BIN / "limpet", *flags)
+                self.assert_one_line(r, 2, flags[-2] if flags[-1][0] != "-" else "--give-up")
 
     def test_a_configuration_file(self):
         with tempfile.TemporaryDirectory() as folder:

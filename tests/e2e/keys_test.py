@@ -84,9 +84,11 @@ class WithKeys(unittest.TestCase):
         self.assertTrue(self.cluster.submit("Hello!").finished)
 
     def test_a_role_is_for_its_port(self):
-        r = self.limpet("worker", "submit", "Hello!")
-        self.assertEqual(r.returncode, 1)
-        self.assertIn("a worker's key cannot ask for jobs", r.stderr)
+        for command in (("submit", "Hello!"), ("attach", "j"), ("cancel", "j"), ("jobs",), ("sessions",), ("workers",),
+                        ("retry", "j"), ("release", "s"), ("drain", "one")):
+            r = self.limpet("worker", *command)
+            self.assertEqual(r.returncode, 1, command)
+            self.assertIn("a worker's key cannot ask for jobs", r.stderr, command)
         def forbidden():
             return metrics(self.cluster.http).get('limpet_broker_rejections_total{code="forbidden"}', 0)
 

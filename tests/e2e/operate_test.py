@@ -75,6 +75,8 @@ class Contract(unittest.TestCase):
             known = first.end["usage"]["prompt_tokens"] + first.end["usage"]["output_tokens"]
             r = cluster.limpet("release", "a", "--json", check=True)
             self.assertEqual(json.loads(r.stdout), {"session": "a", "state": "idle", "tokens": known})
+            self.assertEqual(cluster.limpet("release", "a").stdout,
+                             f"a: none of its KV is kept; {known} tokens stay in its transcript\n")
             again = cluster.submit("What is my name?", "--require-resident", session="a")
             self.assertIn("not_resident", again.errors)
             again = cluster.submit("What is my name?", session="a")

@@ -248,7 +248,7 @@ bool Core::State::admissible(Turn& t, Session& session, Job& job) {
     const bool known = job.spec->kind == InputKind::tokens;
     const int64_t before = job.base() + (known ? std::ssize(job.spec->tokens) : 0);
     if (before >= cap) {
-      fail(t, job, ErrorCode::too_long, beyond_cap(session, before));
+      fail(t, job, ErrorCode::too_long, beyond_cap(session, before, known));
       return false;
     }
   }

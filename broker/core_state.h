@@ -126,10 +126,10 @@ struct Core::State {
   Reason move_reason(const Session& session, const Worker& to);
   Reason break_reason(const Session& session);
   bool admissible(Turn& t, Session& session, Job& job);
-  static std::string beyond_cap(const Session& session, int64_t tokens) {
+  static std::string beyond_cap(const Session& session, int64_t tokens, bool with_prompt) {
     return "the session may hold at most " + std::to_string(session.max_tokens) +
-           " tokens (session_max_tokens), and has " + std::to_string(tokens) +
-           " with this turn's prompt, which leave no room for output";
+           " tokens (session_max_tokens): the " + std::to_string(tokens) + " that it has " +
+           (with_prompt ? "with" : "before") + " this turn's prompt leave no room for output";
   }
   void dispatch(Turn& t, Session& session, Worker& worker);
   Dispatch dispatch_message(Turn& t, const Session& session, const Job& job);

@@ -107,6 +107,8 @@ struct Core::State {
   bool home_usable(const Session& session);  // it lives, or may announce itself still
   bool at_home(const Session& session, const Worker& worker);
   void make_ready(Turn& t, Session& session);
+  bool astray(const Session& session);
+  void refuse_strays(Turn& t);
   void enqueue(Session& session, uint32_t at);
   void wait_for_start(Turn& t, Session& session);
   bool wait_at_one(Turn& t, Session& session);
@@ -215,6 +217,7 @@ struct Core::State {
   WallMs last_wall = 0;
   Time patience_until{};         // no worker is given up before this
   std::vector<uint32_t> gained;  // slots to look at in settle()
+  std::vector<SessionNumber> strays;  // to be looked at by refuse_strays()
   std::vector<Tenant*> caps_due;  // whose idle KV may exceed its cap
 };
 

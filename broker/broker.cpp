@@ -239,7 +239,9 @@ void Broker::deliver() {
   streams_.flush();
 }
 
-void Broker::add_ended(Listed& listed, const List& list, const std::string* tenant) {
+// Not of those whose time is over, which are kept for their sessions' transcripts.
+void Broker::add_ended(Listed& listed, List list, const std::string* tenant) {
+  if (retention_.jobs_ms > 0) list.since = std::max(list.since, now_.wall - retention_.jobs_ms);
   constexpr uint32_t kEnded = ~((1u << raw(JobState::finished)) - 1);
   if (list.states != 0 && (list.states & kEnded) == 0) return;
   ListingRoom room{std::min<size_t>(list.limit, Limits::kItems)};

@@ -54,7 +54,7 @@ class Broker {
   void count_refusal(const std::string& job_id, ErrorCode code);
   void deliver();
   void deliver(ToClient&& m);
-  void add_ended(Listed& listed, const List& list, const std::string* tenant);
+  void add_ended(Listed& listed, List list, const std::string* tenant);
   void deliver(ToWorker&& m);
   void note(const Fact& fact);
 

@@ -54,8 +54,26 @@ void Core::State::make_ready(Turn& t, Session& session) {
   }
   const bool home = home_usable(session) && session.home != job.avoid;
   enqueue(session, home ? session.home : kNoWorker);
+  if (astray(session)) strays.push_back(session.number);
   // At home it waits so long; whom to avoid, too, is thought over then.
   if (home || job.avoid != kNoWorker) wait_for_start(t, session);
+}
+
+// Its next job asks for KV that no worker has, or will come back with.
+bool Core::State::astray(const Session& session) {
+  return session.first->spec->require_resident && session.tokens > 0 && !home_usable(session);
+}
+
+// They need not wait for a worker to hear that it would have to prefill.
+void Core::State::refuse_strays(Turn& t) {
+  while (!strays.empty()) {
+    Session* s = sessions.find(strays.back());
+    strays.pop_back();
+    if (!s || !s->waits_in || !astray(*s)) continue;
+    const Reason why = s->home == kNoWorker ? s->reason : break_reason(*s);
+    fail(t, *s->first, ErrorCode::not_resident,
+         "no worker holds the session's KV any more: " + std::string(name(why)));
+  }
 }
 
 // Each move gives the next place more time, so that a job ends up where it starts at all.
@@ -72,6 +90,7 @@ void Core::State::let_go(Worker& worker) {
 
 void Core::State::settle(Turn& t) {
   for (;;) {
+    refuse_strays(t);
     if (tenants.several()) workers.several_tenants();
     const FairQueue::First first = first_of(anywhere);
     if (first && (workers.any_open() || first.tenant->in_flight == 0)) {
@@ -248,7 +267,7 @@ bool Core::State::admissible(Turn& t, Session& session, Job& job) {
     const bool known = job.spec->kind == InputKind::tokens;
     const int64_t before = job.base() + (known ? std::ssize(job.spec->tokens) : 0);
     if (before >= cap) {
-      fail(t, job, ErrorCode::too_long, beyond_cap(session, before));
+      fail(t, job, ErrorCode::too_long, beyond_cap(session, before, known));
       return false;
     }
   }

@@ -58,7 +58,7 @@ void Core::State::job_started(Turn& t, Worker& worker, const JobStarted& m) {
       send(t, worker, EndAck{job->number, job->attempt});
       detach_attempt(t, *job, false);
       return fail(t, *job, ErrorCode::too_long,
-                  beyond ? beyond_cap(*job->session, before)
+                  beyond ? beyond_cap(*job->session, before, true)
                          : "the session would exceed " + std::to_string(Limits::kTokens) +
                                " tokens");
     }

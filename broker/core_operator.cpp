@@ -46,8 +46,10 @@ bool asked_for(const List& m, const SessionInfo& s) {
 }  // namespace
 
 SessionInfo Core::State::describe(const Session& s) {
+  const Worker* home = s.home == kNoWorker ? nullptr : &workers.at(s.home);
+  const bool there = home && (home->state == WorkerState::expected || at_home(s, *home));
   return {s.name,
-          s.home == kNoWorker ? "" : workers.at(s.home).name,
+          there ? home->name : "",
           state_of(s),
           raw(s.epoch),
           s.tokens,
@@ -59,6 +61,7 @@ SessionInfo Core::State::describe(const Session& s) {
 }
 
 void Core::State::list(Turn& t, const ClientEvent& e, const List& m) {
+  if (of_another(t, e, m.tenant)) return;
   Listed all;
   ListingRoom room{std::min<size_t>(m.limit, Limits::kItems)};
   const auto add = [&](auto& list, auto&& info) {

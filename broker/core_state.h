@@ -107,6 +107,8 @@ struct Core::State {
   bool home_usable(const Session& session);  // it lives, or may announce itself still
   bool at_home(const Session& session, const Worker& worker);
   void make_ready(Turn& t, Session& session);
+  bool astray(const Session& session);
+  void refuse_strays(Turn& t);
   void enqueue(Session& session, uint32_t at);
   void wait_for_start(Turn& t, Session& session);
   bool wait_at_one(Turn& t, Session& session);
@@ -126,10 +128,10 @@ struct Core::State {
   Reason move_reason(const Session& session, const Worker& to);
   Reason break_reason(const Session& session);
   bool admissible(Turn& t, Session& session, Job& job);
-  static std::string beyond_cap(const Session& session, int64_t tokens) {
+  static std::string beyond_cap(const Session& session, int64_t tokens, bool with_prompt) {
     return "the session may hold at most " + std::to_string(session.max_tokens) +
-           " tokens (session_max_tokens), and has " + std::to_string(tokens) +
-           " with this turn's prompt, which leave no room for output";
+           " tokens (session_max_tokens): the " + std::to_string(tokens) + " that it has " +
+           (with_prompt ? "with" : "before") + " this turn's prompt leave no room for output";
   }
   void dispatch(Turn& t, Session& session, Worker& worker);
   Dispatch dispatch_message(Turn& t, const Session& session, const Job& job);
@@ -226,6 +228,7 @@ struct Core::State {
   WallMs last_wall = 0;
   Time patience_until{};         // no worker is given up before this
   std::vector<uint32_t> gained;  // slots to look at in settle()
+  std::vector<SessionNumber> strays;  // to be looked at by refuse_strays()
   std::vector<Tenant*> caps_due;  // whose idle KV may exceed its cap
 };
 

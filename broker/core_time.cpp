@@ -96,7 +96,12 @@ void Core::State::start_overdue(Turn& t, Job& job) {
     job.start_by = Time::max();
     job.avoid = kNoWorker;  // nobody else had a place for it in all that time
     unready(session);
-    return enqueue(session, kNoWorker);
+    enqueue(session, kNoWorker);
+    if (job.spec->require_resident) {  // its home may go while it waits
+      if (astray(session)) strays.push_back(session.number);
+      job.start_by = t.now.mono + options.start_deadline;
+    }
+    return;
   }
   Worker* other = workers.freest(job.worker, session.model);
   if (!other || !other->takes(kv_need(job, *other))) other = workers.roomiest(job.worker);

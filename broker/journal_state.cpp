@@ -180,6 +180,7 @@ void JournalState::apply(const JournalEntry& entry) {
       JobHead& head = touch(e.job);
       head.state = JobState::dispatched;
       head.attempt = e.attempt;
+      head.worker = session(head.session).home;
       head.changed = true;
     } else if constexpr (std::is_same_v<E, JobRequeued>) {
       JobHead& head = touch(e.job);

@@ -67,6 +67,7 @@ struct JobHead {
   WallMs accepted_at = 0, deadline_at = 0;
   JobState state = JobState::queued;
   Attempt attempt{};
+  std::string worker;    // that the last attempt went to
   std::string why;       // the last attempt ended without an outcome: why
   int32_t failures = 0;  // attempts that count as failed
   JobSpan span;

@@ -108,7 +108,8 @@ void add_flags(CLI::App& app, Flags& f) {
       ->default_str("-1")
       ->check(CLI::Range(int64_t{-1}, int64_t{1} << 40));
   add_seconds(app, "--retain-jobs-s", [&o](int64_t s) { o.retention.jobs_ms = s * 1000; },
-              "Jobs are forgotten so long after their end");
+              "Jobs are forgotten so long after their end, but not those that the transcript of\n"
+              "an open session is made of: they go when it ends (--retain-sessions-s)");
   add_seconds(app, "--retain-sessions-s",
               [&o](int64_t s) { o.core.retain_sessions = std::chrono::seconds(s); },
               "A named session that is not used for so long ends, and its transcript with it");

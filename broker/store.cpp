@@ -270,7 +270,7 @@ void Store::Impl::put_job_row(const JobHead& j, const JobEndedEntry* end) {
       .bind(j.span.output)
       .bind(static_cast<int64_t>(j.has_started))
       .bind(static_cast<int64_t>(raw(j.started.attempt)))
-      .bind(std::string_view(j.started.worker))
+      .bind(std::string_view(j.has_started ? j.started.worker : j.worker))
       .bind(static_cast<int64_t>(raw(j.started.residency)))
       .bind(static_cast<int64_t>(raw(j.started.reason)))
       .bind(j.started.cached_tokens)

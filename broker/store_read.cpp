@@ -198,7 +198,7 @@ JobInfo info_of(const Statement& row, const std::string& session) {
   info.accepted_at = row.integer(kAcceptedAt);
   info.ended_at = p.ended->ended_at;
   info.code = p.ended->code;
-  if (p.started) info.worker = p.started->worker;
+  info.worker = row.text(kWorker);
   info.detail = p.state == JobState::failed
                     ? std::string(name(p.ended->code)) + ": " + p.ended->message
                     : std::string(name(p.ended->reason));

@@ -174,6 +174,7 @@ void Store::Impl::load_live_jobs() {
     j.attempt = Attempt(rows.integer(9));
     j.why = rows.text(10);
     j.span = {JobNumber(rows.integer(11)), rows.integer(12), rows.integer(13), rows.integer(14)};
+    j.worker = rows.text(17);
     j.has_started = rows.integer(15) != 0;
     j.started = {j.job, Attempt(rows.integer(16)), std::string(rows.text(17)),
                  Residency(rows.integer(18)), Reason(rows.integer(19)), rows.integer(20),

@@ -107,7 +107,8 @@ struct JobInfo {
   ErrorCode code = ErrorCode::none;      // of a failed one
 };
 struct SessionInfo {
-  std::string session, home;
+  std::string session;
+  std::string home;  // the worker that has its KV; empty: none, or one that is gone
   SessionState state = SessionState::idle;
   uint64_t epoch = 0;
   int64_t tokens = 0;

@@ -69,11 +69,14 @@ const std::string& tenant_of(const auto& row) {
   else return kNone;
 }
 
+bool any_tenant(const auto& rows) {
+  return std::ranges::any_of(rows, [](const auto& row) { return !tenant_of(row).empty(); });
+}
+
 // With keys, whose each is comes last.
 template <typename T>
 void print(const std::vector<T>& rows, Row header, bool json) {
-  const bool tenants =
-      std::ranges::any_of(rows, [](const T& row) { return !tenant_of(row).empty(); });
+  const bool tenants = any_tenant(rows);
   if (tenants) header.push_back("TENANT");
   std::vector<Row> table = {header};
   for (const T& row : rows) {
@@ -89,7 +92,9 @@ void print(const std::vector<T>& rows, Row header, bool json) {
 
 // The dead letters: what has failed, when, and why.
 void print_failed(const std::vector<JobInfo>& jobs, bool json) {
+  const bool tenants = any_tenant(jobs);
   std::vector<Row> table = {{"JOB", "SESSION", "ENDED", "ATTEMPTS", "WORKER", "CODE", "WHY"}};
+  if (tenants) table[0].push_back("TENANT");
   for (const JobInfo& j : jobs) {
     if (json) {
       std::printf("%s\n", to_json(j).c_str());
@@ -100,6 +105,7 @@ void print_failed(const std::vector<JobInfo>& jobs, bool json) {
     table.push_back({j.job_id, j.session.empty() ? "-" : j.session, time_text(j.ended_at),
                      std::to_string(j.attempt), j.worker.empty() ? "-" : j.worker, code,
                      told ? j.detail.substr(code.size() + 2) : j.detail});
+    if (tenants) table.back().push_back(j.tenant);
   }
   if (!json) print_table(table);
 }

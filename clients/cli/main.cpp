@@ -81,10 +81,13 @@ void add_job(CLI::App* c, Arguments& a) {
   c->add_option_function<double>(
        "--keep-alive",
        [&s](double seconds) { s.keep_alive_ms = static_cast<int64_t>(seconds * 1000); },
-       "seconds for which the session's idle KV is kept, from now on (0: not at all)")
+       "seconds for which the session's idle KV is kept, from now on (0: not at all; not\n"
+       "said: as before; it cannot go back to what the broker does by itself)")
       ->check(CLI::Range(0.0, kYear) & number());
   c->add_option("--session-max-tokens", s.session_max_tokens,
-                "tokens that the session may hold at most, from now on");
+                "tokens that the session may hold at most, from now on (not said: as before; it\n"
+                "can be changed, not lifted: the largest that is accepted is as good as none)")
+      ->check(CLI::Range(int64_t{1}, static_cast<int64_t>(Limits::kTokens)));
   c->add_flag("--raw", a.submit.raw, "the text as it is, without the model's chat template");
   c->add_flag("--json", a.submit.json, "one event per line");
 }

@@ -342,6 +342,55 @@ TEST(CoreJobs, RequireResidentFailsRatherThanStartCold) {
   EXPECT_TRUE(s.has(2, "next"));
 }
 
+TEST(CoreJobs, RequireResidentFailsAtOnceWhenTheHomeIsGoneAndNobodyElseIsThere) {
+  const auto resident = [](const std::string& id) {
+    JobSpec spec = Scenario::spec(id, "chat");
+    spec.require_resident = true;
+    return spec;
+  };
+  Scenario s;
+  s.at(1).slots = 1;
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.run(1, "a");
+  s.submit("other", "talk");  // takes the only place
+  for (const char* id : {"b", "c"}) s.submit(resident(id));
+  EXPECT_EQ(s.state("b"), JobState::queued);
+  s.restart();
+  EXPECT_EQ(s.state("b"), JobState::queued) << "its home may come back";
+  s.pass(milliseconds(3000));  // home_grace
+  for (const char* id : {"b", "c"}) {
+    ASSERT_EQ(s.state(id), JobState::failed) << id;
+    EXPECT_EQ(s.job(id).end->code, ErrorCode::not_resident);
+  }
+  EXPECT_NE(s.job("b").end->message.find("worker_lost"), std::string::npos);
+  s.submit(resident("d"));
+  EXPECT_EQ(s.state("d"), JobState::failed);
+  JobSpec fresh = resident("e");
+  fresh.session = "new";  // has nothing that could be resident
+  s.submit(fresh);
+  EXPECT_EQ(s.state("e"), JobState::queued);
+}
+
+TEST(CoreJobs, RequireResidentThatHasWaitedLongHearsThatItsHomeIsGone) {
+  Scenario s;
+  s.at(1).slots = 1;
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.run(1, "a");
+  s.submit("other", "talk");
+  s.start(1, "other");
+  JobSpec b = Scenario::spec("b", "chat");
+  b.require_resident = true;
+  s.submit(b);
+  s.pass_alive(milliseconds(6000), {1});  // beyond the time to start at home
+  EXPECT_EQ(s.state("b"), JobState::queued);
+  s.tell(WorkerUnreachable{s.connection(1)});
+  s.pass(milliseconds(5000));
+  ASSERT_EQ(s.state("b"), JobState::failed);
+  EXPECT_EQ(s.job("b").end->code, ErrorCode::not_resident);
+}
+
 TEST(CoreJobs, AnEphemeralSessionEndsWithItsJob) {
   Scenario s;
   s.enroll(1);

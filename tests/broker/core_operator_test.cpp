@@ -73,8 +73,41 @@ TEST_F(CoreOperatorTest, ListingsAreOfWhatWasAskedFor) {
   EXPECT_THAT(listed({.what = Listing::sessions, .worker = "w1"}), ElementsAre("chat"));
   EXPECT_THAT(listed({.what = Listing::workers, .worker = "w2"}), IsEmpty());
   EXPECT_THAT(listed({.what = Listing::workers, .worker = "w1"}), ElementsAre("w1"));
-  s.admin_ = false;
-  EXPECT_THAT(listed({.what = Listing::jobs, .tenant = "acme"}), IsEmpty());
+}
+
+TEST_F(CoreOperatorTest, AListingOfAnotherTenantIsRefusedNotEmpty) {
+  s.tenant_ = "acme";
+  s.submit("a", "chat");
+  for (const Listing what : {Listing::jobs, Listing::sessions}) {
+    s.tenant_ = "zeta";
+    s.client(List{.what = what, .tenant = "acme"}, "");
+    EXPECT_EQ(s.told_client<Listed>(), nullptr);
+    EXPECT_EQ(refused(), ErrorCode::forbidden);
+    s.tenant_ = "acme";  // its own may be named
+    s.client(List{.what = what, .tenant = "acme"}, "");
+    EXPECT_NE(s.told_client<Listed>(), nullptr);
+  }
+}
+
+TEST_F(CoreOperatorTest, AHomeThatIsGoneIsNotListed) {
+  const auto home = [&] {
+    s.client(List{.what = Listing::sessions}, "");
+    return s.told_client<Listed>()->sessions.at(0).home;
+  };
+  s.enroll(1);
+  s.submit("a", "chat");
+  s.run(1, "a");
+  EXPECT_EQ(home(), "w1");
+  s.restart();
+  EXPECT_EQ(home(), "w1");  // it may come back with it
+  s.enroll(1);
+  EXPECT_EQ(home(), "w1");
+  s.tell(WorkerUnreachable{s.connection(1)});
+  EXPECT_EQ(home(), "");
+  EXPECT_THAT(listed({.what = Listing::sessions, .worker = "w1"}), IsEmpty());
+  s.rebirth(1);
+  s.enroll(1);
+  EXPECT_EQ(home(), "");
 }
 
 TEST_F(CoreOperatorTest, SessionsThatWereUsedLately) {

@@ -35,13 +35,17 @@ TEST_F(StoreRetireTest, AFailedJobIsDoneAgainUnderItsId) {
   const SessionNumber chat{1};
   store->commit(std::vector<JournalEntry>{SessionOpened{chat, "chat"},
                                           JobAccepted{JobNumber(1), chat, spec, 5, 6, 7, 0}});
-  store->commit(std::vector<JournalEntry>{failed});
+  store->commit(std::vector<JournalEntry>{
+      HomeSet{chat, Epoch(1), "w1", 11, Reason::new_session, 7},
+      JobDispatched{JobNumber(1), Attempt(1)}, failed});
   const std::string nobody;
   List ask;
   ask.states = 1u << raw(JobState::failed);
   ASSERT_EQ(store->ended_jobs(ask, 10, &nobody).jobs.size(), 1u);
   EXPECT_EQ(store->ended_jobs(ask, 10, &nobody).jobs[0].code, ErrorCode::worker_error);
   EXPECT_EQ(store->ended_jobs(ask, 10, &nobody).jobs[0].session, "chat");
+  EXPECT_EQ(store->ended_jobs(ask, 10, &nobody).jobs[0].worker, "w1");  // it failed before a start
+  EXPECT_FALSE(store->progress(JobNumber(1))->started);
   for (uint64_t number = 2; number <= 3; ++number) {  // it may fail more than once
     const auto body = store->body(JobNumber(number - 1));
     ASSERT_NE(body, nullptr);

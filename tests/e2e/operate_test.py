@@ -170,6 +170,9 @@ class Operator(unittest.TestCase):
             self.assertNotIn("gone-0", listed)
             self.assertEqual([row["session"] for row in self.rows(cluster, "sessions")], ["used"])
             self.assertEqual(cluster.limpet("attach", "gone-0").returncode, 1)
+            # Its transcript is made of it: kept, not listed.
+            self.assertNotIn("kept", listed)
+            self.assertEqual(cluster.limpet("attach", "kept").returncode, 0)
             # What is in use has all of its transcript: computed from it, the next turn is the same.
             known = last[0].end["usage"]["prompt_tokens"] + last[0].end["usage"]["output_tokens"]
             turn = ("What is my name?", "--seed", 5, "--max-tokens", 40, "--ignore-eos")

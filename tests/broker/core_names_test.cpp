@@ -45,9 +45,9 @@ TEST_F(CoreNames, AnotherKeyDoesNotTakeOneThatIsInUse) {
   enter(kOther, newcomer, "k2");
   expect_refused();
   s.make(1, "a", 6);
+  EXPECT_EQ(s.held(1, "a").dispatch.attempt, Attempt{1});
   s.end(1, "a");
   EXPECT_EQ(s.state("a"), JobState::finished);
-  EXPECT_EQ(s.held(1, "a").dispatch.attempt, Attempt{1});
 }
 
 TEST_F(CoreNames, UnderTheSameKeyTheNewerProcessTakesItAtOnce) {

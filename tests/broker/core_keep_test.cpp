@@ -134,7 +134,8 @@ TEST(CoreKeep, ATurnBeyondItsSessionsCapFailsAndLeavesTheSessionAsItWas) {
   ASSERT_EQ(s.state("b"), JobState::failed);
   EXPECT_EQ(s.job("b").end->code, ErrorCode::too_long);
   EXPECT_NE(s.job("b").end->message.find("at most 14 tokens"), std::string::npos);
-  EXPECT_NE(s.job("b").end->message.find("14 that it has with this turn's prompt"), std::string::npos);
+  EXPECT_NE(s.job("b").end->message.find("14 that it has with this turn's prompt"),
+            std::string::npos);
   JobSpec text = Scenario::spec("c", "chat");  // how long a text is, only the worker knows
   text.kind = InputKind::text;
   text.text = "abc";
@@ -145,14 +146,16 @@ TEST(CoreKeep, ATurnBeyondItsSessionsCapFailsAndLeavesTheSessionAsItWas) {
   ASSERT_EQ(s.state("c"), JobState::failed);
   EXPECT_EQ(s.job("c").end->code, ErrorCode::too_long);
   EXPECT_EQ(s.session_of("a").transcript.size(), 11u);
-  EXPECT_NE(s.job("c").end->message.find("14 that it has with this turn's prompt"), std::string::npos);
+  EXPECT_NE(s.job("c").end->message.find("14 that it has with this turn's prompt"),
+            std::string::npos);
   text = with_terms("full", "chat", -1, 11);
   text.kind = InputKind::text;
   text.text = "abc";
   text.tokens.clear();
   s.submit(text);  // there is no room, however long it is
   ASSERT_EQ(s.state("full"), JobState::failed);
-  EXPECT_NE(s.job("full").end->message.find("11 that it has before this turn's prompt"), std::string::npos);
+  EXPECT_NE(s.job("full").end->message.find("11 that it has before this turn's prompt"),
+            std::string::npos);
   s.submit(with_terms("d", "chat", -1, 30));  // raised
   s.run(1, "d");
   EXPECT_EQ(s.state("d"), JobState::finished);

@@ -134,7 +134,8 @@ TEST(CoreKeep, ATurnBeyondItsSessionsCapFailsAndLeavesTheSessionAsItWas) {
   ASSERT_EQ(s.state("b"), JobState::failed);
   EXPECT_EQ(s.job("b").end->code, ErrorCode::too_long);
   EXPECT_NE(s.job("b").end->message.find("at most 14 tokens"), std::string::npos);
-  EXPECT_NE(s.job("b").end->message.find("14 that it has with this turn's prompt"), std::string::npos);
+  EXPECT_NE(s.job("b").end->message.find("14 that it has with this turn's prompt"),
+            std::string::npos);
   JobSpec text = Scenario::spec("c", "chat");  // how long a text is, only the worker knows
   text.kind = InputKind::text;
   text.text = "abc";
@@ -145,7 +146,8 @@ TEST(CoreKeep, ATurnBeyondItsSessionsCapFailsAndLeavesTheSessionAsItWas) {
   ASSERT_EQ(s.state("c"), JobState::failed);
   EXPECT_EQ(s.job("c").end->code, ErrorCode::too_long);
   EXPECT_EQ(s.session_of("a").transcript.size(), 11u);
-  EXPECT_NE(s.job("c").end->message.find("14 that it has with this turn's prompt"), std::string::npos);
+  EXPECT_NE(s.job("c").end->message.find("14 that it has with this turn's prompt"),
+            std::string::npos);
   text = with_terms("full", "chat", -1, 11);
   text.kind = InputKind::text;
   text.text = "abc";

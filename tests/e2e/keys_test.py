@@ -125,12 +125,24 @@ class WithKeys(unittest.TestCase):
         self.assertEqual(self.listed("zeta", "sessions", "session"), ["zeta/chat"])
         self.assertEqual(self.listed("zeta", "jobs", "job"), ["zeta/same"])
         self.assertEqual(self.listed("ops", "sessions", "session"), ["acme/chat", "zeta/chat"])
+        for what in ("jobs", "sessions"):
+            r = self.limpet("zeta", what, "--tenant", "acme")
+            self.assertEqual((r.returncode, r.stdout), (1, ""))
+            self.assertIn("only an admin's key may name another tenant", r.stderr)
+
+        # The same failure of two tenants is two rows that can be told apart, and done again.
+        for who in ("acme", "zeta"):
+            self.assertEqual(self.limpet(who, "submit", "--raw", "--job", "long", "word " * 9000).returncode, 1)
+        header, *rows = [line.split() for line in self.limpet("ops", "jobs", "--failed").stdout.splitlines()]
+        self.assertEqual((header[4], header[-1]), ("WORKER", "TENANT"))
+        self.assertEqual(sorted(row[-1] for row in rows), ["acme", "zeta"])
+        self.assertTrue(all("one" in row for row in rows), rows)
 
         # Who owns what outlives the process.
         self.cluster.broker.kill9()
         self.cluster.broker.start()
         self.cluster.wait_ready()
-        self.assertEqual(self.listed("zeta", "jobs", "job"), ["zeta/same"])
+        self.assertEqual(self.listed("zeta", "jobs", "job"), ["zeta/long", "zeta/same"])
         self.assertEqual(self.limpet("zeta", "attach", "secret").returncode, 1)
         self.assertEqual(self.limpet("acme", "attach", "secret").returncode, 0)
         self.assertIn("Ada", self.cluster.submit("What is my name?", session="chat").text)

@@ -115,8 +115,7 @@ void Core::State::move_sessions(Turn& t) {
         worker->incarnation != d.incarnation) {
       const auto left = std::move(d.waits);
       for (const auto& [number, why] : d.unmoved) {
-        const Session* s = sessions.find(number);
-        fact(t, Fact::Kind::hand_over, s ? s->name : "", why);
+        told(t, sessions.find(number), why);
       }
       it = departures.erase(it);
       for (const SessionNumber number : left) {
@@ -208,11 +207,16 @@ bool Core::State::begin_hand_over(Turn& t, Session& session, const Worker& giver
   return true;
 }
 
+// What became of moving it, for the operator. Null: the session is no more.
+void Core::State::told(Turn& t, const Session* session, std::string_view outcome) {
+  if (session) return fact(t, Fact::Kind::hand_over, *session, outcome);
+  fact(t, Fact::Kind::hand_over, std::string(), outcome);
+}
+
 // While its job runs there it is tried again, and what becomes of it is told once, at the end.
 void Core::State::not_moved(Turn& t, Session& session, Departure& d) {
   if (!session.in_flight) {
-    const auto why = d.unmoved.extract(session.number);
-    fact(t, Fact::Kind::hand_over, session, why.mapped());
+    told(t, &session, d.unmoved.extract(session.number).mapped());
   }
   stay(t, session);
 }
@@ -271,9 +275,9 @@ void Core::State::give_up(Turn& t, SessionNumber number, std::string_view why) {
   const auto d = departures.find(m.giver);
   const bool here = d != departures.end() && d->second.incarnation == m.giver_life;
   if (!session || !here) {
-    if (!session) return;
-    fact(t, Fact::Kind::hand_over, *session, why);
-    return stay(t, *session);
+    told(t, session, why);
+    if (session) stay(t, *session);
+    return;
   }
   d->second.unmoved[number] = why;
   if (session->epoch == m.epoch && at_home(*session, giver)) {
@@ -336,7 +340,7 @@ void Core::State::hand_over(Turn& t, Session& session) {
   session.migrated = true;
   SessionTable::rest(session);
   send(t, receiver, KeepSession{session.number, session.epoch});
-  fact(t, Fact::Kind::hand_over, session, "moved");
+  told(t, &session, "moved");
   if (const auto d = departures.find(m.giver); d != departures.end()) {
     d->second.unmoved.erase(session.number);
   }

@@ -27,9 +27,8 @@ struct Departure {
   std::deque<SessionNumber> waits;  // to be moved yet; may name sessions that wait no more
   int64_t moving = 0;
   std::map<SessionNumber, std::vector<uint32_t>> tried;  // receivers with which it came to nothing
-  // Of those that have not moved: why, as it stands.
-  std::map<SessionNumber, std::string> unmoved;
-  bool told = false;                                     // that it may leave
+  std::map<SessionNumber, std::string> unmoved;  // of those that have not: why, as it stands
+  bool told = false;                             // that it may leave
 };
 
 }  // namespace limpet::broker

@@ -151,6 +151,7 @@ struct Core::State {
   using Fit = std::pair<int, int64_t>;  // the larger the better
   Fit fit(const Session& session, const Worker& worker);
   bool begin_hand_over(Turn& t, Session& session, const Worker& giver, Departure& d);
+  void told(Turn& t, const Session* session, std::string_view outcome);
   void not_moved(Turn& t, Session& session, Departure& d);
   void say_hand_over(Turn& t, SessionNumber number, const Moving& m);
   void say_expect(Turn& t, SessionNumber number, const Moving& m);

@@ -26,7 +26,7 @@ CLIENT_OF_ENGINE = ("clients/verify/", "clients/tokenize/")
 
 # Code that decides: no clock, thread, socket, file, environment, randomness.
 PURE = re.compile(
-    r"^(broker/(core|event|listing|session_table|job_table|tenant_table|worker_table|timers|ready_|fair_|[a-z_]*queue)"
+    r"^(broker/(core|event|listing|inbox|session_table|job_table|tenant_table|worker_table|timers|ready_|fair_|[a-z_]*queue)"
     r"|worker/(core|event|scheduler|sequence|tiers|tier_event|turns)|engine/(kv_cache|sampling|text_stream|bucket)|schema/)")
 # What pure code may include of ours besides pure code: plain data, and text as a function of ids.
 PURE_MAY_INCLUDE = re.compile(r"^(engine/(token|detokenizer|tokenizer|tokenizer_utf8)|ops/sample/philox)\.h$")

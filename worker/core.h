@@ -34,7 +34,7 @@ struct CoreOptions {
   int32_t transfer_window = 64;  // pages on their way to it, of one session
   // What it sends with each step of running jobs: so many pages, or more where steps are long
   // (bytes a second of the time that they take) or very many pages are left.
-  int32_t transfer_step_pages = 4;
+  int32_t transfer_step_pages = 1;
   int64_t transfer_step_rate = 64 << 20;
   std::chrono::milliseconds transfer_ask_again{200};  // a receiver that says nothing
   std::chrono::milliseconds transfer_patience{5000};  // without progress

@@ -68,7 +68,6 @@ CoreOptions core_options(const WorkerOptions& o, const engine::EngineInfo& info,
   c.page_bytes = info.page_bytes;
   c.transfer_window = static_cast<int32_t>(
       std::clamp<int64_t>(kTransferWindow / info.page_bytes, 2, kMostTransferPages));
-  c.transfer_step_pages = 1;
   return c;
 }
 

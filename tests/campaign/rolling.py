@@ -123,6 +123,7 @@ def main():
         wait_until("the load runs", 60, lambda: load.counts.get("answered", 0) >= CLIENTS)
         try:
             seconds_each = restart_all(scene, load)
+            met_load = all(t.is_alive() for t in load.threads)
         finally:
             load.all_back.set()
         for t in load.threads:
@@ -130,10 +131,10 @@ def main():
         recorder.close()
     finally:
         scene.close()
-    return verdict(folder, load, answers, load.begun * a.turns, seconds_each)
+    return verdict(folder, load, answers, load.begun * a.turns, seconds_each, met_load)
 
 
-def verdict(folder, load, answers, turns, seconds_each):
+def verdict(folder, load, answers, turns, seconds_each, met_load):
     records = [json.loads(line) for line in open(folder / "history.jsonl", encoding="utf-8")]
     violations = history.check(records, answers, kind)
     found = load.recoveries()
@@ -149,6 +150,9 @@ def verdict(folder, load, answers, turns, seconds_each):
     for line in [*violations, *load.errors][:20]:
         print("  " + line)
     good = not violations and not load.errors and load.counts.get("answered", 0) == turns
+    if not met_load:
+        print("rolling: the load was over before the last restart: nothing was tested", file=sys.stderr)
+        good = False
     if moved == 0:
         print("rolling: no session in use was moved: nothing was tested", file=sys.stderr)
         good = False

@@ -9,8 +9,7 @@
 
 #include "backends/backend.h"
 #include "engine/engine.h"
-#include "tests/worker/scripted_broker.h"
-#include "worker/worker.h"
+#include "tests/worker/running_worker.h"
 
 namespace limpet {
 namespace {
@@ -65,17 +64,8 @@ TEST_F(Faults, ALostDeviceIsNoStepsError) {
   EXPECT_THROW(e->step({{s, tokens}}), DeviceLost);
 }
 
-worker::WorkerOptions options_for(const worker::ScriptedBroker& broker) {
-  worker::WorkerOptions o;
-  o.broker = broker.endpoint();
-  o.name = "w";
-  o.incarnation = 7;
-  o.engine.model_dir = "models/limpet-tiny";
-  o.engine.precision = engine::Precision::f32;
-  o.engine.threads = 1;
-  o.engine.kv_pages = 64;
-  o.token_budget = 64;
-  o.prefill_chunk = 16;
+worker::WorkerOptions hasty_options(const worker::ScriptedBroker& broker) {
+  worker::WorkerOptions o = worker::options_for(broker, 64);
   o.grace = std::chrono::milliseconds(500);
   return o;
 }
@@ -85,14 +75,7 @@ Dispatch job(uint64_t number) {
   spec->messages = {{"user", "Tell me a story about a fox."}};
   spec->max_tokens = 24;
   spec->ignore_eos = true;
-  Dispatch d;
-  d.job = JobNumber{number};
-  d.attempt = Attempt{1};
-  d.session = SessionNumber{number};
-  d.epoch = Epoch{1};
-  d.seed = 5;
-  d.spec = std::move(spec);
-  return d;
+  return worker::first_attempt(number, number, std::move(spec));
 }
 
 // A worker on a thread, and what ended it.
@@ -126,7 +109,7 @@ class Running {
 
 TEST_F(Faults, AStepThatFailsOnceCostsNoJobAnything) {
   worker::ScriptedBroker broker;
-  Running running(options_for(broker));
+  Running running(hasty_options(broker));
   broker.welcome();
   broker.send(job(1));
   const auto undisturbed = broker.follow(JobNumber{1});
@@ -142,7 +125,7 @@ TEST_F(Faults, AStepThatFailsOnceCostsNoJobAnything) {
 
 TEST_F(Faults, ALostDeviceEndsTheWorkerWithItsReason) {
   worker::ScriptedBroker broker;
-  Running running(options_for(broker));
+  Running running(hasty_options(broker));
   broker.welcome();
   faults().lost_at_run = faults().runs + 12;
   broker.send(job(1));

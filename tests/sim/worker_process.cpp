@@ -38,7 +38,6 @@ void WorkerProcess::start() {
   o.kv_layout = 1;
   o.page_bytes = kPageBytes;
   o.transfer_window = 4;
-  o.transfer_step_pages = 1;
   o.transfer_step_rate = 0;
   o.transfer_ask_again = milliseconds(30);
   o.transfer_patience = milliseconds(600);

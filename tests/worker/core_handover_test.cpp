@@ -14,6 +14,7 @@ CoreOptions with_transfer() {
   o.kv_layout = 5;
   o.page_bytes = kPage;
   o.transfer_window = 4;
+  o.transfer_step_pages = 4;
   return o;
 }
 

@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 
+#include "tests/worker/first_attempt.h"
 #include "worker/core.h"
 
 namespace limpet::worker {
@@ -183,15 +184,7 @@ struct Rig {
     spec->kind = InputKind::tokens;
     spec->tokens = std::move(prompt);
     spec->max_tokens = max_tokens;
-    Dispatch d;
-    d.job = JobNumber{job};
-    d.attempt = Attempt{1};
-    d.session = SessionNumber{session};
-    d.epoch = Epoch{1};
-    d.base_tokens = base;
-    d.seed = job;
-    d.spec = std::move(spec);
-    return d;
+    return first_attempt(job, session, std::move(spec), base, job);
   }
 
   template <typename M>

@@ -7,6 +7,7 @@
 #include <thread>
 #include <utility>
 
+#include "tests/worker/first_attempt.h"
 #include "tests/worker/scripted_broker.h"
 #include "worker/worker.h"
 
@@ -47,15 +48,7 @@ inline Dispatch chat(uint64_t job, uint64_t session, const std::string& text, in
   auto spec = std::make_shared<JobSpec>();
   spec->messages = {{"user", text}};
   spec->max_tokens = max_tokens;
-  Dispatch d;
-  d.job = JobNumber{job};
-  d.attempt = Attempt{1};
-  d.session = SessionNumber{session};
-  d.epoch = Epoch{1};
-  d.base_tokens = base;
-  d.seed = 5;
-  d.spec = std::move(spec);
-  return d;
+  return first_attempt(job, session, std::move(spec), base);
 }
 
 }  // namespace limpet::worker

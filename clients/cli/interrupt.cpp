@@ -23,6 +23,15 @@ void catch_interrupts() {
   sigaction(SIGTERM, &action, nullptr);
 }
 
+void catch_hangup() {
+  struct sigaction before = {}, action = {};
+  sigaction(SIGHUP, nullptr, &before);
+  if (before.sa_handler == SIG_IGN) return;
+  action.sa_handler = count_end;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGHUP, &action, nullptr);
+}
+
 int interrupts() { return caught + ends; }
 bool terminated() { return ends > 0; }
 void forget_interrupts() { caught = 0; }

@@ -1,4 +1,4 @@
-// limpet up: a broker and its workers on this machine, until Ctrl-C.
+// limpet up: a broker and its workers on this machine, until Ctrl-C, SIGTERM or SIGHUP.
 #include <unistd.h>
 
 #include <algorithm>
@@ -230,6 +230,7 @@ class Up {
 
 int up(const UpOptions& options) {
   catch_interrupts();
+  catch_hangup();  // else workers would be killed with it, and what they hold lost
   try {
     return Up(options).run();
   } catch (const std::exception& e) {

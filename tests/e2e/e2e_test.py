@@ -347,7 +347,12 @@ class OneLineErrors(unittest.TestCase):
             r, _ = self.run_limpet(*self.broker(folder, f"tcp://0.0.0.0:{free_port()}"))
             self.assert_one_line(r, 1, "keys")
 
-    def test_up_stops_on_ctrl_c(self):
+    def test_up_stops_on_ctrl_c_and_when_its_terminal_closes(self):
+        for number in (signal.SIGINT, signal.SIGHUP):
+            with self.subTest(number):
+                self.up_and_stop(number)
+
+    def up_and_stop(self, number):
         folder = tempfile.mkdtemp()
         ports = free_ports(8)  # it takes them in a row, from the first on
         up = subprocess.Popen([BIN / "limpet", "up", "--workers", "2", "--data", folder, "--port",
@@ -356,7 +361,7 @@ class OneLineErrors(unittest.TestCase):
             front = f"tcp://127.0.0.1:{ports[0]}"
             wait_until("limpet up serves", 60, lambda: subprocess.run(
                 [BIN / "limpet", "submit", "--broker", front, "Hello!"], capture_output=True).returncode == 0)
-            up.send_signal(signal.SIGINT)
+            up.send_signal(number)
             self.assertEqual(up.wait(60), 0)
             left = subprocess.run(["pgrep", "-f", folder], capture_output=True, text=True).stdout
             self.assertEqual(left, "", "a process outlived limpet up")

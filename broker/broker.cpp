@@ -200,6 +200,7 @@ void Broker::commit() {
     refuse_batch(error.what());
     throw;
   }
+  core_.committed();
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   metrics_.committed(took.count(), out_.append.size());
 }

@@ -46,6 +46,8 @@ void Core::State::forget_unused_workers() {
 
 void Core::apply(const JournalEntry& entry) { state_->apply(entry); }
 
+void Core::committed() { state_->jobs.forget_ended(); }
+
 void Core::set_policies(const TenantPolicies& policies) {
   State& s = *state_;
   s.tenants.set_policies(policies);

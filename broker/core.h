@@ -45,6 +45,10 @@ class Core {
   // The only writer of durable state; step() calls it for every entry that it appends.
   void apply(const JournalEntry& entry);
 
+  // All that was appended is durable: jobs that have ended are the store's to remember from now on,
+  // and to forget.
+  void committed();
+
   // Call once after the last snapshot entry has been applied, before the first step: jobs that
   // were dispatched wait `home_grace` for their workers to announce themselves.
   void recovered(Now now);

@@ -74,15 +74,7 @@ void JobTable::end(Job& job, JobState state) {
   SessionTable::remove(*job.session, job);
   const OwnedName id{job.tenant(), job.id()};
   ids_.erase(id);
-  const auto [it, fresh] =
-      ended_.try_emplace(owned_key(id), Ended{job.number, job.body_hash, state});
-  if (!fresh) it->second = {job.number, job.body_hash, state};
-  ended_order_.emplace_back(it, job.number);
-  if (ended_order_.size() > kRemembered) {
-    const auto [oldest, number] = ended_order_.front();
-    if (oldest->second.job == number) ended_.erase(oldest);
-    ended_order_.pop_front();
-  }
+  ended_.insert_or_assign(owned_key(id), Ended{job.number, job.body_hash, state});
   jobs_.erase(raw(job.number));
 }
 

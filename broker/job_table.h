@@ -2,7 +2,6 @@
 // Its durable part changes only through the core's apply(). O(1) per call.
 #pragma once
 #include <algorithm>
-#include <deque>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -70,13 +69,11 @@ struct Job {
 
 class JobTable {
  public:
-  JobTable() { ended_.reserve(kRemembered + 1); }
-
   struct Counts {
     int64_t queued = 0, dispatched = 0, running = 0;
     int64_t queued_bytes = 0;
   };
-  struct Ended {  // remembered until the store surely knows it
+  struct Ended {  // remembered until the store knows it
     JobNumber job{};
     uint64_t body_hash = 0;
     JobState state = JobState::finished;
@@ -90,6 +87,7 @@ class JobTable {
   Job* find(const OwnedName& id);
   Job& at(JobNumber number);  // std::logic_error when it is not there
   const Ended* find_ended(const OwnedName& id) const;
+  void forget_ended() { ended_.clear(); }
   const Counts& counts() const { return counts_; }
   size_t size() const { return jobs_.size(); }
 
@@ -100,16 +98,11 @@ class JobTable {
   }
 
  private:
-  // More than one turn of the broker's loop can end: after it the store knows them.
-  static constexpr size_t kRemembered = 1u << 15;
   void count(const Job& job, int64_t n);
 
   std::unordered_map<uint64_t, Job> jobs_;
   std::unordered_map<OwnedName, Job*, OwnedNameHash> ids_;  // views of the specs and sessions
-  using EndedById = std::unordered_map<std::string, Ended>;  // by tenant, NUL, id
-  EndedById ended_;  // never grows beyond what it is made for: iterators stay
-  // One that has been done again ends again: of an id's ends only the last counts.
-  std::deque<std::pair<EndedById::iterator, JobNumber>> ended_order_;
+  std::unordered_map<std::string, Ended> ended_;  // by tenant, NUL, id
   Counts counts_;
 };
 

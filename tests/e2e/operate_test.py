@@ -169,7 +169,10 @@ class Operator(unittest.TestCase):
             listed = [row["job"] for row in self.rows(cluster, "jobs", "--limit", 1000)]
             self.assertNotIn("gone-0", listed)
             self.assertEqual([row["session"] for row in self.rows(cluster, "sessions")], ["used"])
-            self.assertEqual(cluster.limpet("attach", "gone-0").returncode, 1)
+            for command in ("attach", "cancel", "retry"):
+                self.assertIn("no such job", cluster.limpet(command, "gone-0").stderr)
+            again = cluster.submit("Another body.", "--job", "gone-0")
+            self.assertEqual(again.end["event"], "finished", "its id is free")
             # Its transcript is made of it: kept, not listed.
             self.assertNotIn("kept", listed)
             self.assertEqual(cluster.limpet("attach", "kept").returncode, 0)

@@ -146,6 +146,7 @@ void BrokerProcess::turn() {
   if (world_.plant == Plant::send_before_commit) send(out, out.send.size());
   if (crash_now == Crash::before_commit) return crash();
   commit(out, decided);
+  core_->committed();
   if (crash_now == Crash::after_commit) return crash();
   const bool cut = crash_now == Crash::between_sends && !out.send.empty();
   if (world_.plant != Plant::send_before_commit) {

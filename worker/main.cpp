@@ -150,7 +150,7 @@ void add_tiers(CLI::App& app, limpet::worker::TierSizes& o) {
   o.disk_folder = "/var/tmp";
   app.add_option("--kv-host-bytes", o.host_bytes,
                  "Host memory for KV of idle sessions that the device has no room for, as in 16G; "
-                 "0: none, they are computed again")
+                 "a session that does not fit in it, or 0: computed again")
       ->transform(bytes())
       ->capture_default_str();
   app.add_option("--kv-disk-bytes", o.disk_bytes,

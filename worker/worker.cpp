@@ -97,6 +97,18 @@ Worker::Worker(const WorkerOptions& options)
       engine_->kv().total_pages() * engine_->kv().page_tokens(),
       mover_.options().host_pages * engine_->kv().page_tokens(),
       mover_.options().disk_pages * engine_->kv().page_tokens(), info.max_context);
+  tell_short_tier();
+}
+
+// The way to disk leads through the host's memory, a session at a time.
+void Worker::tell_short_tier() const {
+  const int64_t page = engine_->kv().page_tokens(), host = mover_.options().host_pages * page;
+  const int64_t longest =
+      std::min<int64_t>(engine_->info().max_context, engine_->kv().total_pages() * page);
+  if (host == 0 || host >= longest) return;
+  spdlog::warn("event=short_host_tier kv_host_tokens={} longest_session={} why=\"sessions that do not"
+               " fit in --kv-host-bytes are not kept below the device, nor on disk\"",
+               host, longest);
 }
 
 Worker::~Worker() = default;

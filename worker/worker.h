@@ -64,6 +64,7 @@ class Worker {
   void note();
   void set_metrics(const Core::Gauges& gauges);
   void warm();
+  void tell_short_tier() const;
 
   WorkerOptions options_;
   std::unique_ptr<engine::Engine> engine_;

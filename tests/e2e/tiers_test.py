@@ -48,6 +48,8 @@ def main(bin_dir):
         assert any(r.started[-1]["reason"] == "evicted" for r in again), "the pool is not too small"
     page = 5 * 2 * 2 * 16 * 64 * 4  # bytes, or some like them: the host holds a few sessions
     check_restored(bin_dir, expected, "disk", "--kv-host-bytes", 12 * page, "--kv-disk-bytes", "64M")
+    with Cluster(bin_dir, workers=("one",), worker_args=[*SMALL, "--kv-host-bytes", "200k"]) as c:
+        assert "event=short_host_tier" in c.workers["one"].log_tail(200), "who cannot be kept is told"
     print("turns on restored KV answer as on resident KV")
 
 

@@ -106,9 +106,10 @@ void Worker::tell_short_tier() const {
   const int64_t longest =
       std::min<int64_t>(engine_->info().max_context, engine_->kv().total_pages() * page);
   if (host == 0 || host >= longest) return;
-  spdlog::warn("event=short_host_tier kv_host_tokens={} longest_session={} why=\"sessions that do not"
-               " fit in --kv-host-bytes are not kept below the device, nor on disk\"",
-               host, longest);
+  spdlog::warn(
+      "event=short_host_tier kv_host_tokens={} longest_session={} why=\"sessions that do not fit in"
+      " --kv-host-bytes are not kept below the device, nor on disk\"",
+      host, longest);
 }
 
 Worker::~Worker() = default;

@@ -172,7 +172,7 @@ PagedRows Plan::paged(const MatchedLayer& l) const {
 // Whether every kernel of the plan takes these shapes; makes the vendor's plans.
 bool Plan::fits() {
   const int64_t q_width = m_.heads * m_.head_dim;
-  bool ok = kWarpGroups && m_.head_dim % 16 == 0 && m_.head_dim >= 32 && m_.head_dim <= 256 &&
+  bool ok = kWarpGroups && has_fast_attention(static_cast<int>(m_.head_dim)) &&
             m_.heads % m_.kv_heads == 0 && m_.hidden % 64 == 0 && m_.hidden <= 8192 &&
             m_.inner % 64 == 0 && q_width % 64 == 0;
   for (const MatchedLayer& l : m_.layers) {
@@ -428,6 +428,7 @@ GpuError Plan::head() {
   const int32_t* count = count_of(h.count);
   round_rows<<<static_cast<unsigned>((all + 255) / 256), 256, 0, stream_>>>(
       of<const float>(h.x), at<uint16_t>(rounded_), h.rows, m_.hidden, count);
+  if (const GpuError error = LIMPET_GPU(GetLastError)(); error != GpuError{}) return error;
   if (way_of(h.rows) == Way::many) {
     const bool ran = vendor_->run(h.plan, scratch_ + rounded_, of<void>(h.weight),
                                           of<void>(h.logits), stream_);

@@ -296,7 +296,7 @@ __global__ void merge_prefill(const PagedRows a, const PrefillParts parts) {
 }
 
 inline bool prefill_supports(const PagedRows& a, int head_dim) {
-  return head_dim % 16 == 0 && head_dim >= 32 && head_dim <= 256 && a.heads / a.kv_heads <= 64;
+  return has_fast_attention(head_dim) && a.heads / a.kv_heads <= 64;
 }
 // Keys to a part: enough blocks to fill the device, and a choice that the bucket of the past does
 // not change.

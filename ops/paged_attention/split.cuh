@@ -18,6 +18,7 @@
 // 0.86, 8 of 4096 0.81, 8 of 16384 0.88, one of 8192 0.58; one of 1024 takes 6.4 µs.
 #pragma once
 #include "ops/linear/tail.cuh"
+#include "ops/paged_attention/head_sizes.h"
 #include "ops/paged_attention/merge.cuh"
 
 namespace limpet::ops {
@@ -454,7 +455,7 @@ GpuError launch_split(const PagedRows& a, const SplitSpace& space, int processor
                 space);
 }
 inline bool split_supports(const PagedRows& a, int head_dim) {
-  return head_dim % 16 == 0 && head_dim >= 32 && head_dim <= 256 && a.rows <= kSplitRows;
+  return has_fast_attention(head_dim) && a.rows <= kSplitRows;
 }
 inline GpuError launch_split(const PagedRows& a, const SplitSpace& space, int head_dim,
                              int processors, const Launch& how) {

@@ -86,6 +86,10 @@ ParsedAllowList parse_allow_list(std::string_view text) {
       return fail(line, "the key " + key + " is listed above already");
     }
   }
+  if (parsed.list.size() == 0) {  // as a file that is just being written, or cut, does
+    parsed.error =
+        "it lists nobody; a line is `client TENANT KEY`, `admin TENANT KEY` or `worker KEY`";
+  }
   return parsed;
 }
 

@@ -1,7 +1,8 @@
 // Who may connect: public keys, each with its role and tenant. Pure: from a text to a table.
 //
 // A line is `client TENANT KEY`, `admin TENANT KEY` or `worker KEY`; KEY may be `public KEY`, as
-// key files have it. Empty lines, and those that begin with #, are skipped.
+// key files have it. Empty lines, and those that begin with #, are skipped. A list of nobody is an
+// error: that is what a file looks like before it is written.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -46,7 +47,7 @@ class AllowList {
 
 struct ParsedAllowList {
   AllowList list;
-  std::string error;  // "line 3: …"; empty: the list is good
+  std::string error;  // "line 3: …", or of the whole; empty: the list is good
 };
 ParsedAllowList parse_allow_list(std::string_view text);
 

@@ -34,7 +34,7 @@ class Reader {
     BrokerConfig config;
     for (const auto& [key, value] : root.as_table()) {
       if (key == "tenant-defaults") {
-        config.tenants.standard = policy(value, {});
+        config.tenants.standard = policy(value, key, {});
       } else if (key == "retention") {
         retention(value, config);
       } else if (key != "tenants") {
@@ -45,7 +45,7 @@ class Reader {
     for (const auto& [name, value] : table(root.at("tenants"), "tenants")) {
       // The one without a name is who comes when keys are off.
       if (!name.empty() && !is_tenant(name)) wrong(value, kTenantNames);
-      config.tenants.named[name] = policy(value, config.tenants.standard);
+      config.tenants.named[name] = policy(value, name, config.tenants.standard);
     }
     return config;
   }
@@ -97,8 +97,8 @@ class Reader {
     }
     return value.as_integer();
   }
-  TenantPolicy policy(const toml::value& value, TenantPolicy p) const {
-    for (const auto& [key, one] : table(value, "a tenant")) {
+  TenantPolicy policy(const toml::value& value, const std::string& name, TenantPolicy p) const {
+    for (const auto& [key, one] : table(value, name)) {
       if (key == "weight") {
         p.weight = weight(one);
       } else if (key == "max_queued_jobs") {

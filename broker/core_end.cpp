@@ -1,4 +1,6 @@
 // The end of attempts and of jobs.
+#include <algorithm>
+
 #include "broker/core_state.h"
 
 namespace limpet::broker {
@@ -52,7 +54,9 @@ void Core::State::end_job(Turn& t, Job& job, JobEndedEntry entry) {
                    (job.prompt_tokens < 0 || entry.state == JobState::failed);
   const int64_t prompt = std::max<int64_t>(job.prompt_tokens, 0);
   entry.job = job.number;
-  entry.usage = {prompt + (prompt ? job.base_tokens : 0), job.cached_tokens, job.output_tokens};
+  const int64_t prompt_tokens = prompt + (prompt ? job.base_tokens : 0);
+  // A later attempt had output of the one before at hand, too.
+  entry.usage = {prompt_tokens, std::min(job.cached_tokens, prompt_tokens), job.output_tokens};
   entry.timings = {job.queue_seconds, job.first_token_seconds,
                    seconds_between(job.accepted, t.now.mono)};
   entry.ended_at = t.now.wall;

@@ -283,10 +283,22 @@ void Core::State::heartbeat(const Turn& turn) {
   }
 }
 
+// What would have to be computed again: a page that several sessions share, once.
 int64_t Core::State::resident_kv_tokens() const {
+  const int64_t rows = kv.page_tokens();
+  std::vector<bool> counted(static_cast<size_t>(kv.total_pages()));
   int64_t sum = 0;
   for (const auto& [number, session] : sessions.all()) {
-    if (!session.incoming) sum += sessions.kv_tokens(session);
+    if (session.incoming) continue;
+    const int64_t device = session.sequence ? kv.length(*session.sequence) : 0;
+    sum += sessions.kv_tokens(session) - device;  // what is below only
+    if (!session.sequence) continue;
+    const auto pages = kv.page_table(*session.sequence);
+    for (int64_t from = 0; from < device; from += rows) {
+      const auto page = static_cast<size_t>(pages[static_cast<size_t>(from / rows)]);
+      if (!counted[page]) sum += std::min(rows, device - from);
+      counted[page] = true;
+    }
   }
   return sum;
 }

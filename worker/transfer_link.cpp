@@ -36,9 +36,12 @@ void set(void* socket, int option, int value) {
 
 void check_endpoint(const std::string& endpoint, bool with_keys) {
   if (const std::string why = keys::refuse_listening(endpoint, with_keys); !why.empty()) {
-    throw TransportError("--transfer: " + (with_keys ? why : std::string("keys are required off"
-                         " loopback, and ") + endpoint + " can be reached from other machines: give"
-                         " --key and --server-public-key, or use tcp://127.0.0.1:* or ipc://"));
+    const bool off_loopback =
+        endpoint.starts_with("tcp://") && !endpoint.starts_with("tcp://localhost");
+    if (with_keys || !off_loopback) throw TransportError("--transfer: " + why);
+    throw TransportError("--transfer: keys are required off loopback, and " + endpoint +
+                         " can be reached from other machines: give --key and"
+                         " --server-public-key, or use tcp://127.0.0.1:* or ipc://");
   }
   if (endpoint.starts_with("tcp://*:") || endpoint.starts_with("tcp://0.0.0.0:")) {
     throw TransportError("--transfer " + endpoint +

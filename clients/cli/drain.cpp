@@ -37,8 +37,12 @@ int drain(const DrainOptions& options) {
     if (!answer.error.empty() && incarnation == 0) return fail(answer.error);
     const DrainStatus& s = answer.status;
     const bool known = answer.error.empty();
-    if (known && incarnation == 0 && (s.state == State::unknown || s.state == State::gone)) {
+    if (known && incarnation == 0 && s.state == State::unknown) {
       return fail("no worker " + options.worker + " is there (see limpet workers)");
+    }
+    if (known && incarnation == 0 && s.state == State::gone) {
+      std::fprintf(stderr, "limpet: %s has gone already\n", options.worker.c_str());
+      return 0;
     }
     if (known && s.state == State::gone) break;
     if (known && incarnation == 0) incarnation = s.incarnation;

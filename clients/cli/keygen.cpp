@@ -8,6 +8,7 @@
 namespace limpet::client {
 
 int keygen(const KeygenOptions& options) {
+  if (options.file.empty()) return fail("a key needs a name: limpet keygen alice");
   try {
     const keys::KeyPair pair = keys::draw();
     keys::write(options.file, pair);

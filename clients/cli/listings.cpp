@@ -132,6 +132,9 @@ std::string set_states(const ListOptions& options, List& ask) {
              " expired";
     }
   }
+  if (options.failed && !options.states.empty()) {
+    return "--failed is a view of its own; leave --state away";
+  }
   if (options.failed) ask.states |= 1u << raw(JobState::failed);
   return "";
 }

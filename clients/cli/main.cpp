@@ -64,7 +64,8 @@ void add_job(CLI::App* c, Arguments& a) {
   c->add_option("--max-tokens", s.max_tokens, "longest reply")->capture_default_str();
   c->add_option("--temperature", sampling.temperature, "0: the most likely token, always")
       ->capture_default_str();
-  c->add_option("--top-p", sampling.top_p)->capture_default_str();
+  c->add_option("--top-p", sampling.top_p, "draw from the likeliest that make up so much")
+      ->capture_default_str();
   c->add_option("--top-k", sampling.top_k, "0: off")->capture_default_str();
   c->add_option("--min-p", sampling.min_p, "0: off")->capture_default_str();
   c->add_option("--repetition-penalty", sampling.repetition_penalty, "1: off")
@@ -77,7 +78,7 @@ void add_job(CLI::App* c, Arguments& a) {
   c->add_option("--deadline", a.deadline_s, "seconds from acceptance on (0: none)");
   c->add_option("--priority", s.priority, "higher goes first")->capture_default_str();
   c->add_flag("--require-resident", s.require_resident,
-              "fail rather than prefill the session again");
+              "fail rather than prefill the session again (its first turn is never refused)");
   c->add_option_function<double>(
        "--keep-alive",
        [&s](double seconds) { s.keep_alive_ms = static_cast<int64_t>(seconds * 1000); },
@@ -96,7 +97,7 @@ void add_listing(CLI::App* c, Arguments& a) {
   const std::string name = c->get_name();
   ListOptions& o = a.list;
   add_broker(c, a.broker);
-  c->add_option("--limit", o.ask.limit)->capture_default_str();
+  c->add_option("--limit", o.ask.limit, "show so many at most")->capture_default_str();
   c->add_option("--worker", o.ask.worker, name == "sessions" ? "whose home it is" : "only of it");
   if (name != "workers") {
     c->add_option("--tenant", o.ask.tenant, "only its own; for an admin's key");
@@ -147,7 +148,7 @@ void add_commands(CLI::App& app, Arguments& a) {
   auto* cancel = app.add_subcommand("cancel", "end a job; its session keeps what it has");
   for (auto* c : {attach, cancel}) {
     add_broker(c, a.broker);
-    c->add_option("JOB", a.attach.job_id)->required();
+    c->add_option("JOB", a.attach.job_id, "the job's id")->required();
     c->add_flag("--json", a.attach.json, "one event per line");
   }
   const std::pair<const char*, const char*> listings[] = {
@@ -157,9 +158,9 @@ void add_commands(CLI::App& app, Arguments& a) {
   for (const auto& [name, what] : listings) add_listing(app.add_subcommand(name, what), a);
 
   auto* release = app.add_subcommand("release", "a session's KV may go; its transcript stays");
-  release->add_option("SESSION", a.named.name)->required();
+  release->add_option("SESSION", a.named.name, "the session's name")->required();
   auto* retry = app.add_subcommand("retry", "a job that has failed is done once more");
-  retry->add_option("JOB", a.named.name)->required();
+  retry->add_option("JOB", a.named.name, "the job's id")->required();
   for (auto* c : {release, retry}) {
     add_broker(c, a.broker);
     c->add_option("--tenant", a.named.tenant, "whose, for an admin's key");

@@ -21,6 +21,19 @@ TEST(CoreJobs, EndToEnd) {
   ASSERT_NE(s.told_worker<EndAck>(1), nullptr);
 }
 
+TEST(CoreJobs, NoMoreTokensOfAPromptWereCachedThanItHas) {
+  Scenario s;
+  s.enroll(1);
+  s.submit("a", "chat");
+  JobStarted m = limpet::broker::started(s.held(1, "a").dispatch);
+  m.prompt = {1, 2, 3};
+  m.cached_tokens = 20;  // as after a hand-over: with output of the attempt before
+  s.say(1, m);
+  s.make(1, "a", 8);
+  s.end(1, "a");
+  EXPECT_EQ(s.job("a").end->usage, (Usage{3, 3, 8}));
+}
+
 TEST(CoreJobs, ALaterTurnGoesHomeWithoutATranscript) {
   Scenario s;
   s.at(1).free_kv = 100;

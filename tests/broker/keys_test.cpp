@@ -50,6 +50,12 @@ TEST(AllowList, LinesSayRoleTenantAndKey) {
   EXPECT_EQ(parsed.list.find(""), nullptr);
 }
 
+TEST(AllowList, AListOfNobodyIsAnError) {
+  for (const char* text : {"", "\n\n", "# nobody yet\n"}) {
+    EXPECT_THAT(parse_allow_list(text).error, HasSubstr("lists nobody")) << text;
+  }
+}
+
 TEST(AllowList, AKeyMayStandAsInItsFile) {
   const std::string a = keys::draw().public_key, b = keys::draw().public_key,
                     c = keys::draw().public_key;

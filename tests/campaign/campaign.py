@@ -1,10 +1,12 @@
 """One campaign: seeds of the simulator; a reference run, load under faults, healing, and the judgement."""
 import argparse
 import json
+import math
 import os
 import pathlib
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -14,7 +16,7 @@ import report
 import simulator
 from faults import Faults
 from load import Load, Recorder
-from namespaces import Network, isolate
+from namespaces import Network, isolate, kill_children
 from plans import PLANS, kind
 from scene import TENANTS, WORKERS, Scene
 
@@ -37,7 +39,44 @@ def arguments():
     p.add_argument("--report", default="campaign-report", help="folder of report.md, report.json, history.jsonl")
     p.add_argument("--keep", action="store_true", help="keep the logs and the store even when all is well")
     p.add_argument("--patience", type=float, default=180, help="seconds that open jobs get after healing")
-    return p.parse_args()
+    a = p.parse_args()
+    wrong = wrong_argument(a)
+    if wrong:
+        print(f"tests/campaign/run: {wrong}", file=sys.stderr)
+        sys.exit(2)
+    return a
+
+
+PROGRAMS = ("limpet", "limpet-broker", "limpet-worker", "limpet-sim", "hostile_peer")
+
+
+def wrong_argument(a):
+    """What is wrong with them; nothing: None."""
+    if not (math.isfinite(a.minutes) and a.minutes > 0):
+        return "--minutes: more than 0"
+    if not (math.isfinite(a.patience) and a.patience >= 0):
+        return "--patience: seconds, 0 or more"
+    if a.clients < 1:
+        return "--clients: 1 or more"
+    if a.sim_seeds is not None and a.sim_seeds < 0:
+        return "--sim-seeds: 0 or more"
+    for name in PROGRAMS:
+        if not os.access(pathlib.Path(a.bin) / name, os.X_OK):
+            return f"--bin: {a.bin} has no {name}; build it, or name the folder of the programs"
+    return None
+
+
+class Stopped(Exception):
+    """By SIGTERM or SIGINT."""
+
+
+def stop_on_signals():
+    def stop(number, _):
+        for n in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(n, signal.SIG_IGN)
+        raise Stopped(signal.Signals(number).name)
+    for n in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(n, stop)
 
 
 def reference(scene):
@@ -115,6 +154,8 @@ def judge(a, folder, f, load, faults, answers):
     violations += [f"campaign: {e}" for e in load.errors] + faults.problems + f["simulation"]["violations"]
     if load.counts.get("answered", 0) == 0:
         violations.append("no job was answered: nothing was tested")
+    if sum(faults.counts.values()) == 0:
+        violations.append("no fault happened: nothing was tested")
     f.update(records=count, summary=summary(f), violations=violations,
              verdict="all is valid" if not violations else f"{len(violations)} violations")
     return report.write(folder, f)
@@ -145,10 +186,8 @@ def disturbed(a, scene, answers, recorder):
     return f, load, faults
 
 
-def main():
-    a = arguments()
-    a.report, a.bin = str(pathlib.Path(a.report).resolve()), str(pathlib.Path(a.bin).resolve())
-    missing = isolate()
+def campaign(a, missing):
+    """Exit status."""
     folder = pathlib.Path(a.report)
     folder.mkdir(parents=True, exist_ok=True)
     a.simulation = simulator.run(a.bin, *simulator.seeds_of(a))
@@ -157,7 +196,7 @@ def main():
     recorder = Recorder(folder / "history.jsonl")
     scene = Scene(a.bin, work, network, BROKER_ARGS, (*WORKER_ARGS, "--kv-disk-dir", work),
                   DISK_MB + int(DISK_MB_A_MINUTE * a.minutes))
-    ok = False
+    ok = stopped = False
     try:
         scene.start()
         answers = reference(scene)
@@ -170,14 +209,30 @@ def main():
               f"{f['load'].get('answered', 0)} jobs answered under {sum(f['faults'].values())} faults; {path}")
         for line in f["violations"][:20]:
             print("  " + line)
+    except Stopped:
+        stopped = True
+        raise
     finally:
-        if not ok or a.keep:
+        if a.keep or not (ok or stopped):
             shutil.copytree(work, folder / "work", dirs_exist_ok=True,
                             ignore=shutil.ignore_patterns("*.transfer", "copy", "filler"))
             print(f"campaign: logs and store are in {folder / 'work'}")
         scene.close()
         shutil.rmtree(work, ignore_errors=True)
     return 0 if ok else 1
+
+
+def main():
+    a = arguments()
+    a.report, a.bin = str(pathlib.Path(a.report).resolve()), str(pathlib.Path(a.bin).resolve())
+    missing = isolate()
+    stop_on_signals()
+    try:
+        return campaign(a, missing)
+    except Stopped as e:
+        print(f"\ncampaign: stopped by {e}; nothing is judged", file=sys.stderr, flush=True)
+        kill_children()
+        os._exit(1)  # its threads would go on
 
 
 if __name__ == "__main__":

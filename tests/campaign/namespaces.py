@@ -4,8 +4,11 @@ The program starts itself anew inside namespaces (mounts, network, processes), w
 nothing of them is seen outside, and no address outside is used. Where that is not allowed, or `ip`
 is missing, it runs on loopback without them and says which faults cannot be had.
 """
+import ctypes
 import os
+import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -35,7 +38,50 @@ def isolate():
     if why:
         return why
     sys.stdout.flush()
-    os.execvp("unshare", ["unshare", *flags, sys.executable, *sys.argv])
+    sys.exit(run_inside(["unshare", *flags, sys.executable, *sys.argv]))
+
+
+STOPPING = 15  # seconds
+
+
+def run_inside(argv):
+    """The exit status of the program inside. unshare lets no signal end it, and a process namespace's
+    first process gets only those that it has asked for: so they are passed on to that one."""
+    prctl, pdeathsig = ctypes.CDLL(None).prctl, 1
+    inside = subprocess.Popen(argv, preexec_fn=lambda: prctl(pdeathsig, signal.SIGKILL))
+
+    def stop(number, _):
+        for pid in children_of(inside.pid):
+            os.kill(pid, signal.SIGTERM)
+        signal.alarm(STOPPING)
+
+    def give_up(number, _):
+        inside.kill()  # and with it all that is inside
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGALRM, give_up)
+    status = inside.wait()
+    return status if status >= 0 else 1
+
+
+def children_of(parent):
+    found = []
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            after_name = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended
+        if int(after_name[1]) == parent:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def kill_children():
+    for pid in children_of(os.getpid()):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
 
 def ip(*args, node=None):

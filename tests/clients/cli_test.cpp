@@ -53,6 +53,14 @@ class CliTest : public testing::Test {
   std::string out_, said_;
 };
 
+TEST_F(CliTest, FailedJobsAreAViewOfTheirOwn) {
+  list_.ask.what = Listing::jobs;
+  list_.failed = true;
+  list_.states = {"finished"};
+  EXPECT_EQ(run(list, list_), 2);
+  EXPECT_THAT(said_, HasSubstr("--failed"));
+}
+
 TEST_F(CliTest, SubmitStreamsTheReply) {
   broker_.answer_at_once(3);
   EXPECT_EQ(run(submit, submit_), 0) << said_;

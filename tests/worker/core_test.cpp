@@ -174,6 +174,7 @@ TEST(Pages, CommonPrefixIsComputedOnce) {
   EXPECT_EQ(rig.last<JobStarted>().prefilled_tokens, 1);
   EXPECT_EQ(rig.last<JobStarted>().reason, Reason::new_session);
   EXPECT_EQ(rig.output_of(2), undisturbed(joined(system, {30}), 2, 4));
+  EXPECT_EQ(rig.core->gauges().resident_kv_tokens, 12 + 12 - 8) << "what is shared counts once";
 }
 
 TEST(Pages, EphemeralSessionLeavesNothingButSharedPages) {

@@ -117,7 +117,8 @@ TEST_F(UpTest, AWorkerThatTheBrokerRefusesIsTheEnd) {
   script("limpet-worker",
          "echo 'level=error event=refused why=\"too many workers\"' >&2; " + std::string(kWait));
   EXPECT_EQ(run(), 1);
-  expect_one_line("the broker refuses worker-1: too many workers");
+  expect_one_line("the broker refuses worker-");  // either may be the first
+  expect_one_line(": too many workers\n");
   EXPECT_FALSE(lives("limpet-broker.pid"));
   EXPECT_FALSE(lives("limpet-worker.pid"));
 }

@@ -27,8 +27,8 @@ namespace {
 #define LIMPET_SPLIT_TOKENS 256
 #endif
 // Of a cut: of rows from position kShortRow on, and before, where short cuts are sooner done.
-constexpr int kSplitTokens = LIMPET_SPLIT_TOKENS, kShortTokens = 64, kShortRow = 1536;
-constexpr int kSplitWarps = 3, kSplitDepth = 4;  // of a block; pages of a warp's ring
+constexpr int kSplitTokens = LIMPET_SPLIT_TOKENS, kShortTokens = 128, kShortRow = 1536;
+constexpr int kSplitWarps = 4, kSplitDepth = 3;  // of a block; pages of a warp's ring
 constexpr int kSplitRows = 512, kSplitHeads = 8;  // heads of one product
 
 struct PagedRows {          // what the attention kernels read and write
@@ -61,23 +61,22 @@ inline size_t split_parts_bytes(int rows, int heads, int kv_heads, int head_dim,
 }
 
 #if LIMPET_GPU_PTX
-// What every warp asks again and again: how heads are grouped, and, in shared memory, the rows.
+// What every warp asks again and again: how heads are grouped, and, in shared memory, the cuts.
 struct RowCuts {
   int rows, group, per_group, blocks;  // heads of a KV head, head blocks of it, head blocks
   int* starts;                         // [rows + 1]: cuts of the rows before each row
-  int* last;                           // [rows]: positions
 
   __device__ RowCuts(const PagedRows& a, unsigned char* memory)
       : rows(static_cast<int>(counted_rows(a.count, a.rows))), group(a.heads / a.kv_heads),
         per_group((group + kSplitHeads - 1) / kSplitHeads),
         blocks(a.kv_heads * per_group),
-        starts(reinterpret_cast<int*>(memory)), last(starts + a.rows + 1) {}
+        starts(reinterpret_cast<int*>(memory)) {}
   __host__ __device__ static size_t bytes(int rows) {
-    return static_cast<size_t>(2 * rows + 4) / 4 * 16;
+    return static_cast<size_t>(rows + 4) / 4 * 16;
   }
 };
 
-// One cut of one row for one block of heads.
+// One cut of one row for one block of heads. Pages go to the warps by twos, counted in the sequence.
 struct Cut {
   int row = -1, unit = 0, part = 0, parts = 0;  // unit: row and block of heads; parts of the row
   int kv_head = 0, head = 0, heads = 0;         // the first query head and how many
@@ -99,30 +98,42 @@ struct Cut {
       row += __popc(__ballot_sync(~0u, r < of.rows && of.starts[r + 1] <= cut));
     }
     unit = row * of.blocks + block;
-    last = of.last[row];
+    last = a.positions[row];
     first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
     part = cut - of.starts[row], parts = of.starts[row + 1] - of.starts[row];
     const int tokens = cut_tokens(last), at = first / tokens + part, pages = tokens / kPageTokens;
     page = max(first / kPageTokens, at * pages);
     end = min(last / kPageTokens + 1, (at + 1) * pages);
   }
+  // A warp's first page (end or beyond: none), and the one after `p`.
+  __device__ __forceinline__ int first_page(int warp) const {
+    const int two = page / 2, mine = two + ((warp - two) & (kSplitWarps - 1));
+    return max(2 * mine, page);
+  }
+  static __device__ __forceinline__ int next_page(int p) {
+    return p % 2 == 0 ? p + 1 : p + 2 * kSplitWarps - 1;
+  }
 };
 
 template <int Dim>
 struct SplitShape {
   static constexpr int chunks = Dim / 8, page_bytes = 2 * kPageTokens * Dim * 2;
-  static constexpr int depth = kSplitDepth, ring = kSplitWarps * depth * page_bytes;
-  static constexpr int fit = 220 * 1024 / (ring + 4096);  // blocks of a processor
+  static constexpr int slots = kSplitWarps * kSplitDepth;  // of a block
+  static constexpr int ring = slots * page_bytes, shared = ring + slots * 8;  // with barriers
+  static constexpr int fit = 220 * 1024 / (shared + 4096);  // blocks of a processor
   static constexpr int together = fit < 1 ? 1 : fit > 4 ? 4 : fit;
   static constexpr int q_steps = (Dim + 31) / 32;
-  static constexpr bool turns = chunks % 8 == 0;
-  // Byte offset of a 16-byte chunk of a token's K or V, turned so that reads hit all banks.
-  static __device__ __forceinline__ int key_at(int token, int chunk) {
-    return (token * chunks + (turns ? chunk ^ (token & 1) << 2 : chunk)) * 16;
+  // Byte offset of a 16-byte chunk of a token's K or V.
+  static __device__ __forceinline__ int at(int token, int chunk) {
+    return (token * chunks + chunk) * 16;
   }
-  static __device__ __forceinline__ int value_at(int token, int chunk) {
-    return (token * chunks + (turns ? chunk ^ (token & 7) : chunk)) * 16;
-  }
+};
+
+// A warp's ring of pages: slots are filled and read in one order, each with a barrier that counts
+// the bytes of its K and V.
+struct PageRing {
+  unsigned char* pages;
+  uint64_t* barriers;
 };
 
 // Copies pages ahead into the warp's own ring, in the order in which they are needed.
@@ -130,16 +141,17 @@ template <int Dim>
 struct PageCopies {
   const PagedRows& a;
   const RowCuts& of;
-  const int lane, stride;
-  unsigned char* ring;
+  const PageRing ring;
+  const int lane, warp, stride;
   const int64_t page_elements;
   Cut cut, following;
   const uint16_t* keys = nullptr;  // of page 0, for the cut's head
   int item, page = 0, entry = 0, next_entry, slot = 0;
 
-  __device__ PageCopies(const PagedRows& args, const RowCuts& cuts, unsigned char* r, int first,
+  __device__ PageCopies(const PagedRows& args, const RowCuts& cuts, const PageRing& r, int first,
                         int step)
-      : a(args), of(cuts), lane(static_cast<int>(threadIdx.x) % 32), stride(step), ring(r),
+      : a(args), of(cuts), ring(r), lane(static_cast<int>(threadIdx.x) % 32),
+        warp(static_cast<int>(threadIdx.x) / 32), stride(step),
         page_elements(pool_row(1, a.layers, 0, 0, a.kv_heads, 0, 0, Dim)), item(first) {
     following = Cut(a, of, item);
     next_entry = table_entry(following);
@@ -149,43 +161,39 @@ struct PageCopies {
     if (c.row < 0 || c.page + lane >= c.end) return 0;
     return a.page_table[int64_t{a.row_sequence[c.row]} * a.max_pages + c.page + lane];
   }
-  // Takes the next cut; its table entries were asked for before.
+  // Takes the next cut that has pages for this warp; its table entries were asked for before.
   __device__ __forceinline__ void open() {
-    cut = following, entry = next_entry, page = cut.page;
+    do {
+      cut = following, entry = next_entry, page = cut.first_page(warp);
+      item += stride;
+      following = cut.row < 0 ? Cut() : Cut(a, of, item);
+      next_entry = table_entry(following);
+    } while (cut.row >= 0 && page >= cut.end);
     keys = a.pool + pool_row(0, a.layers, a.layer, 0, a.kv_heads, cut.kv_head, 0, Dim);
-    item += stride;
-    following = cut.row < 0 ? Cut() : Cut(a, of, item);
-    next_entry = table_entry(following);
   }
   // Whether the next page was complete before this step began.
   __device__ __forceinline__ bool early() const {
     if (cut.row < 0) return true;
     int r = cut.row;
     while (r > 0 && a.row_sequence[r - 1] == a.row_sequence[r]) --r;
-    return (page + 1) * kPageTokens <= of.last[r];
+    return (page + 1) * kPageTokens <= a.positions[r];
   }
-  // One page, or nothing when there is none; one group of copies in any case.
+  // One page, or nothing when there is none.
   __device__ __forceinline__ void copy() {
-    using Shape = SplitShape<Dim>;
-    if (cut.row >= 0) {
-      const int id = __shfl_sync(~0u, entry, page - cut.page);
-      unsigned char* to = ring + slot * Shape::page_bytes;
+    if (cut.row < 0) return;
+    constexpr int kHalf = SplitShape<Dim>::page_bytes / 2;
+    const int id = __shfl_sync(~0u, entry, page - cut.page);
+    if (lane == 0) {
+      unsigned char* to = ring.pages + slot * 2 * kHalf;
       const uint16_t* k = keys + id * page_elements;
-      const uint16_t* v = k + static_cast<int64_t>(a.kv_heads) * kPageTokens * Dim;
-#pragma unroll
-      for (int i = 0; i < Shape::chunks / 2; ++i) {
-        const int at = i * 32 + lane, token = at / Shape::chunks, chunk = at % Shape::chunks;
-        copy_async(to + Shape::key_at(token, chunk), k + at * 8);
-      }
-#pragma unroll
-      for (int i = 0; i < Shape::chunks / 2; ++i) {
-        const int at = i * 32 + lane, token = at / Shape::chunks, chunk = at % Shape::chunks;
-        copy_async(to + Shape::page_bytes / 2 + Shape::value_at(token, chunk), v + at * 8);
-      }
-      if (++page == cut.end) open();
+      expect_bytes(ring.barriers + slot, 2 * kHalf);
+      copy_bulk_once(to, k, kHalf, ring.barriers + slot);
+      copy_bulk_once(to + kHalf, k + static_cast<int64_t>(a.kv_heads) * kPageTokens * Dim, kHalf,
+                     ring.barriers + slot);
     }
-    commit_copies();
-    slot = slot + 1 == Shape::depth ? 0 : slot + 1;
+    page = Cut::next_page(page);
+    if (page >= cut.end) open();
+    if (++slot == kSplitDepth) slot = 0;
   }
 };
 
@@ -201,6 +209,22 @@ struct PartPlace {
   __device__ __forceinline__ float* total(int head) const {
     return values + kSplitHeads * (Dim + 1) + head;
   }
+};
+
+// What the warps of a block have seen of a cut, in shared memory; a row of values is four elements
+// longer, so that writes hit all banks.
+template <int Dim>
+struct BlockParts {
+  float* memory;
+  int heads;  // of a block of heads, at most
+
+  __device__ __forceinline__ float* values(int warp, int head) const {
+    return memory + (warp * heads + head) * (Dim + 4);
+  }
+  __device__ __forceinline__ float2* top(int warp, int head) const {
+    return reinterpret_cast<float2*>(values(warp, head) + Dim);
+  }
+  static size_t bytes(int heads) { return size_t{4} * kSplitWarps * heads * (Dim + 4); }
 };
 
 // What a warp has seen of a cut: lane 4 g + j knows head g's highest score (in units of log 2) and
@@ -223,7 +247,7 @@ struct WarpSeen {
         uint4 k = make_uint4(0, 0, 0, 0);
         if (Dim % 32 == 0 || c * 4 + j < Shape::chunks) {
           k = *reinterpret_cast<const uint4*>(pages[i / 2] +
-                                              Shape::key_at(i % 2 * 8 + g, c * 4 + j));
+                                              Shape::at(i % 2 * 8 + g, c * 4 + j));
         }
         multiply_16x8x16(s[i / 2][i % 2], q[c].x, 0, q[c].y, 0, k.x, k.y);
         multiply_16x8x16(s[i / 2][i % 2], q[c].z, 0, q[c].w, 0, k.z, k.w);
@@ -263,14 +287,40 @@ struct WarpSeen {
     for (int p = 0; p < N; ++p) {
       const uint32_t weights0 = pack_bf16(s[p][0][0], s[p][0][1]);
       const uint32_t weights1 = pack_bf16(s[p][1][0], s[p][1][1]);
+      multiply_values(pages[p] + Shape::page_bytes / 2, weights0, weights1);
+    }
+  }
+  // Eight tokens' rows begin at the same bank, or at few. So where the chunks of a row come by
+  // fours, a matrix has of tokens 2 j and 2 j + 1 chunk c ^ j instead of c, and lanes put their
+  // registers in order.
+  __device__ __forceinline__ void multiply_values(const unsigned char* values, uint32_t weights0,
+                                                  uint32_t weights1) {
+    const int lane = static_cast<int>(threadIdx.x) % 32, j = lane % 4;
+    if constexpr (Shape::chunks % 4 == 0) {
+      const int token = lane % 8, of = lane / 8 ^ token / 2;
+#pragma unroll
+      for (int c = 0; c < Shape::chunks; c += 4) {
+        const uint4 low = in_order(load_matrices_transposed(values + Shape::at(token, c + of)), j);
+        const uint4 high =
+            in_order(load_matrices_transposed(values + Shape::at(token + 8, c + of)), j);
+        multiply_16x8x16(sums[c / 2], low.x, low.y, high.x, high.y, weights0, weights1);
+        multiply_16x8x16(sums[c / 2 + 1], low.z, low.w, high.z, high.w, weights0, weights1);
+      }
+    } else {
       const int token = lane % 8 + lane / 16 * 8, chunk = lane / 8 % 2;
 #pragma unroll
       for (int d = 0; d < Dim / 16; ++d) {
-        const uint4 v = load_matrices_transposed(pages[p] + Shape::page_bytes / 2 +
-                                                 Shape::value_at(token, 2 * d + chunk));
+        const uint4 v = load_matrices_transposed(values + Shape::at(token, 2 * d + chunk));
         multiply_16x8x16(sums[d], v.x, v.y, v.z, v.w, weights0, weights1);
       }
     }
+  }
+  // Element i of the result is element i ^ j.
+  static __device__ __forceinline__ uint4 in_order(const uint4& v, int j) {
+    const bool odd = (j & 1) != 0, upper = (j & 2) != 0;
+    const uint32_t x = odd ? v.y : v.x, y = odd ? v.x : v.y;
+    const uint32_t z = odd ? v.w : v.z, w = odd ? v.z : v.w;
+    return make_uint4(upper ? z : x, upper ? w : y, upper ? x : z, upper ? y : w);
   }
   // Values after token `most` of a page: what was never written may be NaN.
   static __device__ __forceinline__ void clear_values(unsigned char* page, int most) {
@@ -279,35 +329,49 @@ struct WarpSeen {
     for (int i = (most + 1) * Shape::chunks + lane; i < kPageTokens * Shape::chunks; i += 32) {
       values[i] = make_uint4(0, 0, 0, 0);
     }
+    order_before_copies();
     __syncwarp();
   }
-  // As the row's output, or a part of it.
-  __device__ __forceinline__ void put(const PagedRows& a, const SplitSpace& space, const Cut& cut) {
+  __device__ __forceinline__ void put(const BlockParts<Dim>& parts, int heads) {
     const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, j = lane % 4;
+    const int warp = static_cast<int>(threadIdx.x) / 32;
     total += shuffle_xor(total, 1);
     total += shuffle_xor(total, 2);
-    const PartPlace<Dim> place(space, cut.unit, cut.part);
-    if (cut.parts > 1 && j == 0 && g < cut.heads) {
-      __stcg(place.top(g), highest), __stcg(place.total(g), total);
-    }
-    const float by = 1.0f / total, by_head[2] = {shuffle(by, 8 * j), shuffle(by, 8 * j + 4)};
-    uint16_t* out = a.out + (int64_t{cut.row} * a.heads + cut.head) * Dim;
+    if (j == 0 && g < heads) *parts.top(warp, g) = make_float2(highest, total);
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      if (2 * j + e >= cut.heads) continue;
+      if (2 * j + e >= heads) continue;
+      float* to = parts.values(warp, 2 * j + e) + g;
 #pragma unroll
       for (int d = 0; d < Dim / 16; ++d) {
-        const int at = (2 * j + e) * Dim + d * 16 + g;
-        if (cut.parts > 1) {
-          __stcg(place.values + at, sums[d][e]), __stcg(place.values + at + 8, sums[d][2 + e]);
-        } else {
-          out[at] = as_bf16(sums[d][e] * by_head[e]);
-          out[at + 8] = as_bf16(sums[d][2 + e] * by_head[e]);
-        }
+        to[d * 16] = sums[d][e], to[d * 16 + 8] = sums[d][2 + e];
       }
     }
   }
 };
+
+// The warps' sums of a cut as the row's output, or as a part of it; by the block.
+template <int Dim>
+__device__ __forceinline__ void put_cut(const PagedRows& a, const SplitSpace& space,
+                                        const BlockParts<Dim>& parts, const Cut& cut) {
+  const PartPlace<Dim> place(space, cut.unit, cut.part);
+  uint16_t* out = a.out + (int64_t{cut.row} * a.heads + cut.head) * Dim;
+  for (int i = static_cast<int>(threadIdx.x); i < cut.heads * Dim / 4; i += kSplitWarps * 32) {
+    const int head = i / (Dim / 4), at = i % (Dim / 4);
+    Merged all;
+#pragma unroll
+    for (int w = 0; w < kSplitWarps; ++w) {
+      const float2 top = *parts.top(w, head);
+      all.add(top.x, top.y, reinterpret_cast<const float4*>(parts.values(w, head))[at]);
+    }
+    if (cut.parts == 1) {
+      all.write(out + i * 4);
+    } else {
+      __stcg(reinterpret_cast<float4*>(place.values) + i, all.sum);
+      if (at == 0) __stcg(place.top(head), all.top), __stcg(place.total(head), all.total);
+    }
+  }
+}
 
 // By the first warp.
 __device__ __forceinline__ void count_cuts(const PagedRows& a, const RowCuts& of) {
@@ -321,7 +385,6 @@ __device__ __forceinline__ void count_cuts(const PagedRows& a, const RowCuts& of
     if (base + lane < rows) {
       const int first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
       cuts = last / cut_tokens(last) - first / cut_tokens(last) + 1;
-      of.last[base + lane] = last;
     }
     int sum = cuts;
 #pragma unroll
@@ -342,18 +405,27 @@ __global__ void __launch_bounds__(kSplitWarps * 32, SplitShape<Dim>::together)
   extern __shared__ __align__(1024) unsigned char memory[];
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, j = lane % 4;
-  const RowCuts of(a, memory + Shape::ring);
+  auto* barriers = reinterpret_cast<uint64_t*>(memory + Shape::ring);
+  const RowCuts of(a, memory + Shape::shared);
+  if (threadIdx.x < Shape::slots) {
+    init_barrier(barriers + threadIdx.x, 1);
+    publish_barriers();
+  }
   count_cuts(a, of);
   __syncthreads();
-  unsigned char* ring = memory + warp * Shape::depth * Shape::page_bytes;
-  const int stride = static_cast<int>(gridDim.x) * kSplitWarps;
-  int item = static_cast<int>(blockIdx.x + gridDim.x * warp);  // all processors before second ones
+  const int stride = static_cast<int>(gridDim.x), depth = kSplitDepth;
+  const PageRing ring{memory + warp * depth * Shape::page_bytes, barriers + warp * depth};
+  const int group = a.heads / a.kv_heads;
+  const BlockParts<Dim> parts{
+      reinterpret_cast<float*>(memory + Shape::shared + RowCuts::bytes(a.rows)),
+      min(group, kSplitHeads)};
+  int item = static_cast<int>(blockIdx.x);
   PageCopies<Dim> copies(a, of, ring, item, stride);
   int ahead = 0;
-  for (; ahead < Shape::depth && copies.early(); ++ahead) copies.copy();
+  for (; ahead < depth && copies.early(); ++ahead) copies.copy();
   start_next();
   await_previous();
-  for (; ahead < Shape::depth; ++ahead) copies.copy();
+  for (; ahead < depth; ++ahead) copies.copy();
 
   const float scale = a.scale * 1.4426950408889634f;
   uint4 q[Shape::q_steps], next_q[Shape::q_steps];
@@ -368,10 +440,12 @@ __global__ void __launch_bounds__(kSplitWarps * 32, SplitShape<Dim>::together)
       }
     }
   };
-  int slot = 0;
-  const auto page_at = [&](int i) {
-    const int at = slot + i;
-    return ring + (at >= Shape::depth ? at - Shape::depth : at) * Shape::page_bytes;
+  int slot = 0, round = 0;
+  const auto next_page = [&] {  // once it has landed
+    await_barrier(ring.barriers + slot, round);
+    unsigned char* const page = ring.pages + slot * Shape::page_bytes;
+    if (++slot == depth) slot = 0, round ^= 1;
+    return page;
   };
   Cut cut(a, of, item);
   load_q(cut);
@@ -381,26 +455,24 @@ __global__ void __launch_bounds__(kSplitWarps * 32, SplitShape<Dim>::together)
     const Cut next(a, of, item += stride);
     load_q(next);
     WarpSeen<Dim> seen;
-    int page = cut.page;
-    for (; page + 1 < cut.end; page += 2) {
-      await_copies<Shape::depth - 2>();
-      __syncwarp();
-      unsigned char* const pages[2] = {page_at(0), page_at(1)};
-      seen.see(pages, q, scale, page * kPageTokens, cut.first, cut.last);
-      __syncwarp();
-      copies.copy(), copies.copy();
-      slot = slot + 2 >= Shape::depth ? slot + 2 - Shape::depth : slot + 2;
+    for (int page = cut.first_page(warp); page < cut.end;) {
+      if (page % 2 == 0 && page + 1 < cut.end) {
+        unsigned char* const pages[2] = {next_page(), next_page()};
+        seen.see(pages, q, scale, page * kPageTokens, cut.first, cut.last);
+        __syncwarp();
+        copies.copy(), copies.copy();
+      } else {
+        unsigned char* const pages[1] = {next_page()};
+        seen.see(pages, q, scale, page * kPageTokens, cut.first, cut.last);
+        __syncwarp();
+        copies.copy();
+      }
+      page = (page / 2 + kSplitWarps) * 2;
     }
-    if (page < cut.end) {
-      await_copies<Shape::depth - 1>();
-      __syncwarp();
-      unsigned char* const pages[1] = {page_at(0)};
-      seen.see(pages, q, scale, page * kPageTokens, cut.first, cut.last);
-      __syncwarp();
-      copies.copy();
-      slot = slot + 1 == Shape::depth ? 0 : slot + 1;
-    }
-    seen.put(a, space, cut);
+    seen.put(parts, cut.heads);
+    __syncthreads();
+    put_cut(a, space, parts, cut);
+    __syncthreads();
     cut = next;
   }
 }
@@ -442,9 +514,10 @@ GpuError launch_split(const PagedRows& a, const SplitSpace& space, int processor
   using Shape = SplitShape<Dim>;
   const int64_t most = int64_t{a.rows} * head_blocks(a.heads, a.kv_heads) * space.most;
   const auto blocks = std::min<int64_t>(most, int64_t{processors} * Shape::together);
-  const GpuError error =
-      launch(attend_split<Dim>, dim3(static_cast<unsigned>(blocks)), kSplitWarps * 32, 1,
-             Shape::ring + RowCuts::bytes(a.rows), how, a, space);
+  const size_t shared = Shape::shared + RowCuts::bytes(a.rows) +
+                        BlockParts<Dim>::bytes(std::min(a.heads / a.kv_heads, kSplitHeads));
+  const GpuError error = launch(attend_split<Dim>, dim3(static_cast<unsigned>(blocks)),
+                                kSplitWarps * 32, 1, shared, how, a, space);
   if (error != GpuError{} || space.most == 1) return error;
   const dim3 grid(static_cast<unsigned>(a.heads), static_cast<unsigned>(a.rows));
   if (a.rows * a.heads >= 4 * processors) {

@@ -105,19 +105,23 @@ struct GpuGrid {
   size_t shared = 0;
   bool early = false;
 };
+// Lets a kernel be launched with so much shared memory.
+template <class... P>
+GpuError gpu_allow_shared(void (*kernel)(P...), size_t bytes) {
+  if (bytes <= 48 * 1024) return LIMPET_GPU(Success);
+#if defined(LIMPET_GPU_HIP)
+  return hipFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             hipFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+#else
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(bytes));
+#endif
+}
 template <class... P>
 GpuError gpu_launch(void (*kernel)(P...), const GpuGrid& g, GpuStream stream, P... args) {
   if (g.cluster != 1 && !kGpuClusters) return LIMPET_GPU(ErrorInvalidValue);
-  if (g.shared > 48 * 1024) {
-#if defined(LIMPET_GPU_HIP)
-    const GpuError error =
-        hipFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                            hipFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(g.shared));
-#else
-    const GpuError error = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(g.shared));
-#endif
-    if (error != LIMPET_GPU(Success)) return error;
+  if (const GpuError error = gpu_allow_shared(kernel, g.shared); error != LIMPET_GPU(Success)) {
+    return error;
   }
 #if defined(LIMPET_GPU_HIP)
   kernel<<<g.blocks, g.threads, g.shared, stream>>>(args...);
@@ -143,6 +147,22 @@ GpuError gpu_launch(void (*kernel)(P...), const GpuGrid& g, GpuStream stream, P.
   config.attrs = attributes;
   config.numAttrs = count;
   return cudaLaunchKernelEx(&config, kernel, args...);
+#endif
+}
+
+// All blocks at once, or an error: they may wait for each other.
+template <class... P>
+GpuError gpu_launch_together(void (*kernel)(P...), dim3 blocks, unsigned threads, size_t shared,
+                             GpuStream stream, P... args) {
+  const GpuError error = gpu_allow_shared(kernel, shared);
+  if (error != LIMPET_GPU(Success)) return error;
+  void* pointers[] = {const_cast<void*>(static_cast<const void*>(&args))...};
+#if defined(LIMPET_GPU_HIP)
+  return hipLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), blocks, dim3(threads),
+                                    pointers, static_cast<unsigned>(shared), stream);
+#else
+  return cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), blocks, dim3(threads),
+                                     pointers, shared, stream);
 #endif
 }
 #endif

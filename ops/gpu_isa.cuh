@@ -134,6 +134,29 @@ __device__ __forceinline__ void order_before_copies() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// `threads` threads of the block meet at one of its 16 barriers; 0 is __syncthreads()'s.
+__device__ __forceinline__ void sync_some(int barrier, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+// Counters that blocks meet at: what a thread wrote before it added, and what it knows of others'
+// writes, is there for who has read the sum.
+__device__ __forceinline__ void add_release(uint32_t* at, uint32_t v) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
+}
+__device__ __forceinline__ uint32_t add_both_ways(uint32_t* at, uint32_t v) {  // the sum before
+  uint32_t before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(at), "r"(v)
+               : "memory");
+  return before;
+}
+__device__ __forceinline__ uint32_t load_acquire(const uint32_t* at) {
+  uint32_t v;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
+  return v;
+}
+
 // Blocks of one cluster.
 __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "backends/gpu/decoder_match.h"
+#include "backends/gpu/one_row/kernel.cuh"
 #include "backends/gpu/vendor_product.h"
 #include "ops/embedding/embed_rows.cuh"
 #include "ops/linear/skinny.cuh"
@@ -37,6 +38,10 @@ __global__ void round_rows(const float* from, uint16_t* to, int64_t rows, int64_
   if (i < all) to[i] = as_bf16(from[i]);
 }
 
+// Of a block, on the chips with warp groups.
+constexpr int kSharedBytes = 227 * 1024;
+static_assert(one_row::kSquaresApart == kRowSlots);
+
 // Who multiplies: it follows from the rows that the bucket allows.
 enum class Way { one, few, many };
 Way way_of(int64_t rows) { return rows == 1 ? Way::one : rows <= kFewRows ? Way::few : Way::many; }
@@ -67,7 +72,8 @@ class Parts {
 class Plan final : public DecoderPlan {
  public:
   Plan(const Program& program, const MatchedDecoder& decoder, const PlanOptions& options)
-      : program_(program), m_(decoder), options_(options), way_(way_of(decoder.rows)) {
+      : program_(program), m_(decoder), options_(options), way_(way_of(decoder.rows)),
+        as_one_(runs_as_one()) {
     find_head();
     place_parts();
   }
@@ -106,11 +112,19 @@ class Plan final : public DecoderPlan {
   PagedRows paged(const MatchedLayer& l) const;
   TailArgs append_args(const MatchedLayer& l) const;
 
+  bool runs_as_one() const;
+  // Counters beside the sums of squares, of 64 bits: where blocks meet, and, by layer and KV head,
+  // how many have made their part.
+  int64_t counters() const {
+    return as_one_ ? kRowSlots + (static_cast<int64_t>(m_.layers.size()) * m_.kv_heads + 1) / 2 : 0;
+  }
   void find_head();
   void place_parts();
   GpuError layers();
   GpuError layer(size_t i);
   GpuError layer_by_vendor(size_t i);
+  one_row::Step one_row_shapes() const;
+  GpuError layers_of_one_row();
   GpuError attend(const MatchedLayer& l);
   GpuError append(const MatchedLayer& l);
   GpuError head();
@@ -126,6 +140,7 @@ class Plan final : public DecoderPlan {
   Parts parts_;
   int64_t x_ = 0, scaled_ = 0, squares_ = 0, q_ = 0, attended_ = 0, gated_ = 0, raw_ = 0;
   int64_t both_ = 0, split_ = 0, values_ = 0, tops_ = 0, rounded_ = 0;
+  const bool as_one_;  // all layers as one kernel
   std::array<int, 4> plans_{-1, -1, -1, -1};  // qkv, out, gate and up, down
   std::byte* scratch_ = nullptr;
   const std::vector<std::byte*>* data_ = nullptr;
@@ -192,7 +207,7 @@ void Plan::place_parts() {
   const int64_t n = m_.rows, q_width = m_.heads * m_.head_dim;
   x_ = parts_.take(4 * n * m_.hidden);
   scaled_ = parts_.take(2 * n * m_.hidden);
-  squares_ = parts_.take(8 * n * kRowSlots * (norms() + 1));
+  squares_ = parts_.take(8 * (n * kRowSlots * (norms() + 1) + counters()));
   q_ = parts_.take(2 * n * q_width);
   attended_ = parts_.take(2 * n * q_width);
   gated_ = parts_.take(2 * n * m_.inner);
@@ -201,6 +216,10 @@ void Plan::place_parts() {
   const int max_pages = static_cast<int>(value(m_.page_table).shape[1]);
   const int heads = static_cast<int>(m_.heads), kv_heads = static_cast<int>(m_.kv_heads);
   const int dim = static_cast<int>(m_.head_dim), rows = static_cast<int>(n);
+  if (as_one_) {
+    split_ = parts_.take(4 * one_row::part_floats(kv_heads, heads / kv_heads, dim, options_.processors));
+    return;
+  }
   if (!together()) {
     split_ = parts_.take(
         static_cast<int64_t>(split_parts_bytes(rows, heads, kv_heads, dim, max_pages)));
@@ -313,6 +332,51 @@ GpuError Plan::layer(size_t i) {
   return multiply<Tail::residual>(l.down, gated, t);
 }
 
+one_row::Step Plan::one_row_shapes() const {
+  one_row::Step a{};
+  a.layers = static_cast<int>(m_.layers.size());
+  a.hidden = static_cast<int>(m_.hidden);
+  a.inner = static_cast<int>(m_.inner);
+  a.heads = static_cast<int>(m_.heads);
+  a.kv_heads = static_cast<int>(m_.kv_heads);
+  a.head_dim = static_cast<int>(m_.head_dim);
+  a.rotary = static_cast<int>(m_.rotary);
+  a.pool_layers = static_cast<int>(value(m_.pool).shape[1]);
+  a.max_pages = static_cast<int>(value(m_.page_table).shape[1]);
+  return a;
+}
+
+bool Plan::runs_as_one() const {
+  return kWarpGroups && way_ == Way::one && m_.heads % m_.kv_heads == 0 &&
+         one_row::supports(one_row_shapes(), options_.processors, kSharedBytes);
+}
+
+GpuError Plan::layers_of_one_row() {
+  one_row::Step a = one_row_shapes();
+  a.rope = of<const float>(m_.rope);
+  a.count = count_of(m_.count);
+  a.positions = of<const int32_t>(m_.positions);
+  a.row_sequence = of<const int32_t>(m_.row_sequence);
+  a.page_table = of<const int32_t>(m_.page_table);
+  a.pool = of<uint16_t>(m_.pool);
+  a.x = at<float>(x_), a.result = of<float>(m_.result), a.scaled = at<uint16_t>(scaled_);
+  a.squares = squares(0);
+  a.raw = at<float>(raw_), a.parts = at<float>(split_);
+  a.attended = at<uint16_t>(attended_), a.gated = at<uint16_t>(gated_);
+  a.arrived = reinterpret_cast<uint32_t*>(squares(static_cast<size_t>(norms()) + 1));
+  a.merged = a.arrived + 2 * kRowSlots;
+  for (size_t i = 0; i < m_.layers.size(); ++i) {
+    const MatchedLayer& l = m_.layers[i];
+    a.layer[i] = {of<const uint16_t>(l.qkv), of<const uint16_t>(l.out),
+                  of<const uint16_t>(l.gate_up), of<const uint16_t>(l.down),
+                  of<const float>(l.norm), of<const float>(l.mlp_norm),
+                  of<const float>(l.qkv_bias), of<const float>(l.q_norm),
+                  of<const float>(l.k_norm), l.eps, l.mlp_eps, l.head_eps, l.scale,
+                  static_cast<int>(l.window), static_cast<int>(l.layer)};
+  }
+  return one_row::launch_layers(a, options_.processors, kSharedBytes, stream_);
+}
+
 GpuError Plan::layer_by_vendor(size_t i) {
   const MatchedLayer& l = m_.layers[i];
   const Launch how{stream_, Start::plain};
@@ -348,8 +412,9 @@ GpuError Plan::layers() {
       {of<const uint16_t>(m_.table), stride, of<const int32_t>(m_.token_ids), count_of(m_.count),
        static_cast<int>(m_.rows), static_cast<int>(m_.hidden), at<float>(x_), at<uint16_t>(scaled_),
        of<const float>(m_.layers[0].norm), squares(0), squares(1),
-       static_cast<int>(norms() * m_.rows * kRowSlots)},
+       static_cast<int>(norms() * m_.rows * kRowSlots + counters())},
       {stream_, Start::plain});
+  if (as_one_) return error == GpuError{} ? layers_of_one_row() : error;
   for (size_t i = 0; i < m_.layers.size() && error == GpuError{}; ++i) {
     error = way_ == Way::many ? layer_by_vendor(i) : layer(i);
   }

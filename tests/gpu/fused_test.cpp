@@ -7,6 +7,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <tuple>
 
 #include "backends/gpu/decoder_match.h"
@@ -29,6 +30,9 @@ constexpr Model kModels[] = {
     {"qwen2", "Qwen2ForCausalLM", 448, 1216, 7, 1, 64, 777, 0},
     {"qwen3", "Qwen3ForCausalLM", 192, 320, 4, 2, 128, 1024, 0},
     {"mistral", "MistralForCausalLM", 320, 448, 4, 4, 80, 513, 40},
+    // Wider than what a slot of the ring takes four, or two, rows of (backends/gpu/one_row).
+    {"wide", "LlamaForCausalLM", 2560, 9024, 8, 2, 128, 600, 0},
+    {"narrow", "MistralForCausalLM", 1088, 4672, 16, 8, 64, 600, 700},
 };
 
 // A folder with the model's config.json, as long as it lives.
@@ -135,7 +139,7 @@ class GpuFused : public ::testing::TestWithParam<Case> {
 // The logits of every row of chunks of these sizes, each chunk beside rows of another sequence.
 std::vector<float> run(Engine& e, const std::vector<size_t>& chunks) {
   std::vector<float> all;
-  const auto tokens = text(600);
+  const auto tokens = text(2000);
   const SequenceId a = e.kv().create(0), b = e.kv().create(0);
   size_t at = 0, other = 0;
   for (const size_t n : chunks) {
@@ -216,10 +220,21 @@ TEST_P(GpuFused, GivesWhatItGivesOpByOp) {
   }
 }
 
+// More cuts of keys than the device has processors, and positions at a cut's first and last place.
+TEST_P(GpuFused, OneRowAfterALongPastGivesWhatItGivesOpByOp) {
+  const auto fused = open(true), plain = open(false);
+  for (const std::vector<size_t>& chunks :
+       {std::vector<size_t>{500, 500, 150, 1, 1, 1, 1}, {500, 500, 23, 1, 1, 1}, {63, 1, 1}}) {
+    const auto got = run(*fused, chunks);
+    EXPECT_LT(relative(got, run(*plain, chunks)), 2e-2) << "chunks of " << chunks[0] << " …";
+    EXPECT_EQ(got, run(*fused, chunks)) << "again";
+  }
+}
+
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(GpuFused);
 INSTANTIATE_TEST_SUITE_P(Models, GpuFused,
                          ::testing::Combine(::testing::ValuesIn(test::gpus()),
-                                            ::testing::Range(0, 4)),
+                                            ::testing::Range(0, static_cast<int>(std::size(kModels)))),
                          [](const auto& info) {
                            std::string name = std::get<0>(info.param);
                            std::ranges::replace(name, ':', '_');

@@ -1,0 +1,104 @@
+// The ring of shared memory through which a block reads all that it needs of weights and KV, phase
+// after phase and layer after layer, in an order that producer and consumers both know.
+//
+// The producer asks for the next slots as soon as they are free, also while the consumers wait for
+// other blocks: so memory is busy across the borders of phases. A slot holds whole rows of a weight,
+// or the pages of one cut of a KV head.
+#pragma once
+#include "ops/gpu_isa.cuh"
+
+namespace limpet {
+namespace one_row {
+namespace {
+
+#if LIMPET_GPU_PTX
+constexpr int kWarps = 8;                 // that compute; one more copies
+constexpr int kThreads = kWarps * 32;     // that compute
+constexpr int kMostSlots = 12;
+
+// Pairs of outputs of one block: equal numbers, and one more for the first blocks, or for the last.
+struct Share {
+  int begin, end;
+  __device__ __forceinline__ Share(int pairs, bool last_have_more) {
+    const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
+    const int each = pairs / blocks, more = pairs % blocks;
+    const int before = last_have_more ? max(0, block - (blocks - more)) : min(block, more);
+    const bool one_more = last_have_more ? block >= blocks - more : block < more;
+    begin = each * block + before, end = begin + each + (one_more ? 1 : 0);
+  }
+};
+// Rows of k elements that a slot takes: a multiple of the rows that are multiplied together.
+__host__ __device__ inline int rows_of_slot(int slot_bytes, int k) {
+  const int fit = slot_bytes / (2 * k);
+  return fit >= 4 ? fit / 4 * 4 : fit;
+}
+
+struct Ring {
+  unsigned char* memory;
+  uint64_t *full, *empty;
+  int slots, slot_bytes;
+  int slot = 0, turn = 0;  // where this thread is
+
+  __device__ __forceinline__ Ring(unsigned char* m, uint64_t* barriers, int n, int bytes)
+      : memory(m), full(barriers), empty(barriers + kMostSlots), slots(n), slot_bytes(bytes) {}
+  // By one thread, before a __syncthreads().
+  __device__ __forceinline__ void init() const {
+    for (int s = 0; s < slots; ++s) ops::init_barrier(full + s, 1), ops::init_barrier(empty + s, kWarps);
+    ops::publish_barriers();
+  }
+  __device__ __forceinline__ unsigned char* here() const { return memory + slot * slot_bytes; }
+  __device__ __forceinline__ void advance() {
+    if (++slot == slots) slot = 0, ++turn;
+  }
+  // Producer.
+  __device__ __forceinline__ void await_free() const {
+    if (turn > 0) ops::await_barrier(empty + slot, (turn - 1) & 1);
+  }
+  __device__ __forceinline__ void expect(uint32_t bytes) const { ops::expect_bytes(full + slot, bytes); }
+  __device__ __forceinline__ void copy(int at, const void* from, uint32_t bytes) const {
+    ops::copy_bulk(here() + at, from, bytes, full + slot);
+  }
+  // A consumer's warp: the slot's contents; and it needs them no more.
+  __device__ __forceinline__ const unsigned char* take() const {
+    ops::await_barrier(full + slot, turn & 1);
+    return here();
+  }
+  __device__ __forceinline__ void release() {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) ops::arrive(empty + slot);
+    advance();
+  }
+};
+
+// The producer's part of a product: the block's rows of a weight.
+__device__ __forceinline__ void copy_rows(Ring& ring, const uint16_t* weight, int k, const Share& share) {
+  const int rows = rows_of_slot(ring.slot_bytes, k), end = 2 * share.end;
+  for (int row = 2 * share.begin; row < end; row += rows) {
+    if (threadIdx.x % 32 == 0) {
+      const uint32_t bytes = static_cast<uint32_t>(min(rows, end - row)) * 2 * static_cast<uint32_t>(k);
+      ring.await_free();
+      ring.expect(bytes);
+      ring.copy(0, weight + int64_t{row} * k, bytes);
+    }
+    ring.advance();
+  }
+  __syncwarp();
+}
+
+// Every block has arrived, and what they wrote before can be read (past the first-level cache, which
+// knows nothing of it: __ldcg). By all threads that compute; `target`: arrivals at this barrier and
+// those before it.
+__device__ __forceinline__ void meet(uint32_t* arrived, uint32_t target) {
+  ops::sync_some(1, kThreads);
+  if (threadIdx.x == 0) {
+    ops::add_release(arrived, 1);
+    while (ops::load_acquire(arrived) < target) {
+    }
+  }
+  ops::sync_some(1, kThreads);
+}
+#endif
+
+}  // namespace
+}  // namespace one_row
+}  // namespace limpet

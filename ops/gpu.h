@@ -66,11 +66,12 @@ inline int gpu_lanes(const GpuProperties& device) {
 #endif
 }
 
-// Whether blocks can be launched as clusters, which read each other's shared memory.
+// Whether blocks can be launched as clusters, which read each other's shared memory; and whether
+// all blocks of a launch can wait for each other (gpu_launch_together).
 #if defined(LIMPET_GPU_HIP)
-constexpr bool kGpuClusters = false;
+constexpr bool kGpuClusters = false, kGpuTogether = false;
 #else
-constexpr bool kGpuClusters = true;
+constexpr bool kGpuClusters = true, kGpuTogether = true;
 #endif
 
 // The calls whose names or arguments differ.
@@ -150,17 +151,16 @@ GpuError gpu_launch(void (*kernel)(P...), const GpuGrid& g, GpuStream stream, P.
 #endif
 }
 
-// All blocks at once, or an error: they may wait for each other.
+// All blocks at once, or an error: they may wait for each other (kGpuTogether).
 template <class... P>
 GpuError gpu_launch_together(void (*kernel)(P...), dim3 blocks, unsigned threads, size_t shared,
                              GpuStream stream, P... args) {
-  const GpuError error = gpu_allow_shared(kernel, shared);
-  if (error != LIMPET_GPU(Success)) return error;
-  void* pointers[] = {const_cast<void*>(static_cast<const void*>(&args))...};
 #if defined(LIMPET_GPU_HIP)
-  return hipLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), blocks, dim3(threads),
-                                    pointers, static_cast<unsigned>(shared), stream);
+  return hipErrorNotSupported;
 #else
+  const GpuError error = gpu_allow_shared(kernel, shared);
+  if (error != cudaSuccess) return error;
+  void* pointers[] = {const_cast<void*>(static_cast<const void*>(&args))...};
   return cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), blocks, dim3(threads),
                                      pointers, shared, stream);
 #endif

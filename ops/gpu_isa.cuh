@@ -138,8 +138,8 @@ __device__ __forceinline__ void order_before_copies() {
 __device__ __forceinline__ void sync_some(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
-// Counters that blocks meet at: what a thread wrote before it added, and what it knows of others'
-// writes, is there for who has read the sum.
+// Counters that blocks of one launch meet at. What a thread wrote before it added is there for who
+// has seen the sum and then looks past the first-level cache (__ldcg).
 __device__ __forceinline__ void add_release(uint32_t* at, uint32_t v) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
 }
@@ -155,6 +155,9 @@ __device__ __forceinline__ uint32_t load_acquire(const uint32_t* at) {
   uint32_t v;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
   return v;
+}
+__device__ __forceinline__ void prefetch(const void* at) {  // its line, to the second-level cache
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
 }
 
 // Blocks of one cluster.

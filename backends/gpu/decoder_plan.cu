@@ -40,7 +40,6 @@ __global__ void round_rows(const float* from, uint16_t* to, int64_t rows, int64_
 
 // Of a block, on the chips with warp groups.
 constexpr int kSharedBytes = 227 * 1024;
-static_assert(one_row::kSquaresApart == kRowSlots);
 
 // Who multiplies: it follows from the rows that the bucket allows.
 enum class Way { one, few, many };
@@ -99,6 +98,9 @@ class Plan final : public DecoderPlan {
   const int32_t* count_of(int32_t element) const {
     return element < 0 ? nullptr : of<const int32_t>(program_.counts) + element;
   }
+  int64_t table_stride() const {
+    return value(m_.table).layout == Layout::linear ? weight_stride(m_.hidden) : m_.hidden;
+  }
   int64_t qkv_width() const { return (m_.heads + 2 * m_.kv_heads) * m_.head_dim; }
   uint64_t* squares(size_t norm) const {
     return at<uint64_t>(squares_) + static_cast<int64_t>(norm) * m_.rows * kRowSlots;
@@ -113,11 +115,6 @@ class Plan final : public DecoderPlan {
   TailArgs append_args(const MatchedLayer& l) const;
 
   bool runs_as_one() const;
-  // Counters beside the sums of squares, of 64 bits: where blocks meet, and, by layer and KV head,
-  // how many have made their part.
-  int64_t counters() const {
-    return as_one_ ? kRowSlots + (static_cast<int64_t>(m_.layers.size()) * m_.kv_heads + 1) / 2 : 0;
-  }
   void find_head();
   void place_parts();
   GpuError layers();
@@ -139,7 +136,7 @@ class Plan final : public DecoderPlan {
   std::optional<Head> head_;
   Parts parts_;
   int64_t x_ = 0, scaled_ = 0, squares_ = 0, q_ = 0, attended_ = 0, gated_ = 0, raw_ = 0;
-  int64_t both_ = 0, split_ = 0, values_ = 0, tops_ = 0, rounded_ = 0;
+  int64_t both_ = 0, split_ = 0, values_ = 0, tops_ = 0, rounded_ = 0, exchange_ = 0;
   const bool as_one_;  // all layers as one kernel
   std::array<int, 4> plans_{-1, -1, -1, -1};  // qkv, out, gate and up, down
   std::byte* scratch_ = nullptr;
@@ -207,7 +204,7 @@ void Plan::place_parts() {
   const int64_t n = m_.rows, q_width = m_.heads * m_.head_dim;
   x_ = parts_.take(4 * n * m_.hidden);
   scaled_ = parts_.take(2 * n * m_.hidden);
-  squares_ = parts_.take(8 * (n * kRowSlots * (norms() + 1) + counters()));
+  squares_ = parts_.take(8 * n * kRowSlots * (norms() + 1));
   q_ = parts_.take(2 * n * q_width);
   attended_ = parts_.take(2 * n * q_width);
   gated_ = parts_.take(2 * n * m_.inner);
@@ -217,7 +214,7 @@ void Plan::place_parts() {
   const int heads = static_cast<int>(m_.heads), kv_heads = static_cast<int>(m_.kv_heads);
   const int dim = static_cast<int>(m_.head_dim), rows = static_cast<int>(n);
   if (as_one_) {
-    split_ = parts_.take(4 * one_row::part_floats(kv_heads, heads / kv_heads, dim, options_.processors));
+    exchange_ = parts_.take(one_row::exchange_bytes(one_row_shapes(), options_.processors));
     return;
   }
   if (!together()) {
@@ -347,24 +344,26 @@ one_row::Step Plan::one_row_shapes() const {
 }
 
 bool Plan::runs_as_one() const {
-  return kWarpGroups && way_ == Way::one && m_.heads % m_.kv_heads == 0 &&
+  return kWarpGroups && kGpuTogether && way_ == Way::one && m_.heads % m_.kv_heads == 0 &&
          one_row::supports(one_row_shapes(), options_.processors, kSharedBytes);
 }
 
 GpuError Plan::layers_of_one_row() {
   one_row::Step a = one_row_shapes();
+  (void)one_row::place_exchange(a, options_.processors, scratch_ + exchange_);
+  const GpuError error =
+      LIMPET_GPU(MemsetAsync)(scratch_ + exchange_, 0,
+                              static_cast<size_t>(one_row::counter_bytes(a)), stream_);
+  if (error != GpuError{}) return error;
+  a.table = of<const uint16_t>(m_.table), a.table_stride = table_stride();
   a.rope = of<const float>(m_.rope);
   a.count = count_of(m_.count);
+  a.token_ids = of<const int32_t>(m_.token_ids);
   a.positions = of<const int32_t>(m_.positions);
   a.row_sequence = of<const int32_t>(m_.row_sequence);
   a.page_table = of<const int32_t>(m_.page_table);
   a.pool = of<uint16_t>(m_.pool);
-  a.x = at<float>(x_), a.result = of<float>(m_.result), a.scaled = at<uint16_t>(scaled_);
-  a.squares = squares(0);
-  a.raw = at<float>(raw_), a.parts = at<float>(split_);
-  a.attended = at<uint16_t>(attended_), a.gated = at<uint16_t>(gated_);
-  a.arrived = reinterpret_cast<uint32_t*>(squares(static_cast<size_t>(norms()) + 1));
-  a.merged = a.arrived + 2 * kRowSlots;
+  a.result = of<float>(m_.result);
   for (size_t i = 0; i < m_.layers.size(); ++i) {
     const MatchedLayer& l = m_.layers[i];
     a.layer[i] = {of<const uint16_t>(l.qkv), of<const uint16_t>(l.out),
@@ -406,15 +405,13 @@ GpuError Plan::layer_by_vendor(size_t i) {
 }
 
 GpuError Plan::layers() {
-  const ProgramValue& table = value(m_.table);
-  const int64_t stride = table.layout == Layout::linear ? weight_stride(m_.hidden) : m_.hidden;
+  if (as_one_) return layers_of_one_row();
   GpuError error = launch_embed(
-      {of<const uint16_t>(m_.table), stride, of<const int32_t>(m_.token_ids), count_of(m_.count),
-       static_cast<int>(m_.rows), static_cast<int>(m_.hidden), at<float>(x_), at<uint16_t>(scaled_),
-       of<const float>(m_.layers[0].norm), squares(0), squares(1),
-       static_cast<int>(norms() * m_.rows * kRowSlots + counters())},
+      {of<const uint16_t>(m_.table), table_stride(), of<const int32_t>(m_.token_ids),
+       count_of(m_.count), static_cast<int>(m_.rows), static_cast<int>(m_.hidden),
+       at<float>(x_), at<uint16_t>(scaled_), of<const float>(m_.layers[0].norm), squares(0),
+       squares(1), static_cast<int>(norms() * m_.rows * kRowSlots)},
       {stream_, Start::plain});
-  if (as_one_) return error == GpuError{} ? layers_of_one_row() : error;
   for (size_t i = 0; i < m_.layers.size() && error == GpuError{}; ++i) {
     error = way_ == Way::many ? layer_by_vendor(i) : layer(i);
   }

@@ -233,8 +233,9 @@ TEST_P(GpuFused, OneRowAfterALongPastGivesWhatItGivesOpByOp) {
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(GpuFused);
 INSTANTIATE_TEST_SUITE_P(Models, GpuFused,
-                         ::testing::Combine(::testing::ValuesIn(test::gpus()),
-                                            ::testing::Range(0, static_cast<int>(std::size(kModels)))),
+                         ::testing::Combine(
+                             ::testing::ValuesIn(test::gpus()),
+                             ::testing::Range(0, static_cast<int>(std::size(kModels)))),
                          [](const auto& info) {
                            std::string name = std::get<0>(info.param);
                            std::ranges::replace(name, ':', '_');

@@ -1,14 +1,15 @@
 // Attention of one row over its paged KV, from the ring.
 //
 // Keys are cut at multiples of kCut positions; the cuts of all KV heads, head after head, are dealt
-// out to the blocks in runs of equal length. A block makes one part of each head that its run meets,
-// and the last block to have finished a head's parts merges them in order (Dao et al. 2023): the
-// bits depend on the position, the row and the number of processors, not on who came last.
+// out to the blocks in runs of equal length. A block makes one part of each head that its run
+// meets; the block that makes the last one merges them in order (Dao et al. 2023): the bits depend
+// on the position, the row and the number of processors, not on who came last.
 //
-// Each block turns the query heads that it needs itself; the one with the row's own position appends
-// its key and value, too. All of it from the product's raw sums: heads are whole only there.
+// Each block turns the query heads that it needs itself; the one with the row's own position
+// appends its key and value, too. All of it from the product's raw sums: heads are whole only
+// there.
 #pragma once
-#include "backends/gpu/one_row/layers.h"
+#include "backends/gpu/one_row/meeting.cuh"
 #include "backends/gpu/one_row/ring.cuh"
 #include "ops/linear/tail.cuh"
 
@@ -20,7 +21,9 @@ constexpr int kCut = 64, kPage = 16;  // positions
 constexpr int kMostGroup = 8;         // query heads of a KV head
 
 // Parts of a head, at most; and the floats that parts of all heads take.
-inline int most_parts(int kv_heads, int blocks) { return blocks / kv_heads + 2; }
+__host__ __device__ inline int most_parts(int kv_heads, int blocks) {
+  return blocks / kv_heads + 2;
+}
 inline int64_t part_floats(int kv_heads, int group, int head_dim, int blocks) {
   return int64_t{kv_heads} * most_parts(kv_heads, blocks) * group * (head_dim + 2);
 }
@@ -33,14 +36,19 @@ struct Cuts {
   int begin, end;          // items of this block
 
   __device__ __forceinline__ Cuts(int position, int window, int kv_heads)
-      : last(position), first(window > 0 && position >= window ? position - window + 1 : 0),
-        cut0(first / kCut), count(last / kCut - cut0 + 1), items(kv_heads * count),
-        begin(share(static_cast<int>(blockIdx.x))), end(share(static_cast<int>(blockIdx.x) + 1)) {}
+      : last(position),
+        first(window > 0 && position >= window ? position - window + 1 : 0),
+        cut0(first / kCut),
+        count(last / kCut - cut0 + 1),
+        items(kv_heads * count),
+        begin(share(static_cast<int>(blockIdx.x))),
+        end(share(static_cast<int>(blockIdx.x) + 1)) {}
   __device__ __forceinline__ int share(int block) const {
     return static_cast<int>(static_cast<long long>(items) * block / static_cast<int>(gridDim.x));
   }
   __device__ __forceinline__ int block_of(int item) const {
-    return static_cast<int>((static_cast<long long>(item + 1) * static_cast<int>(gridDim.x) - 1) / items);
+    return static_cast<int>((static_cast<long long>(item + 1) * static_cast<int>(gridDim.x) - 1) /
+                            items);
   }
   // Parts of a head, and which of them is the one that begins with `item`.
   __device__ __forceinline__ int parts_of(int head) const {
@@ -66,10 +74,7 @@ __device__ __forceinline__ void copy_cuts(Ring& ring, const Step& a, const Layer
     const int end = min(kCut / kPage, cuts.last / kPage - page0 + 1);
     const bool copies = lane >= begin && lane < end;
     const int id = copies ? table[page0 + lane] : 0;
-    if (lane == 0) {
-      ring.await_free();
-      ring.expect(static_cast<uint32_t>((end - begin) * 2 * tile));
-    }
+    if (lane == 0) ring.open(static_cast<uint32_t>((end - begin) * 2 * tile));
     __syncwarp();
     if (copies) {
       const uint16_t* keys =
@@ -88,46 +93,53 @@ struct AttentionRoom {
   float q[G][Dim];
   uint16_t key[Dim], value[Dim];  // of the row's own position
   float values[kWarps][G][Dim];
-  float2 tops[kWarps][G];         // highest score, in units of log 2, and sum
-  int last_one;
+  float2 tops[kWarps][G];  // highest score, in units of log 2, and sum
+  bool last;               // the block made a head's last part
 };
 
-// The heads of this run, turned: a warp for each.
+// The heads of this run, turned: a warp for each; and, where the run has the row's own position,
+// its key and value.
 template <int Dim, int G>
 __device__ __forceinline__ void turn_heads(const Step& a, const Layer& l, int position, int kv_head,
-                                           const int32_t* table, bool own, AttentionRoom<Dim, G>& room) {
+                                           const int32_t* table, bool own,
+                                           AttentionRoom<Dim, G>& room) {
+  constexpr int N = Dim / 64;  // pairs a lane
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int group = a.heads / a.kv_heads, jobs = group + (own ? 2 : 0);
   const ops::PairRows pairs{Dim, a.rotary};
   for (int job = warp; job < jobs; job += kWarps) {
-    const int head = job < group ? kv_head * group + job
-                                 : a.heads + kv_head + (job == group ? 0 : a.kv_heads);
+    const int head =
+        job < group ? kv_head * group + job : a.heads + kv_head + (job == group ? 0 : a.kv_heads);
     const float* norm = job < group ? l.q_norm : job == group ? l.k_norm : nullptr;
-    float first[Dim / 64], second[Dim / 64], squares = 0;
+    float2 x[N], by[N], turn[N];  // by: of the norm; turn: cosine and sine
+    float squares = 0;
 #pragma unroll
-    for (int i = 0; i < Dim / 64; ++i) {
-      const int p = i * 32 + lane;
-      first[i] = __ldcg(a.raw + head * Dim + pairs.first(p));
-      second[i] = __ldcg(a.raw + head * Dim + pairs.second(p));
-      squares += first[i] * first[i] + second[i] * second[i];
-    }
-    const float by = norm == nullptr ? 1.0f : rsqrtf(ops::warp_sum(squares) / Dim + l.head_eps);
-#pragma unroll
-    for (int i = 0; i < Dim / 64; ++i) {
+    for (int i = 0; i < N; ++i) {
       const int p = i * 32 + lane, f = pairs.first(p), s = pairs.second(p);
-      if (norm != nullptr) first[i] *= by * norm[f], second[i] *= by * norm[s];
-      const bool turns = job <= group && p < a.rotary / 2;
-      const float cosine = turns ? a.rope[p] : 1.0f, sine = turns ? a.rope[a.rotary / 2 + p] : 0.0f;
-      const uint16_t x = ops::as_bf16(first[i] * cosine - second[i] * sine);
-      const uint16_t y = ops::as_bf16(second[i] * cosine + first[i] * sine);
+      x[i] = make_float2(__ldcg(a.exchange.qkv + head * Dim + f),
+                         __ldcg(a.exchange.qkv + head * Dim + s));
+      by[i] = norm == nullptr ? make_float2(1, 1) : make_float2(norm[f], norm[s]);
+      turn[i] = job <= group && p < a.rotary / 2 ? make_float2(a.rope[p], a.rope[a.rotary / 2 + p])
+                                                 : make_float2(1, 0);
+    }
+#pragma unroll
+    for (int i = 0; i < N; ++i) squares += x[i].x * x[i].x + x[i].y * x[i].y;
+    const float factor = norm == nullptr ? 1.0f : rsqrtf(ops::warp_sum(squares) / Dim + l.head_eps);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      const int p = i * 32 + lane, f = pairs.first(p), s = pairs.second(p);
+      x[i].x *= factor * by[i].x, x[i].y *= factor * by[i].y;
+      const uint16_t first = ops::as_bf16(x[i].x * turn[i].x - x[i].y * turn[i].y);
+      const uint16_t second = ops::as_bf16(x[i].y * turn[i].x + x[i].x * turn[i].y);
       if (job < group) {
-        room.q[job][f] = ops::as_float(x), room.q[job][s] = ops::as_float(y);
+        room.q[job][f] = ops::as_float(first), room.q[job][s] = ops::as_float(second);
         continue;
       }
       uint16_t* kept = job == group ? room.key : room.value;
-      uint16_t* pool = a.pool + ops::pool_row(table[position / kPage], a.pool_layers, l.index,
-                                              job - group, a.kv_heads, kv_head, position % kPage, Dim);
-      kept[f] = pool[f] = x, kept[s] = pool[s] = y;
+      uint16_t* pool =
+          a.pool + ops::pool_row(table[position / kPage], a.pool_layers, l.index, job - group,
+                                 a.kv_heads, kv_head, position % kPage, Dim);
+      kept[f] = pool[f] = first, kept[s] = pool[s] = second;
     }
   }
 }
@@ -157,9 +169,7 @@ struct Seen {
     }
   }
   // Of all lanes of a position, that which keeps head g's.
-  __device__ __forceinline__ int keeper(int g) const {
-    return place * lanes + g * (lanes / G);
-  }
+  __device__ __forceinline__ int keeper(int g) const { return place * lanes + g * (lanes / G); }
   // A position's scores, of which this lane gets its head's.
   __device__ __forceinline__ float score(const uint4& key) const {
     float k[8], v[G];
@@ -188,8 +198,8 @@ struct Seen {
     return v[0];
   }
   // One cut, whose first position is token0.
-  __device__ __forceinline__ void see(const unsigned char* slot, int token0, int first, int last, float scale,
-                                      const AttentionRoom<Dim, G>& room) {
+  __device__ __forceinline__ void see(const unsigned char* slot, int token0, int first, int last,
+                                      float scale, const AttentionRoom<Dim, G>& room) {
     constexpr int tile = kPage * Dim * 2;
     const int base = static_cast<int>(threadIdx.x) / 32 * 8 + place;
     const auto row = [&](int t, int which) {
@@ -210,7 +220,8 @@ struct Seen {
     const float factor = ops::exp2_fast(highest - level);
     highest = now, total *= factor;
 #pragma unroll
-    for (int p = 0; p < passes; ++p) weight[p] = ops::exp2_fast(weight[p] - level), total += weight[p];
+    for (int p = 0; p < passes; ++p)
+      weight[p] = ops::exp2_fast(weight[p] - level), total += weight[p];
 #pragma unroll
     for (int g = 0; g < G; ++g) {
       const float by = ops::shuffle(factor, keeper(g));
@@ -256,15 +267,18 @@ struct Seen {
   }
 };
 
-// Part `part` of a KV head: values [group][Dim], then highest score and sum of each.
+// Part `part` of a KV head: values [group][Dim], then highest score and sum of each head.
 template <int Dim>
 struct PartPlace {
   float* values;
-  __device__ __forceinline__ PartPlace(const Step& a, int group, int kv_head, int part)
-      : values(a.parts + (int64_t{kv_head} * (static_cast<int>(gridDim.x) / a.kv_heads + 2) + part) *
-                             group * (Dim + 2)) {}
-  __device__ __forceinline__ float2* tops(int group) const {
-    return reinterpret_cast<float2*>(values + group * Dim);
+  int group;
+  __device__ __forceinline__ PartPlace(const Step& a, int kv_head, int part)
+      : group(a.heads / a.kv_heads) {
+    const int most = most_parts(a.kv_heads, static_cast<int>(gridDim.x));
+    values = a.exchange.parts + (int64_t{kv_head} * most + part) * group * (Dim + 2);
+  }
+  __device__ __forceinline__ float2* top(int g) const {
+    return reinterpret_cast<float2*>(values + group * Dim) + g;
   }
 };
 
@@ -272,9 +286,8 @@ struct PartPlace {
 template <int Dim, int G>
 __device__ __forceinline__ void put_part(const Step& a, int kv_head, int parts, int part,
                                          const AttentionRoom<Dim, G>& room) {
-  const int group = a.heads / a.kv_heads;
-  const PartPlace<Dim> place(a, group, kv_head, part);
-  for (int i = static_cast<int>(threadIdx.x); i < group * Dim; i += kThreads) {
+  const PartPlace<Dim> place(a, kv_head, part);
+  for (int i = static_cast<int>(threadIdx.x); i < place.group * Dim; i += kThreads) {
     const int g = i / Dim, d = i % Dim;
     float top = -INFINITY, total = 0, sum = 0;
 #pragma unroll
@@ -285,17 +298,17 @@ __device__ __forceinline__ void put_part(const Step& a, int kv_head, int parts, 
       total = fmaf(by, room.tops[w][g].y, total), sum = fmaf(by, room.values[w][g][d], sum);
     }
     if (parts == 1) {
-      a.attended[(kv_head * group + g) * Dim + d] = ops::as_bf16(sum / total);
+      a.exchange.attended[kv_head * place.group * Dim + i] = ops::as_bf16(sum / total);
     } else {
       __stcg(place.values + i, sum);
-      if (d == 0) __stcg(place.tops(group) + g, make_float2(top, total));
+      if (d == 0) __stcg(place.top(g), make_float2(top, total));
     }
   }
 }
 
 template <int Dim>
 __device__ __forceinline__ void merge_parts(const Step& a, int kv_head, int parts) {
-  constexpr int batch = 8;  // asked for before one is needed
+  constexpr int batch = 20;  // asked for before one is needed: all, for most heads
   const int group = a.heads / a.kv_heads;
   for (int i = static_cast<int>(threadIdx.x); i < group * Dim; i += kThreads) {
     float top = -INFINITY, total = 0, sum = 0;
@@ -304,8 +317,8 @@ __device__ __forceinline__ void merge_parts(const Step& a, int kv_head, int part
       float values[batch];
 #pragma unroll
       for (int b = 0; b < batch; ++b) {
-        const PartPlace<Dim> place(a, group, kv_head, min(p0 + b, parts - 1));
-        tops[b] = __ldcg(place.tops(group) + i / Dim), values[b] = __ldcg(place.values + i);
+        const PartPlace<Dim> place(a, kv_head, min(p0 + b, parts - 1));
+        tops[b] = __ldcg(place.top(i / Dim)), values[b] = __ldcg(place.values + i);
       }
 #pragma unroll
       for (int b = 0; b < batch; ++b) {
@@ -315,20 +328,21 @@ __device__ __forceinline__ void merge_parts(const Step& a, int kv_head, int part
         top = now, total = fmaf(old, total, by * tops[b].y), sum = fmaf(old, sum, by * values[b]);
       }
     }
-    a.attended[kv_head * group * Dim + i] = ops::as_bf16(sum / total);
+    a.exchange.attended[kv_head * group * Dim + i] = ops::as_bf16(sum / total);
   }
 }
 
 template <int Dim, int G>
-__device__ __forceinline__ void attend(Ring& ring, const Step& a, const Layer& l, int i, int position,
-                                       const int32_t* table, AttentionRoom<Dim, G>& room) {
+__device__ __forceinline__ void attend(Ring& ring, const Step& a, const Layer& l, int layer,
+                                       int position, const int32_t* table,
+                                       AttentionRoom<Dim, G>& room) {
   const Cuts cuts(position, l.window, a.kv_heads);
   const float scale = l.scale * 1.4426950408889634f;
   for (int item = cuts.begin; item < cuts.end;) {
     const int head = item / cuts.count, from = item;
     const int end = min(cuts.end, (head + 1) * cuts.count);
     turn_heads(a, l, position, head, table, end == (head + 1) * cuts.count, room);
-    ops::sync_some(1, kThreads);
+    block_meets();
     Seen<Dim, G> seen(room, a.heads / a.kv_heads);
     for (; item < end; ++item) {
       const int token0 = (cuts.cut0 + item - head * cuts.count) * kCut;
@@ -336,19 +350,17 @@ __device__ __forceinline__ void attend(Ring& ring, const Step& a, const Layer& l
       ring.release();
     }
     seen.put(room);
-    ops::sync_some(1, kThreads);
+    block_meets();
     const int parts = cuts.parts_of(head);
     put_part(a, head, parts, cuts.part_of(head, from), room);
-    if (parts > 1) {
-      ops::sync_some(1, kThreads);
-      if (threadIdx.x == 0) {
-        const uint32_t before = ops::add_both_ways(a.merged + i * a.kv_heads + head, 1);
-        room.last_one = before + 1 == static_cast<uint32_t>(parts);
-      }
-      ops::sync_some(1, kThreads);
-      if (room.last_one) merge_parts<Dim>(a, head, parts);
+    block_meets();
+    if (parts == 1) continue;
+    if (threadIdx.x == 0) {
+      const uint32_t before = ops::add_both_ways(a.exchange.made + layer * a.kv_heads + head, 1);
+      room.last = before + 1 == static_cast<uint32_t>(parts);
     }
-    ops::sync_some(1, kThreads);  // the room is used again
+    block_meets();
+    if (room.last) merge_parts<Dim>(a, head, parts);
   }
 }
 #endif

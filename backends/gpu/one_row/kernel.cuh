@@ -1,11 +1,21 @@
 // All layers of a decoder for one row, as one kernel: blocks stay on their processors, meet five
-// times a layer, and ask for the weights of what comes next meanwhile (ring.cuh).
+// times a layer (meeting.cuh), and ask for the weights of what comes next meanwhile (ring.cuh).
 //
 // A kernel for each product loses some microseconds at each border: the memory has nothing to do
-// while sums are finished, the next kernel starts and its first bytes are on their way. With a ring
-// of 190 KB a processor, 25 MB, five microseconds' worth, are on their way at any time.
+// while sums are finished, the next kernel starts and its first bytes are on their way. Here the
+// ring of 190 KB a processor, 25 MB in all, goes on being filled; on an H200 (4.5 TB/s) for 5.6 us.
+//
+// Measured on an H200, whole steps after 1,024 tokens, as a fraction of the read bandwidth, and
+// with a kernel for each product: 8B 0.847 (0.805), 1B 0.640 (0.588), 0.6B 0.340 (0.300). By the
+// clock of a processor, at 0.6B's shapes, a layer is 22 us: 11 in five meetings, 4 in attention, 7
+// in the products. Tried and worse: words that carry a tag, polled for themselves instead of a
+// counter (0.457 at 1B); parts merged by all of a head's blocks (0.597); asking the second-level
+// cache for 128 or 256 KB beyond the ring (0.620, 0.612; 8B 0.832). Of 2, 3, 4 and 6 slots on their
+// way 2 was fastest at 1B and 8B; slots of 16 KB were slower.
 #pragma once
 #include <algorithm>
+#include <cstddef>
+#include <type_traits>
 
 #include "backends/gpu/one_row/attention.cuh"
 #include "backends/gpu/one_row/product.cuh"
@@ -16,20 +26,21 @@ namespace {
 
 #if LIMPET_GPU_PTX
 template <int Dim, int G>
-struct Room {  // shared memory beside the ring
+struct alignas(16) Room {  // shared memory beside the ring; then the sums of two products
   uint64_t barriers[2 * kMostSlots];
-  AttentionRoom<Dim, G> attention;  // product sums lie over it
+  AttentionRoom<Dim, G> attention;
 };
 
 template <int Dim>
-__device__ __forceinline__ void produce(Ring& ring, const Step& a, int position, const int32_t* table) {
+__device__ __forceinline__ void produce(Ring& ring, const Step& a, int position,
+                                        const int32_t* table) {
   for (int i = 0; i < a.layers; ++i) {
     const Layer& l = a.layer[i];
-    copy_rows(ring, l.qkv, a.hidden, Share((a.heads + 2 * a.kv_heads) * Dim / 2, false));
+    copy_rows(ring, l.qkv, a.hidden, Share((a.heads + 2 * a.kv_heads) * Dim / 2, true));
     copy_cuts<Dim>(ring, a, l, position, table);
     copy_rows(ring, l.out, a.heads * Dim, Share(a.hidden / 2, false));
-    copy_rows(ring, l.gate_up, a.hidden, Share(a.inner, false));
-    copy_rows(ring, l.down, a.inner, Share(a.hidden / 2, true));
+    copy_rows(ring, l.gate_up, a.hidden, Share(a.inner, true));
+    copy_rows(ring, l.down, a.inner, Share(a.hidden / 2, false));
   }
 }
 
@@ -37,7 +48,7 @@ template <int Dim, int G>
 __global__ void __launch_bounds__(kThreads + 32, 1) run_layers(const __grid_constant__ Step a) {
   extern __shared__ __align__(1024) unsigned char memory[];
   auto& room = *reinterpret_cast<Room<Dim, G>*>(memory + a.slots * a.slot_bytes);
-  Ring ring(memory, room.barriers, a.slots, a.slot_bytes);
+  Ring ring(memory, room.barriers, a.slots, a.slot_bytes, a.in_flight);
   if (threadIdx.x == 0) ring.init();
   __syncthreads();
   if (a.count != nullptr && *a.count < 1) return;
@@ -47,48 +58,62 @@ __global__ void __launch_bounds__(kThreads + 32, 1) run_layers(const __grid_cons
     produce<Dim>(ring, a, position, table);
     return;
   }
-  auto* sums = reinterpret_cast<float*>(&room.attention);
-  uint32_t target = 0;
-  const auto all_meet = [&] { meet(a.arrived, target += gridDim.x); };
+  // A product's sums may still be read while those of the next are made.
+  auto* sums = reinterpret_cast<float*>(&room + 1);
+  float* const others = sums + a.sums;
+  Meetings all{a.exchange.arrived};
+  Residual residual(a);
+  residual.embed(a);
+  residual.take_norm(a.layer[0].norm);
+  residual.give(a);
   for (int i = 0; i < a.layers; ++i) {
     const Layer& l = a.layer[i];
-    project(ring, a, l, i, sums);
-    all_meet();
-    attend<Dim, G>(ring, a, l, i, position, table, room.attention);
-    all_meet();
-    uint64_t* squares = a.squares + (2 * i + 1) * kSquaresApart;
-    add(ring, a, a.attended, a.heads * Dim, {a.x, l.mlp_norm, squares, false}, sums);
-    all_meet();
-    gate(ring, a, l, i, sums);
-    all_meet();
-    const bool last = i + 1 == a.layers;
-    const float* norm = last ? nullptr : a.layer[i + 1].norm;
-    add(ring, a, a.gated, a.inner, {last ? a.result : a.x, norm, squares + kSquaresApart, true},
-        sums);
-    if (!last) all_meet();
+    const Layer* next = i + 1 < a.layers ? &a.layer[i + 1] : nullptr;
+    all.meet();
+    if (next != nullptr) prefetch_norms(a, *next);
+    project(ring, a, l, sums);
+    all.meet();
+    attend(ring, a, l, i, position, table, room.attention);
+    all.meet();
+    residual.add(ring, a, a.exchange.attended, a.heads * Dim, l.mlp_norm, others);
+    all.meet();
+    gate(ring, a, l, sums);
+    all.meet();
+    residual.add(ring, a, a.exchange.gated, a.inner, next == nullptr ? nullptr : next->norm,
+                 others);
   }
+  residual.finish(a);
+}
+
+// Blocks: one a processor, but none without a pair of every product's outputs.
+inline int blocks_of(const Step& a, int processors) {
+  const int qkv_pairs = (a.heads + 2 * a.kv_heads) * a.head_dim / 2;
+  return std::min({processors, a.hidden / 2, a.inner, qkv_pairs});
 }
 
 // How much of what shared memory has the ring takes; no slots: these shapes don't fit.
 template <int Dim, int G>
-size_t place_ring(Step& a, int processors, int shared_bytes) {
+size_t place_ring(Step& a, int blocks, int shared_bytes) {
   const int widest = std::max({a.hidden, a.inner, a.heads * Dim});
-  a.slot_bytes = std::max(32 * 1024, (2 * widest + 1023) / 1024 * 1024);
   const int pairs = std::max({a.inner, a.hidden / 2, (a.heads + 2 * a.kv_heads) * Dim / 2});
-  const int each = (pairs + processors - 1) / processors;
-  const size_t beside = sizeof(Room<Dim, G>::barriers) +
-                        std::max(sizeof(AttentionRoom<Dim, G>), size_t{2 * kWarps * 4} * each);
+  const int each = (pairs + blocks - 1) / blocks;
+  a.sums = 2 * kWarps * each;
+  const size_t beside = sizeof(Room<Dim, G>) + size_t{2 * sizeof(float)} * a.sums;
   const int left = shared_bytes - static_cast<int>(beside);
-  a.slots = each > kThreads || left < 0 ? 0 : std::min(kMostSlots, left / a.slot_bytes);
+  const bool fits = each <= kThreads && (a.hidden / 2 + blocks - 1) / blocks <= 32 && left > 0;
+  a.slot_bytes = std::max({32 * 1024, kCut * Dim * 4, (2 * widest + 127) / 128 * 128});
+  a.slots = fits ? std::min(kMostSlots, left / a.slot_bytes) : 0;
+  a.in_flight = 2;
   return static_cast<size_t>(a.slots) * a.slot_bytes + beside;
 }
 constexpr int kFewestSlots = 3;
 
 template <int Dim, int G>
 GpuError launch_layers(Step a, int processors, int shared_bytes, GpuStream stream) {
-  const size_t shared = place_ring<Dim, G>(a, processors, shared_bytes);
+  const int blocks = blocks_of(a, processors);
+  const size_t shared = place_ring<Dim, G>(a, blocks, shared_bytes);
   if (a.slots < kFewestSlots) return LIMPET_GPU(ErrorInvalidValue);
-  return gpu_launch_together(run_layers<Dim, G>, dim3(static_cast<unsigned>(processors)), kThreads + 32,
+  return gpu_launch_together(run_layers<Dim, G>, dim3(static_cast<unsigned>(blocks)), kThreads + 32,
                              shared, stream, a);
 }
 
@@ -107,11 +132,32 @@ inline bool supports(const Step& a, int processors, int shared_bytes) {
                     a.layers <= kMostLayers && a.hidden % 8 == 0 && a.inner % 8 == 0 &&
                     std::max({a.hidden, a.inner, a.heads * a.head_dim}) <= kMostK;
   if (!fits) return false;
+  if (blocks_of(a, processors) > kMostBlocks) return false;
   return with_shape(a.head_dim, group, [&]<int Dim, int G>() {
     Step placed = a;
-    (void)place_ring<Dim, G>(placed, processors, shared_bytes);
+    (void)place_ring<Dim, G>(placed, blocks_of(a, processors), shared_bytes);
     return placed.slots >= kFewestSlots;
   });
+}
+// The exchange in memory of exchange_bytes(), 256-byte aligned. Its first counter_bytes() must be
+// zero when the launch runs.
+inline int64_t counter_bytes(const Step& a) { return 256 + int64_t{4} * a.layers * a.kv_heads; }
+inline int64_t place_exchange(Step& a, int processors, std::byte* memory) {
+  int64_t bytes = 0;
+  const auto take = [&](auto*& to, int64_t n) {
+    to = reinterpret_cast<std::remove_reference_t<decltype(to)>>(memory + bytes);
+    bytes += (n * static_cast<int64_t>(sizeof(*to)) + 255) / 256 * 256;
+  };
+  const int blocks = blocks_of(a, processors), group = a.heads / a.kv_heads;
+  take(a.exchange.arrived, 1), take(a.exchange.made, int64_t{a.layers} * a.kv_heads);
+  take(a.exchange.normed, a.hidden), take(a.exchange.squares, blocks);
+  take(a.exchange.qkv, int64_t{a.heads + 2 * a.kv_heads} * a.head_dim);
+  take(a.exchange.parts, part_floats(a.kv_heads, group, a.head_dim, blocks));
+  take(a.exchange.attended, int64_t{a.heads} * a.head_dim), take(a.exchange.gated, a.inner);
+  return bytes;
+}
+inline int64_t exchange_bytes(Step a, int processors) {
+  return place_exchange(a, processors, nullptr);
 }
 inline GpuError launch_layers(const Step& a, int processors, int shared_bytes, GpuStream stream) {
   return with_shape(a.head_dim, a.heads / a.kv_heads, [&]<int Dim, int G>() {

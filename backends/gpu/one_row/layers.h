@@ -1,5 +1,5 @@
-// What the kernel that runs a decoder's layers for one row is given (kernel.cuh). Plain data, passed
-// by value: a captured launch keeps its own copy.
+// What the kernel that runs a decoder's layers for one row is given (kernel.cuh). Plain data,
+// passed by value: a captured launch keeps its own copy.
 #pragma once
 #include <cstdint>
 
@@ -13,31 +13,35 @@ struct Layer {
   const float *norm, *mlp_norm;                // [hidden]
   const float *qkv_bias, *q_norm, *k_norm;     // or null; the norms [head_dim]
   float eps, mlp_eps, head_eps, scale;
-  int window, index;                           // index: of the KV pool's layers
+  int window, index;  // index: of the KV pool's layers
+};
+
+// What blocks give each other from phase to phase, and the counters that they meet at
+// (meeting.cuh).
+struct Exchange {
+  uint16_t* normed;    // bf16 [hidden]: x * norm, without 1 / rms
+  float* squares;      // [blocks]: each block's part of the sum of squares of x
+  float* qkv;          // [(heads + 2 kv_heads) * head_dim]
+  float* parts;        // of attention.cuh
+  uint16_t* attended;  // bf16 [heads * head_dim]
+  uint16_t* gated;     // bf16 [inner]
+  uint32_t* arrived;   // [1]: at the meetings of all blocks
+  uint32_t* made;      // [layers * kv_heads]: parts of each layer and KV head
 };
 
 constexpr int kMostLayers = 96;
-constexpr int kSquaresApart = 16;  // 64-bit numbers from one norm's sum of squares to the next
 
 struct Step {
-  int layers, hidden, inner, heads, kv_heads, head_dim, rotary, pool_layers;
+  int layers, hidden, inner, heads, kv_heads, head_dim, rotary, pool_layers, max_pages;
+  const uint16_t* table;  // bf16 [vocab, hidden], rows table_stride apart
+  int64_t table_stride;
   const float* rope;  // [rotary]: cosines, then sines, of the row's position
-  const int32_t *count, *positions, *row_sequence, *page_table;
-  int max_pages;
+  const int32_t *count, *token_ids, *positions, *row_sequence, *page_table;
   uint16_t* pool;  // bf16 [pages, layers, 2, kv_heads, 16, head_dim]
-  // Memory of the step. In: x the embedded row, scaled bf16(x * the first norm), squares[0] the sum
-  // of squares of x (tail.cuh), the other squares, `arrived` and `merged` zero.
-  float* x;             // [hidden]
-  float* result;        // [hidden]: out: the residual stream after the last layer
-  uint16_t* scaled;     // [hidden]
-  uint64_t* squares;    // [2 layers * kSquaresApart]
-  float* raw;           // [qkv width]
-  float* parts;         // part_floats() of attention.cuh
-  uint16_t *attended;   // [heads * head_dim]
-  uint16_t *gated;      // [inner]
-  uint32_t *arrived;    // [1]
-  uint32_t *merged;     // [layers * kv_heads]
-  int slots, slot_bytes;  // of the ring (kernel.cuh)
+  float* result;   // [hidden]: the residual stream after the last layer
+  Exchange exchange;
+  int slots, slot_bytes, in_flight;  // of the ring (ring.cuh)
+  int sums;                          // floats of a product's sums in a block
   Layer layer[kMostLayers];
 };
 

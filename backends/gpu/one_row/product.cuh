@@ -3,7 +3,7 @@
 // x stays in registers: warp w of a team of W has elements (s W + w) 256 + lane * 8 … + 7 for
 // s < S. Each warp leaves its part of every output's sum; finish() adds them in order.
 #pragma once
-#include "backends/gpu/one_row/layers.h"
+#include "backends/gpu/one_row/meeting.cuh"
 #include "backends/gpu/one_row/ring.cuh"
 #include "ops/linear/gemv.cuh"
 
@@ -12,14 +12,13 @@ namespace one_row {
 namespace {
 
 #if LIMPET_GPU_PTX
-// Parts of sums, [row of the block][kWarps].
+// Parts of sums, [row of the block][kWarps]; zeros where a warp has none.
 struct Sums {
-  float* parts;
-  int of;  // parts of a row that are used
+  const float* parts;
   __device__ __forceinline__ float operator[](int row) const {
-    float sum = 0;
-    for (int w = 0; w < of; ++w) sum += parts[row * kWarps + w];
-    return sum;
+    const auto* four = reinterpret_cast<const float4*>(parts + row * kWarps);
+    const float4 a = four[0], b = four[1];
+    return ((a.x + a.y) + (a.z + a.w)) + ((b.x + b.y) + (b.z + b.w));
   }
 };
 
@@ -41,11 +40,11 @@ __device__ __forceinline__ float sum_each(float (&v)[Rows]) {
   return v[0];
 }
 
-// Teams: 1, or 2 that take rows in turn where k is too small for all warps. Rows that a slot has at
-// most when k needs this S (rows_of_slot, slots of 32 KiB): Rows at a time.
+// Teams: 1, or 2 that take rows in turn where k is too small for all warps. Rows at a time: as many
+// as a slot has at least when k needs this S (rows_of_slot, slots of 32 KiB).
 template <int S, int Teams, int Rows>
-__device__ __forceinline__ void multiply_rows(Ring& ring, const uint16_t* x, int k, const Share& share,
-                                              float* parts) {
+__device__ __forceinline__ void multiply_rows(Ring& ring, const uint16_t* x, int k,
+                                              const Share& share, float* parts) {
   constexpr int W = kWarps / Teams;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int team = warp / W, w = warp % W, row_bytes = 2 * k;
@@ -69,15 +68,18 @@ __device__ __forceinline__ void multiply_rows(Ring& ring, const uint16_t* x, int
 #pragma unroll
         for (int r = 0; r < Rows; ++r) {
           const int row = min(j + r, some - 1);
-          ops::dot_eight(*reinterpret_cast<const uint4*>(slot + row * row_bytes + at), xs[s], even[r],
-                         odd[r]);
+          ops::dot_eight(*reinterpret_cast<const uint4*>(slot + row * row_bytes + at), xs[s],
+                         even[r], odd[r]);
         }
       }
 #pragma unroll
       for (int r = 0; r < Rows; ++r) even[r] += odd[r];
       const float sum = sum_each<Rows>(even);
       const int row = j + lane / (32 / Rows);
-      if (lane % (32 / Rows) == 0 && row < some) parts[(row0 + row) * kWarps + w] = sum;
+      if (lane % (32 / Rows) != 0 || row >= some) continue;
+      float* to = parts + (row0 + row) * kWarps + w;
+      *to = sum;
+      if (Teams == 2) to[W] = 0;
     }
     ring.release();
   }
@@ -87,9 +89,9 @@ __device__ __forceinline__ void multiply_rows(Ring& ring, const uint16_t* x, int
 __device__ __forceinline__ Sums multiply(Ring& ring, const uint16_t* x, int k, const Share& share,
                                          float* parts) {
   if (k <= 1024) {
-    multiply_rows<1, 2, 4>(ring, x, k, share, parts);
+    multiply_rows<1, 2, 8>(ring, x, k, share, parts);
   } else if (k <= 2048) {
-    multiply_rows<1, 1, 4>(ring, x, k, share, parts);
+    multiply_rows<1, 1, 8>(ring, x, k, share, parts);
   } else if (k <= 4096) {
     multiply_rows<2, 1, 4>(ring, x, k, share, parts);
   } else if (k <= 8192) {
@@ -99,78 +101,123 @@ __device__ __forceinline__ Sums multiply(Ring& ring, const uint16_t* x, int k, c
   } else {
     multiply_rows<10, 1, 1>(ring, x, k, share, parts);
   }
-  ops::sync_some(1, kThreads);
-  return {parts, k <= 1024 ? kWarps / 2 : kWarps};
+  block_meets();
+  return {parts};
 }
 constexpr int kMostK = 20480;
 
-__device__ __forceinline__ float factor_of(const uint64_t* squares, int width, float eps) {
-  const auto sum = static_cast<float>(__ldcg(reinterpret_cast<const unsigned long long*>(squares)));
-  return rsqrtf(sum * (1.0f / ops::kSquaresUnit) * (1.0f / static_cast<float>(width)) + eps);
+// 1 / rms of x, of which each block has summed a part of the squares. Asked for before a product,
+// needed after it; by whole warps.
+constexpr int kMostBlocks = 160;
+struct Factor {
+  float parts[kMostBlocks / 32];
+  __device__ __forceinline__ explicit Factor(const float* squares) {
+#pragma unroll
+    for (int i = 0; i < kMostBlocks / 32; ++i) {
+      const int block = i * 32 + static_cast<int>(threadIdx.x) % 32;
+      parts[i] = block < static_cast<int>(gridDim.x) ? __ldcg(squares + block) : 0.0f;
+    }
+  }
+  __device__ __forceinline__ float get(int width, float eps) const {
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < kMostBlocks / 32; ++i) sum += parts[i];
+    return rsqrtf(ops::warp_sum(sum) * (1.0f / static_cast<float>(width)) + eps);
+  }
+};
+// Whether this thread's warp has one of the block's pairs.
+__device__ __forceinline__ bool warp_has_pairs(const Share& share) {
+  return static_cast<int>(threadIdx.x) / 32 * 32 < share.end - share.begin;
 }
 
-// y = sum * factor + bias
-__device__ __forceinline__ void project(Ring& ring, const Step& a, const Layer& l, int i, float* parts) {
-  const Share share((a.heads + 2 * a.kv_heads) * a.head_dim / 2, false);
+// q, k, v = sum * factor + bias
+__device__ __forceinline__ void project(Ring& ring, const Step& a, const Layer& l, float* parts) {
+  const Share share((a.heads + 2 * a.kv_heads) * a.head_dim / 2, true);
   const int pair = share.begin + static_cast<int>(threadIdx.x);
   const bool mine = pair < share.end;
   float2 bias = make_float2(0, 0);
   if (mine && l.qkv_bias != nullptr) bias = reinterpret_cast<const float2*>(l.qkv_bias)[pair];
-  const float factor = factor_of(a.squares + 2 * i * kSquaresApart, a.hidden, l.eps);
-  const Sums sums = multiply(ring, a.scaled, a.hidden, share, parts);
+  const Factor asked(a.exchange.squares);
+  const Sums sums = multiply(ring, a.exchange.normed, a.hidden, share, parts);
+  if (!warp_has_pairs(share)) return;
+  const float factor = asked.get(a.hidden, l.eps);
   if (!mine) return;
   const int row = 2 * static_cast<int>(threadIdx.x);
-  __stcg(reinterpret_cast<float2*>(a.raw) + pair,
+  __stcg(reinterpret_cast<float2*>(a.exchange.qkv) + pair,
          make_float2(sums[row] * factor + bias.x, sums[row + 1] * factor + bias.y));
 }
 
 // gated = bf16(silu(gate) * up)
-__device__ __forceinline__ void gate(Ring& ring, const Step& a, const Layer& l, int i, float* parts) {
-  const Share share(a.inner, false);
-  const float factor = factor_of(a.squares + (2 * i + 1) * kSquaresApart, a.hidden, l.mlp_eps);
-  const Sums sums = multiply(ring, a.scaled, a.hidden, share, parts);
+__device__ __forceinline__ void gate(Ring& ring, const Step& a, const Layer& l, float* parts) {
+  const Share share(a.inner, true);
+  const Factor asked(a.exchange.squares);
+  const Sums sums = multiply(ring, a.exchange.normed, a.hidden, share, parts);
+  if (!warp_has_pairs(share)) return;
+  const float factor = asked.get(a.hidden, l.mlp_eps);
   const int pair = share.begin + static_cast<int>(threadIdx.x);
   if (pair >= share.end) return;
   const int row = 2 * static_cast<int>(threadIdx.x);
   const float g = sums[row] * factor, up = sums[row + 1] * factor;
-  a.gated[pair] = ops::as_bf16(g / (1.0f + __expf(-g)) * up);
+  a.exchange.gated[pair] = ops::as_bf16(g / (1.0f + __expf(-g)) * up);
 }
 
-// What becomes of the residual stream when a product has been added to it.
-struct Sum {
-  float* to;          // a.x or, at the end, a.result
-  const float* norm;  // of what follows: scaled = bf16(x * norm), squares += x²; null: nothing does
-  uint64_t* squares;
-  bool last_have_more;  // of the blocks
-};
-__device__ __forceinline__ void add(Ring& ring, const Step& a, const uint16_t* in, int k, const Sum& sum,
-                                    float* parts) {
-  const Share share(a.hidden / 2, sum.last_have_more);
-  const int pair = share.begin + static_cast<int>(threadIdx.x);
-  const bool mine = pair < share.end;
-  float2 x = make_float2(0, 0), by = make_float2(0, 0);
-  if (mine) {
-    x = __ldcg(reinterpret_cast<const float2*>(a.x) + pair);
-    if (sum.norm != nullptr) by = reinterpret_cast<const float2*>(sum.norm)[pair];
+// The residual stream: it stays with the first warp, a pair of elements a lane.
+struct Residual {
+  Share share;
+  int pair;
+  bool mine;
+  float2 x = make_float2(0, 0), norm = make_float2(0, 0);
+
+  __device__ __forceinline__ explicit Residual(const Step& a)
+      : share(a.hidden / 2, false),
+        pair(share.begin + static_cast<int>(threadIdx.x)),
+        mine(pair < share.end) {}
+  __device__ __forceinline__ void embed(const Step& a) {
+    if (!mine) return;
+    const auto* row = reinterpret_cast<const uint32_t*>(a.table + a.token_ids[0] * a.table_stride);
+    x = make_float2(ops::low_bf16(row[pair]), ops::high_bf16(row[pair]));
   }
-  const Sums sums = multiply(ring, in, k, share, parts);
-  if (static_cast<int>(threadIdx.x) / 32 * 32 >= share.end - share.begin) return;
-  float both = 0;
-  if (mine) {
-    const int row = 2 * static_cast<int>(threadIdx.x);
-    x.x += sums[row], x.y += sums[row + 1];
-    __stcg(reinterpret_cast<float2*>(sum.to) + pair, x);
-    both = x.x * x.x + x.y * x.y;
-    if (sum.norm != nullptr) {
-      __stcg(reinterpret_cast<uint32_t*>(a.scaled) + pair, ops::pack_bf16(x.x * by.x, x.y * by.y));
+  // x += in · weightᵀ, and for what follows bf16(x * norm) and a part of the sum of squares; a norm
+  // of null: nothing follows.
+  __device__ __forceinline__ void add(Ring& ring, const Step& a, const uint16_t* in, int k,
+                                      const float* following, float* parts) {
+    take_norm(following);
+    const Sums sums = multiply(ring, in, k, share, parts);
+    if (mine) {
+      const int row = 2 * static_cast<int>(threadIdx.x);
+      x.x += sums[row], x.y += sums[row + 1];
     }
+    if (following != nullptr) give(a);
   }
-  if (sum.norm == nullptr) return;
-  both = ops::warp_sum(both);
-  if (threadIdx.x % 32 == 0) {
-    atomicAdd(reinterpret_cast<unsigned long long*>(sum.squares),
-              static_cast<unsigned long long>(both * ops::kSquaresUnit));
+  __device__ __forceinline__ void take_norm(const float* following) {
+    if (mine && following != nullptr) norm = reinterpret_cast<const float2*>(following)[pair];
   }
+  __device__ __forceinline__ void give(const Step& a) const {
+    if (threadIdx.x >= 32) return;
+    const float squares = ops::warp_sum(mine ? x.x * x.x + x.y * x.y : 0.0f);
+    if (threadIdx.x == 0) __stcg(a.exchange.squares + blockIdx.x, squares);
+    if (!mine) return;
+    __stcg(reinterpret_cast<uint32_t*>(a.exchange.normed) + pair,
+           ops::pack_bf16(x.x * norm.x, x.y * norm.y));
+  }
+  __device__ __forceinline__ void finish(const Step& a) const {
+    if (mine) reinterpret_cast<float2*>(a.result)[pair] = x;
+  }
+};
+
+// The small operands of a layer, some lines of each to the second-level cache by each block.
+__device__ __forceinline__ void prefetch_norms(const Step& a, const Layer& l) {
+  const auto bring = [&](const float* from, int n) {
+    if (from == nullptr) return;
+    const int line =
+        (static_cast<int>(threadIdx.x) - (kThreads - 32)) * static_cast<int>(gridDim.x) +
+        static_cast<int>(blockIdx.x);
+    if (line * 32 < n) ops::prefetch(from + line * 32);
+  };
+  if (threadIdx.x < kThreads - 32) return;
+  bring(l.norm, a.hidden), bring(l.mlp_norm, a.hidden);
+  bring(l.q_norm, a.head_dim), bring(l.k_norm, a.head_dim);
+  bring(l.qkv_bias, (a.heads + 2 * a.kv_heads) * a.head_dim);
 }
 #endif
 

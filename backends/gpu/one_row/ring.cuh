@@ -2,8 +2,9 @@
 // after phase and layer after layer, in an order that producer and consumers both know.
 //
 // The producer asks for the next slots as soon as they are free, also while the consumers wait for
-// other blocks: so memory is busy across the borders of phases. A slot holds whole rows of a weight,
-// or the pages of one cut of a KV head.
+// other blocks: so memory is busy across the borders of phases. A slot holds whole rows of a
+// weight, or the pages of one cut of a KV head. No more slots than `in_flight` are on their way at
+// a time: what blocks give each other goes through the same queues.
 #pragma once
 #include "ops/gpu_isa.cuh"
 
@@ -12,8 +13,8 @@ namespace one_row {
 namespace {
 
 #if LIMPET_GPU_PTX
-constexpr int kWarps = 8;                 // that compute; one more copies
-constexpr int kThreads = kWarps * 32;     // that compute
+constexpr int kWarps = 8;              // that compute; one more copies
+constexpr int kThreads = kWarps * 32;  // that compute
 constexpr int kMostSlots = 12;
 
 // Pairs of outputs of one block: equal numbers, and one more for the first blocks, or for the last.
@@ -36,25 +37,39 @@ __host__ __device__ inline int rows_of_slot(int slot_bytes, int k) {
 struct Ring {
   unsigned char* memory;
   uint64_t *full, *empty;
-  int slots, slot_bytes;
-  int slot = 0, turn = 0;  // where this thread is
+  int slots, slot_bytes, in_flight;
+  int slot = 0, turn = 0;                  // where this thread is
+  int asked = 0, late = 0, late_turn = 0;  // producer: the oldest slot that may be on its way
 
-  __device__ __forceinline__ Ring(unsigned char* m, uint64_t* barriers, int n, int bytes)
-      : memory(m), full(barriers), empty(barriers + kMostSlots), slots(n), slot_bytes(bytes) {}
+  // in_flight: at most n.
+  __device__ __forceinline__ Ring(unsigned char* m, uint64_t* barriers, int n, int bytes,
+                                  int flying)
+      : memory(m),
+        full(barriers),
+        empty(barriers + kMostSlots),
+        slots(n),
+        slot_bytes(bytes),
+        in_flight(flying) {}
   // By one thread, before a __syncthreads().
   __device__ __forceinline__ void init() const {
-    for (int s = 0; s < slots; ++s) ops::init_barrier(full + s, 1), ops::init_barrier(empty + s, kWarps);
+    for (int s = 0; s < slots; ++s) {
+      ops::init_barrier(full + s, 1), ops::init_barrier(empty + s, kWarps);
+    }
     ops::publish_barriers();
   }
   __device__ __forceinline__ unsigned char* here() const { return memory + slot * slot_bytes; }
   __device__ __forceinline__ void advance() {
     if (++slot == slots) slot = 0, ++turn;
   }
-  // Producer.
-  __device__ __forceinline__ void await_free() const {
+  // Producer, one thread: the slot can be filled with so many bytes.
+  __device__ __forceinline__ void open(uint32_t bytes) {
     if (turn > 0) ops::await_barrier(empty + slot, (turn - 1) & 1);
+    if (asked++ >= in_flight) {
+      ops::await_barrier(full + late, late_turn & 1);
+      if (++late == slots) late = 0, ++late_turn;
+    }
+    ops::expect_bytes(full + slot, bytes);
   }
-  __device__ __forceinline__ void expect(uint32_t bytes) const { ops::expect_bytes(full + slot, bytes); }
   __device__ __forceinline__ void copy(int at, const void* from, uint32_t bytes) const {
     ops::copy_bulk(here() + at, from, bytes, full + slot);
   }
@@ -71,31 +86,18 @@ struct Ring {
 };
 
 // The producer's part of a product: the block's rows of a weight.
-__device__ __forceinline__ void copy_rows(Ring& ring, const uint16_t* weight, int k, const Share& share) {
+__device__ __forceinline__ void copy_rows(Ring& ring, const uint16_t* weight, int k,
+                                          const Share& share) {
   const int rows = rows_of_slot(ring.slot_bytes, k), end = 2 * share.end;
   for (int row = 2 * share.begin; row < end; row += rows) {
     if (threadIdx.x % 32 == 0) {
-      const uint32_t bytes = static_cast<uint32_t>(min(rows, end - row)) * 2 * static_cast<uint32_t>(k);
-      ring.await_free();
-      ring.expect(bytes);
+      const auto bytes = static_cast<uint32_t>(min(rows, end - row) * 2 * k);
+      ring.open(bytes);
       ring.copy(0, weight + int64_t{row} * k, bytes);
     }
     ring.advance();
   }
   __syncwarp();
-}
-
-// Every block has arrived, and what they wrote before can be read (past the first-level cache, which
-// knows nothing of it: __ldcg). By all threads that compute; `target`: arrivals at this barrier and
-// those before it.
-__device__ __forceinline__ void meet(uint32_t* arrived, uint32_t target) {
-  ops::sync_some(1, kThreads);
-  if (threadIdx.x == 0) {
-    ops::add_release(arrived, 1);
-    while (ops::load_acquire(arrived) < target) {
-    }
-  }
-  ops::sync_some(1, kThreads);
 }
 #endif
 

@@ -105,6 +105,11 @@ __device__ __forceinline__ void await_barrier(uint64_t* b, int parity) {
       "r"(parity)
       : "memory");
 }
+// One arrival once all copies of 16 bytes that this thread asked for have landed.
+__device__ __forceinline__ void arrive_when_copied(uint64_t* b) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(b))
+               : "memory");
+}
 // bytes: a multiple of 16; both addresses too.
 __device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint32_t bytes,
                                           uint64_t* barrier) {
@@ -113,6 +118,20 @@ __device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint
       :
       : "r"(shared_address(shared)), "l"(global), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
+}
+// The same for bytes that are read once: the second-level cache gives them up first.
+__device__ __forceinline__ void copy_bulk_once(void* shared, const void* global, uint32_t bytes,
+                                               uint64_t* barrier) {
+  asm volatile(
+      "{\n.reg .b64 once;\ncreatepolicy.fractional.L2::evict_first.b64 once, 1.0;\n"
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1], %2, [%3], once;\n}" ::"r"(shared_address(shared)),
+      "l"(global), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+}
+// Plain writes of this thread to shared memory come before bulk copies that are asked for later.
+__device__ __forceinline__ void order_before_copies() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 // `threads` threads of the block meet at one of its 16 barriers; 0 is __syncthreads()'s.

@@ -29,44 +29,66 @@ struct Merged {
 };
 
 // Parts p, p + kMergeLanes, … of a head are added one after the other, and these sums in order:
-// one tree, however many warps work on it. A warp takes Lanes of the kMergeLanes sums; a block of
-// kMergeLanes / Lanes warps (fewer, when there are fewer parts) takes a head. place.top(p) is part
-// p's highest score and its sum, place.values(p, i) its elements 4 i … 4 i + 3.
+// one tree, however many warps work on it. place.top(p) is part p's highest score and its sum,
+// place.values(p, i) its elements 4 i … 4 i + 3.
 constexpr int kMergeLanes = 8;
-template <int Dim, int Lanes, class Place>
+
+// By a block of kMergeLanes warps, or fewer, when there are fewer parts.
+template <int Dim, class Place>
 __device__ __forceinline__ void merge_head(const Place& place, int begin, int end, uint16_t* out) {
-  constexpr int kBatch = Lanes == 1 ? 4 : 2;
+  constexpr int kBatch = 4;  // asked for before one is needed
   __shared__ float4 sums[kMergeLanes][Dim / 4];
   __shared__ float2 tops[kMergeLanes];
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   for (int i = lane; i < Dim / 4; i += 32) {
-    Merged all[Lanes];
-    for (int p0 = begin + warp * Lanes; p0 < end; p0 += kMergeLanes * kBatch) {
-      float2 top[kBatch][Lanes];
-      float4 values[kBatch][Lanes];
+    Merged all;
+    for (int p0 = begin + warp; p0 < end; p0 += kMergeLanes * kBatch) {
+      float2 top[kBatch];
+      float4 values[kBatch];
 #pragma unroll
-      for (int b = 0; b < kBatch * Lanes; ++b) {  // all asked for before one is needed
-        const int p = min(p0 + b / Lanes * kMergeLanes + b % Lanes, end - 1);
-        top[b / Lanes][b % Lanes] = place.top(p), values[b / Lanes][b % Lanes] = place.values(p, i);
+      for (int b = 0; b < kBatch; ++b) {
+        const int p = min(p0 + b * kMergeLanes, end - 1);
+        top[b] = place.top(p), values[b] = place.values(p, i);
       }
 #pragma unroll
-      for (int b = 0; b < kBatch * Lanes; ++b) {
-        if (p0 + b / Lanes * kMergeLanes + b % Lanes >= end) continue;
-        const float2 t = top[b / Lanes][b % Lanes];
-        all[b % Lanes].add(t.x, t.y, values[b / Lanes][b % Lanes]);
+      for (int b = 0; b < kBatch; ++b) {
+        if (p0 + b * kMergeLanes < end) all.add(top[b].x, top[b].y, values[b]);
       }
     }
-#pragma unroll
-    for (int l = 0; l < Lanes; ++l) {
-      sums[warp * Lanes + l][i] = all[l].sum;
-      if (i == 0) tops[warp * Lanes + l] = make_float2(all[l].top, all[l].total);
-    }
+    sums[warp][i] = all.sum;
+    if (i == 0) tops[warp] = make_float2(all.top, all.total);
   }
   __syncthreads();
   const int lanes = min(end - begin, kMergeLanes);
   for (int i = static_cast<int>(threadIdx.x); i < Dim / 4; i += static_cast<int>(blockDim.x)) {
     Merged all;
     for (int l = 0; l < lanes; ++l) all.add(tops[l].x, tops[l].y, sums[l][i]);
+    all.write(out + i * 4);
+  }
+}
+
+// By a warp.
+template <int Dim, class Place>
+__device__ __forceinline__ void merge_head_alone(const Place& place, int begin, int end,
+                                                 uint16_t* out) {
+  for (int i = static_cast<int>(threadIdx.x) % 32; i < Dim / 4; i += 32) {
+    Merged lanes[kMergeLanes], all;
+    for (int p0 = begin; p0 < end; p0 += kMergeLanes) {
+      float2 top[kMergeLanes];
+      float4 values[kMergeLanes];
+#pragma unroll
+      for (int l = 0; l < kMergeLanes; ++l) {
+        if (p0 + l < end) top[l] = place.top(p0 + l), values[l] = place.values(p0 + l, i);
+      }
+#pragma unroll
+      for (int l = 0; l < kMergeLanes; ++l) {
+        if (p0 + l < end) lanes[l].add(top[l].x, top[l].y, values[l]);
+      }
+    }
+#pragma unroll
+    for (int l = 0; l < kMergeLanes; ++l) {
+      if (begin + l < end) all.add(lanes[l].top, lanes[l].total, lanes[l].sum);
+    }
     all.write(out + i * 4);
   }
 }

@@ -1,0 +1,148 @@
+// How attention of decode rows (split.cuh) is cut: which positions, heads and pages a block takes.
+#pragma once
+#include "ops/linear/tail.cuh"
+
+namespace limpet::ops {
+namespace {
+
+#ifndef LIMPET_SPLIT_TOKENS
+#define LIMPET_SPLIT_TOKENS 512
+#endif
+// Of a cut: of rows from position kShortRow on, and before, where short cuts are sooner done.
+constexpr int kSplitTokens = LIMPET_SPLIT_TOKENS, kShortTokens = 128, kShortRow = 1536;
+constexpr int kSplitWarps = 4, kSplitDepth = 3;  // of a block; pages of a warp's ring
+static_assert((kSplitWarps & (kSplitWarps - 1)) == 0 && kSplitTokens <= 512);  // a page a lane
+constexpr int kSplitRows = 512, kSplitHeads = 8;  // heads of one product
+
+struct PagedRows {          // what the attention kernels read and write
+  const uint16_t* q;        // bf16 [rows, heads * head_dim], rotated
+  uint16_t* out;            // bf16 [rows, heads * head_dim]
+  const uint16_t* pool;     // bf16 [pages, layers, 2, kv_heads, 16, head_dim]
+  const int32_t *positions, *row_sequence, *page_table, *count;
+  int rows, heads, kv_heads, layer, layers, max_pages, window;
+  float scale;
+};
+struct SplitSpace {
+  float* parts;  // split_parts_bytes()
+  int most;      // parts of a row, split_parts_of()
+};
+// Tokens of a cut, for a row at position `last`.
+__host__ __device__ inline int cut_tokens(int last) {
+  return last < kShortRow ? kShortTokens : kSplitTokens;
+}
+// position / cut_tokens(last), which costs more
+__device__ __forceinline__ int cut_of(int position, int last) {
+  return last < kShortRow ? position / kShortTokens : position / kSplitTokens;
+}
+__host__ __device__ inline int head_blocks(int heads, int kv_heads) {
+  return kv_heads * ((heads / kv_heads + kSplitHeads - 1) / kSplitHeads);
+}
+inline int split_parts_of(int max_pages) {
+  const int tokens = max_pages * kPageTokens;
+  return std::max((std::min(tokens, kShortRow) + kShortTokens - 1) / kShortTokens,
+                  (tokens + kSplitTokens - 1) / kSplitTokens);
+}
+inline size_t split_parts_bytes(int rows, int heads, int kv_heads, int head_dim, int max_pages) {
+  return size_t{4} * rows * head_blocks(heads, kv_heads) * split_parts_of(max_pages) *
+         kSplitHeads * (head_dim + 2);
+}
+
+#if LIMPET_GPU_PTX
+// What every warp asks again and again: how heads are grouped, and, in shared memory, the cuts.
+struct RowCuts {
+  int rows, group, per_group, blocks;  // heads of a KV head, head blocks of it, head blocks
+  int* starts;                         // [rows + 1]: cuts of the rows before each row
+
+  __device__ RowCuts(const PagedRows& a, unsigned char* memory)
+      : rows(static_cast<int>(counted_rows(a.count, a.rows))), group(a.heads / a.kv_heads),
+        per_group((group + kSplitHeads - 1) / kSplitHeads),
+        blocks(a.kv_heads * per_group),
+        starts(reinterpret_cast<int*>(memory)) {}
+  __host__ __device__ static size_t bytes(int rows) {
+    return static_cast<size_t>(rows + 4) / 4 * 16;
+  }
+};
+
+// One cut of one row for one block of heads. Pages go to warps by twos, counted in the sequence.
+struct Cut {
+  int row = -1, unit = 0, part = 0, parts = 0;  // unit: row and block of heads; parts of the row
+  int kv_head = 0, head = 0, heads = 0;         // the first query head and how many
+  int first = 0, last = 0;                      // positions seen
+  int page = 0, end = 0;                        // pages of the cut, in the sequence
+
+  Cut() = default;
+  // By whole warps.
+  __device__ __forceinline__ Cut(const PagedRows& a, const RowCuts& of, int cut, int block) {
+    if (cut >= of.starts[of.rows]) return;
+    kv_head = of.per_group == 1 ? block : block / of.per_group;
+    const int within = block - kv_head * of.per_group;
+    head = kv_head * of.group + within * kSplitHeads;
+    heads = min(kSplitHeads, of.group - within * kSplitHeads);
+    row = 0;
+    for (int base = 0; base < of.rows; base += 32) {  // rows whose cuts all come before this one
+      const int r = base + static_cast<int>(threadIdx.x) % 32;
+      row += __popc(__ballot_sync(~0u, r < of.rows && of.starts[r + 1] <= cut));
+    }
+    unit = row * of.blocks + block;
+    last = a.positions[row];
+    first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
+    part = cut - of.starts[row], parts = of.starts[row + 1] - of.starts[row];
+    const int at = cut_of(first, last) + part, pages = cut_tokens(last) / kPageTokens;
+    page = max(first / kPageTokens, at * pages);
+    end = min(last / kPageTokens + 1, (at + 1) * pages);
+  }
+  // A warp's first page (end or beyond: none), and the one after `p`.
+  __device__ __forceinline__ int first_page(int warp) const {
+    const int two = page / 2, mine = two + ((warp - two) & (kSplitWarps - 1));
+    return max(2 * mine, page);
+  }
+  static __device__ __forceinline__ int next_page(int p) {
+    return p % 2 == 0 ? p + 1 : p + 2 * kSplitWarps - 1;
+  }
+};
+
+// Goes through the cuts of all blocks of heads, some apart; without divisions, which take longer
+// than two pages' scores.
+struct CutWalk {
+  const RowCuts& of;
+  int cut, block, cuts, blocks;  // the next one, and how far it is to the one after
+
+  __device__ CutWalk(const RowCuts& rows, int first, int apart)
+      : of(rows), cut(first / of.blocks), block(first % of.blocks), cuts(apart / of.blocks),
+        blocks(apart % of.blocks) {}
+  __device__ __forceinline__ Cut next(const PagedRows& a) {
+    const Cut now(a, of, cut, block);
+    cut += cuts, block += blocks;
+    if (block >= of.blocks) block -= of.blocks, ++cut;
+    return now;
+  }
+};
+
+// By the first warp.
+__device__ __forceinline__ void count_cuts(const PagedRows& a, const RowCuts& of) {
+  if (threadIdx.x >= 32) return;
+  const int lane = static_cast<int>(threadIdx.x);
+  const int rows = of.rows;
+  int before = 0;
+  for (int base = 0; base < a.rows; base += 32) {
+    const int last = base + lane < a.rows ? a.positions[base + lane] : 0;
+    int cuts = 0;
+    if (base + lane < rows) {
+      const int first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
+      cuts = cut_of(last, last) - cut_of(first, last) + 1;
+    }
+    int sum = cuts;
+#pragma unroll
+    for (int lanes = 1; lanes < 32; lanes *= 2) {
+      const int other = __shfl_up_sync(~0u, sum, lanes);
+      if (lane >= lanes) sum += other;
+    }
+    if (base + lane < rows) of.starts[base + lane] = before + sum - cuts;
+    before += __shfl_sync(~0u, sum, 31);
+  }
+  if (lane == 0) of.starts[rows] = before;
+}
+#endif
+
+}  // namespace
+}  // namespace limpet::ops

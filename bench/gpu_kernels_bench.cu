@@ -105,7 +105,7 @@ std::vector<Cut> candidates(const Decoder& d, Kind kind) {
   }
   if (k % 64 == 0) {
     for (const int groups : {1, 2}) {
-      for (const int split : {1, 4, 8}) {
+      for (const int split : {1, 2, 4, 8}) {
         if (k / 64 >= 2 * split) all.push_back({true, {}, {groups, split}});
       }
     }

@@ -160,21 +160,42 @@ __device__ __forceinline__ void prefetch(const void* at) {  // its line, to the 
   asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
 }
 
-// Blocks of one cluster.
-__device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
-                   : "memory");
+// Blocks of one cluster: this thread has come so far, and, then, all their threads have. No write is
+// ordered by it but those of barriers before publish_barriers(), and no fence is waited for.
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
-// What block `rank` of this cluster has at the same place of its shared memory, 8-byte aligned.
-// Not ordered against other memory accesses, so that several can be under way: after a
-// cluster_sync(), and before the next.
-__device__ __forceinline__ float2 load_two_of_block(const float* local, int rank) {
+__device__ __forceinline__ void cluster_wait() {
+  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+}
+// Where block `rank` of this cluster has what this one has at `local` of its shared memory.
+__device__ __forceinline__ uint32_t address_in_block(const void* local, int rank) {
   uint32_t a;
-  float2 v;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(a) : "r"(shared_address(local)),
-               "r"(rank));
-  asm volatile("ld.shared::cluster.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(a));
-  return v;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(a) : "r"(shared_address(local)), "r"(rank));
+  return a;
+}
+// Two floats to another block's shared memory, 8-byte aligned; its barrier there counts 8 bytes.
+__device__ __forceinline__ void send_two(uint32_t to, float a, float b, uint32_t barrier) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, "
+               "[%3];" ::"r"(to), "f"(a), "f"(b), "r"(barrier)
+               : "memory");
+}
+// Shared memory to another block's; bytes and addresses: multiples of 16.
+__device__ __forceinline__ void send_bulk(uint32_t to, const void* from, uint32_t bytes,
+                                          uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+      :
+      : "r"(to), "r"(shared_address(from)), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+// await_barrier for bytes that other blocks of the cluster send.
+__device__ __forceinline__ void await_sent(uint64_t* b, int parity) {
+  asm volatile(
+      "{\n.reg .pred p;\nW: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n"
+      "@p bra D;\nbra W;\nD:\n}" ::"r"(shared_address(b)),
+      "r"(parity)
+      : "memory");
 }
 
 // d (16 × 8, f32) += a (16 × 16, bf16, rows of k) · b (16 × 8, bf16, columns of k). Lane 4 g + j

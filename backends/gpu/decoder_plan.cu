@@ -14,6 +14,7 @@
 #include "ops/paged_attention/prefill.cuh"
 #include "ops/rms_norm/norm_rows.cuh"
 #include "ops/rope_append/append_rows.cuh"
+#include "ops/sample/draw_rows.cuh"
 #include "ops/silu_mul/gate_rows.cuh"
 
 namespace limpet {
@@ -30,12 +31,13 @@ constexpr bool kWarpGroups = true;
 constexpr bool kWarpGroups = false;
 #endif
 
-// f32 rows to bf16, for the head.
+// f32 rows to bf16, for the head; and its rows' bests to nothing, unless null.
 __global__ void round_rows(const float* from, uint16_t* to, int64_t rows, int64_t width,
-                           const int32_t* count) {
+                           const int32_t* count, unsigned long long* bests) {
   const int64_t all = counted_rows(count, rows) * width;
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i < all) to[i] = as_bf16(from[i]);
+  if (bests != nullptr && i < rows) bests[i * kRowSlots] = 0;
 }
 
 // Of a block, on the chips with warp groups.
@@ -45,13 +47,15 @@ constexpr int kSharedBytes = 227 * 1024;
 enum class Way { one, few, many };
 Way way_of(int64_t rows) { return rows == 1 ? Way::one : rows <= kFewRows ? Way::few : Way::many; }
 
-// The head: logits of the wanted rows.
+// The head: logits of the wanted rows, and the step that draws from them, which then knows the
+// likeliest token of each.
 struct Head {
   size_t step = 0;
   ValueId x = -1, weight = -1, logits = -1;
   int32_t count = -1;
   int64_t rows = 0, vocab = 0;
   int plan = -1;  // of the vendor's product
+  std::optional<size_t> draw{};
 };
 
 // Parts of the scratch memory, each from a multiple of 256 bytes on.
@@ -79,7 +83,8 @@ class Plan final : public DecoderPlan {
 
   bool fits();
   bool takes(size_t step) const override {
-    return (step < m_.end && step != m_.rope_step) || (head_ && step == head_->step);
+    return (step < m_.end && step != m_.rope_step) ||
+           (head_ && (step == head_->step || step == head_->draw));
   }
   GpuError launch(size_t step, const std::vector<std::byte*>& data, GpuStream stream) override;
   int64_t scratch_bytes() const override { return parts_.bytes(); }
@@ -116,6 +121,7 @@ class Plan final : public DecoderPlan {
 
   bool runs_as_one() const;
   void find_head();
+  void find_draw();
   void place_parts();
   GpuError layers();
   GpuError layer(size_t i);
@@ -125,6 +131,7 @@ class Plan final : public DecoderPlan {
   GpuError attend(const MatchedLayer& l);
   GpuError append(const MatchedLayer& l);
   GpuError head();
+  GpuError draw();
   template <Tail T>
   GpuError multiply(ValueId weight, const ProductInput& in, const TailArgs& t);
 
@@ -136,7 +143,8 @@ class Plan final : public DecoderPlan {
   std::optional<Head> head_;
   Parts parts_;
   int64_t x_ = 0, scaled_ = 0, squares_ = 0, q_ = 0, attended_ = 0, gated_ = 0, raw_ = 0;
-  int64_t both_ = 0, split_ = 0, values_ = 0, tops_ = 0, rounded_ = 0, exchange_ = 0;
+  int64_t both_ = 0, split_ = 0, values_ = 0, tops_ = 0, rounded_ = 0, bests_ = 0;
+  int64_t exchange_ = 0;
   const bool as_one_;  // all layers as one kernel
   std::array<int, 4> plans_{-1, -1, -1, -1};  // qkv, out, gate and up, down
   std::byte* scratch_ = nullptr;
@@ -155,8 +163,19 @@ void Plan::find_head() {
       return;
     }
     head_ = Head{i, step.inputs[0], step.inputs[1], step.outputs[0], step.count,
-                 logits.shape.rows(), logits.shape.cols(), -1};
+                 logits.shape.rows(), logits.shape.cols()};
+    if (way_of(head_->rows) != Way::many) find_draw();
     return;
+  }
+}
+
+// Only right behind the head: nothing writes the logits in between.
+void Plan::find_draw() {
+  const size_t next = head_->step + 1;
+  if (next >= program_.steps.size()) return;
+  const ProgramStep& step = program_.steps[next];
+  if (std::holds_alternative<Sample>(step.op) && step.inputs[0] == head_->logits) {
+    head_->draw = next;
   }
 }
 
@@ -210,6 +229,7 @@ void Plan::place_parts() {
   gated_ = parts_.take(2 * n * m_.inner);
   raw_ = parts_.take(4 * n * qkv_width());
   if (head_) rounded_ = parts_.take(2 * head_->rows * m_.hidden);
+  if (head_ && head_->draw) bests_ = parts_.take(8 * head_->rows * kRowSlots);
   const int max_pages = static_cast<int>(value(m_.page_table).shape[1]);
   const int heads = static_cast<int>(m_.heads), kv_heads = static_cast<int>(m_.kv_heads);
   const int dim = static_cast<int>(m_.head_dim), rows = static_cast<int>(n);
@@ -260,7 +280,7 @@ GpuError Plan::multiply(ValueId weight, const ProductInput& in, const TailArgs& 
   const int n = static_cast<int>(shape[0]), k = static_cast<int>(shape.cols());
   const Gemv g{of<const uint16_t>(weight), weight_stride(k), n, k, pairs_of(T, t)};
   const Launch how{stream_, Start::early};
-  if (t.rows == 1) {
+  if (t.rows == 1 && !prefers_skinny(n, k, options_.processors)) {
     return launch_gemv<T>(g, in, t, choose_gemv(n, k, options_.processors), options_.processors,
                           how);
   }
@@ -427,7 +447,8 @@ GpuError Plan::head() {
   const int64_t all = h.rows * m_.hidden;
   const int32_t* count = count_of(h.count);
   round_rows<<<static_cast<unsigned>((all + 255) / 256), 256, 0, stream_>>>(
-      of<const float>(h.x), at<uint16_t>(rounded_), h.rows, m_.hidden, count);
+      of<const float>(h.x), at<uint16_t>(rounded_), h.rows, m_.hidden, count,
+      h.draw ? at<unsigned long long>(bests_) : nullptr);
   if (const GpuError error = LIMPET_GPU(GetLastError)(); error != GpuError{}) return error;
   if (way_of(h.rows) == Way::many) {
     const bool ran = vendor_->run(h.plan, scratch_ + rounded_, of<void>(h.weight),
@@ -437,13 +458,29 @@ GpuError Plan::head() {
   TailArgs t;
   t.rows = static_cast<int>(h.rows), t.count = count;
   t.y = of<float>(h.logits), t.y_stride = h.vocab;
-  return multiply<Tail::store>(h.weight, {at<uint16_t>(rounded_), m_.hidden, nullptr, 0, 0}, t);
+  const ProductInput rounded{at<uint16_t>(rounded_), m_.hidden, nullptr, 0, 0};
+  if (!h.draw) return multiply<Tail::store>(h.weight, rounded, t);
+  t.best = at<unsigned long long>(bests_);
+  return multiply<Tail::best>(h.weight, rounded, t);
+}
+
+GpuError Plan::draw() {
+  const ProgramStep& step = program_.steps[*head_->draw];
+  const ProgramValue& context = value(step.inputs[2]);
+  const DrawRows rows{of<const float>(head_->logits), head_->vocab,
+                      static_cast<int32_t>(head_->vocab),
+                      reinterpret_cast<const DrawSpec*>(of<int32_t>(step.inputs[1])),
+                      of<uint32_t>(step.inputs[2]), context.shape.rows(),
+                      reinterpret_cast<DrawnToken*>(of<int32_t>(step.outputs[0])),
+                      value(step.outputs[0]).shape.rows(), count_of(step.count)};
+  return launch_draws(rows, Bests{at<uint64_t>(bests_), 1, kRowSlots, true}, stream_);
 }
 
 GpuError Plan::launch(size_t step, const std::vector<std::byte*>& data, GpuStream stream) {
   data_ = &data;
   stream_ = stream;
   if (head_ && step == head_->step) return head();
+  if (head_ && step == head_->draw) return draw();
   // The rope table's step must have run: the layers go where the last of their steps was.
   return step + 1 == m_.end ? layers() : GpuError{};
 }

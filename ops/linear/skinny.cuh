@@ -29,7 +29,7 @@ namespace {
 #if LIMPET_GPU_PTX
 struct SkinnyCut {
   int groups = 2;  // of four warps, 64 weight rows each: 1 or 2
-  int split = 4;   // blocks that share k: 1, 4 or 8
+  int split = 4;   // blocks that share k: 1, 2, 4 or 8
 };
 
 // Groups warpgroups, Columns rows of x (8, 16, 32, 64), Depth stages of 64 elements of k.
@@ -37,8 +37,8 @@ template <int Groups, int Columns, int Depth>
 struct SkinnyShape {
   static constexpr int threads = Groups * 128, rows = Groups * 64;
   static constexpr int weight_bytes = rows * 128, stage = weight_bytes + Columns * 128;
-  static constexpr int pitch = rows + 4;  // of a column of sums, in floats
-  static constexpr int ring = Depth * stage, sums = Columns * pitch * 4;
+  static constexpr int pitch = Columns + 2;  // of a weight row's sums, in floats
+  static constexpr int ring = Depth * stage, sums = 2 * rows * pitch * 4;  // sent and come
   static constexpr int shared = (ring > sums ? ring : sums) + 1024;  // to align it
   static constexpr int weight_copies = rows * 8 / threads;           // 16 bytes each, a thread
   static constexpr int column_copies = (Columns * 8 + threads - 1) / threads;
@@ -115,8 +115,74 @@ __device__ __forceinline__ void multiply_ring(const SkinnyCopies<Shape, Columns>
 }
 #endif
 
-// Tails of this block's share of the tile's pairs, whose sums the `Parts` blocks of the cluster
-// hold parts of. A batch's operands are read together, and its parts of a sum, too.
+// Sums go to the block that finishes their pairs: [Parts][2 pairs][pitch] floats in its memory, the
+// pairs' first rows above their second ones, part by part as the blocks of the cluster sent them.
+// Few columns go as they are, two floats at a time; many in bulk, from a copy behind what arrives.
+template <class Shape, int Columns, int Parts>
+struct SumExchange {
+  static constexpr int pairs = Shape::rows / 2 / Parts, part_floats = 2 * pairs * Shape::pitch;
+  static constexpr bool bulk = Parts > 1 && Columns > 16;
+  static constexpr int bytes = Parts * 2 * pairs * (bulk ? Shape::pitch : Columns) * 4;  // that come
+  float* sums;
+  uint64_t* barrier;
+  int part;
+
+  // By all threads, in the place of the ring.
+  __device__ __forceinline__ void send(const float (&products)[Columns / 8][4]) const {
+    if constexpr (Parts > 1) cluster_arrive();
+    if constexpr (Parts == 1 || bulk) __syncthreads();
+    if constexpr (bulk) {
+      put(products);
+      order_before_copies();
+      __syncthreads();
+    }
+    if constexpr (Parts > 1) cluster_wait();  // no block of the cluster reads its ring any more
+    if constexpr (bulk) {
+      if (const int to = static_cast<int>(threadIdx.x); to < Parts) {
+        send_bulk(address_in_block(sums + part * part_floats, to),
+                  sums + (Parts + to) * part_floats, part_floats * 4,
+                  address_in_block(barrier, to));
+      }
+    } else {
+      put(products);
+    }
+    if constexpr (Parts == 1) {
+      __syncthreads();
+    } else {
+      await_sent(barrier, 0);
+    }
+    if constexpr (bulk) cluster_arrive();
+  }
+  // Before the block ends: what it has sent in bulk is there.
+  __device__ __forceinline__ void end() const {
+    if constexpr (bulk) cluster_wait();
+  }
+
+ private:
+  __device__ __forceinline__ void put(const float (&products)[Columns / 8][4]) const {
+    constexpr int half = Shape::rows / 2;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int r = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4 + e * 8, p = r % half;
+      const int at = (r / half * pairs + p % pairs) * Shape::pitch + lane % 4 * 2, to = p / pairs;
+      float* own = sums + (bulk ? Parts + to : Parts == 1 ? 0 : part) * part_floats + at;
+      const uint32_t there = Parts == 1 || bulk ? 0 : address_in_block(own, to);
+      const uint32_t counts = Parts == 1 || bulk ? 0 : address_in_block(barrier, to);
+#pragma unroll
+      for (int c = 0; c < Columns / 8; ++c) {
+        const float a = products[c][2 * e], b = products[c][2 * e + 1];
+        if constexpr (Parts == 1 || bulk) {
+          *reinterpret_cast<float2*>(own + c * 8) = {a, b};
+        } else {
+          send_two(there + c * 32, a, b, counts);
+        }
+      }
+    }
+  }
+};
+
+// Tails of this block's share of the tile's pairs. A batch's operands are read together.
 template <Tail T, class Shape, int Columns, int Parts>
 struct SkinnyEnds {
   static constexpr int pairs = Shape::rows / 2 / Parts;  // of this block
@@ -142,15 +208,13 @@ struct SkinnyEnds {
 #pragma unroll
     for (int j = 0; j < batch; ++j) {
       const int row = min(item(base, j) / pairs, Columns - 1);
-      const float* at = sums + row * Shape::pitch + (share + item(base, j) % pairs) * 2;
-      float2 part[Parts];
-#pragma unroll
-      for (int i = 0; i < Parts; ++i) {
-        part[i] = Parts == 1 ? *reinterpret_cast<const float2*>(at) : load_two_of_block(at, i);
-      }
+      const float* at = sums + item(base, j) % pairs * Shape::pitch + row;
       float first = 0, second = 0;
 #pragma unroll
-      for (int i = 0; i < Parts; ++i) first += part[i].x, second += part[i].y;
+      for (int i = 0; i < Parts; ++i) {
+        first += at[i * 2 * pairs * Shape::pitch];
+        second += at[(i * 2 + 1) * pairs * Shape::pitch];
+      }
       ends[j].finish(t, first, second, pairs < 32 ? pairs : 32);
     }
   }
@@ -161,11 +225,18 @@ __global__ void __launch_bounds__(Groups * 128, Groups == 2 ? 2 : 3)
     skinny(const Gemv g, const ProductInput in, const TailArgs t) {
 #if LIMPET_GPU_WGMMA
   using Shape = SkinnyShape<Groups, Columns, Depth>;
+  using Exchange = SumExchange<Shape, Columns, Parts>;
   extern __shared__ unsigned char unaligned[];
   unsigned char* ring = unaligned + (1024 - shared_address(unaligned) % 1024) % 1024;
   const int part = blockIdx.x, pair0 = blockIdx.y * (Shape::rows / 2);
   const int stages = g.k / 64, begin = stages * part / Parts;
   const int steps = stages * (part + 1) / Parts - begin;
+  __shared__ uint64_t sent;  // bytes of sums from all blocks of the cluster
+  if (Parts > 1 && threadIdx.x == 0) {
+    init_barrier(&sent, 1);
+    publish_barriers();
+    expect_bytes(&sent, Exchange::bytes);
+  }
   const SkinnyCopies<Shape, Columns> copies(g, in, pair0, t.rows - 1, begin * 64);
   for (int i = 0; i < Depth - 1 && i < steps; ++i) copies.copy_weight(ring + i * Shape::stage, i);
   start_next();
@@ -185,31 +256,16 @@ __global__ void __launch_bounds__(Groups * 128, Groups == 2 ? 2 : 3)
   float products[Columns / 8][4] = {};
   multiply_ring<Shape, Columns, Depth>(copies, ring, steps, products);
   if (!ends.early) ends.load(g, factors, t, pair0, 0);
-  __syncthreads();
-  auto* sums = reinterpret_cast<float*>(ring);  // [Columns][pitch], a pair's two together
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int tile_row = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4;
-#pragma unroll
-  for (int c = 0; c < Columns / 8; ++c) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int r = tile_row + e / 2 * 8, half = Shape::rows / 2;
-      sums[(c * 8 + lane % 4 * 2 + e % 2) * Shape::pitch + r % half * 2 + r / half] =
-          products[c][e];
-    }
-  }
-  if (Parts > 1) {
-    cluster_sync();
-  } else {
-    __syncthreads();
-  }
+  auto* sums = reinterpret_cast<float*>(ring);
+  const Exchange exchange{sums, &sent, part};
+  exchange.send(products);
 #pragma unroll 1
   for (int base = 0; base < ends.batches; ++base) {
     if (base * ends.batch * Shape::threads >= ends.rows * ends.pairs) break;
     if (base > 0) ends.load(g, factors, t, pair0, base);
     ends.finish(t, sums, base);
   }
-  if (Parts > 1) cluster_sync();  // others still read this block's sums
+  exchange.end();
 #else
   __trap();  // compiled for a chip without warp-group products; skinny_supports says so
 #endif
@@ -238,8 +294,9 @@ GpuError launch_skinny_shape(const Gemv& g, const ProductInput& in, const TailAr
   using Shape = SkinnyShape<Groups, Columns, depth>;
   const dim3 grid(static_cast<unsigned>(split),
                   static_cast<unsigned>((g.n + Shape::rows - 1) / Shape::rows));
-  if (split != 1 && split != 4 && split != 8) return LIMPET_GPU(ErrorInvalidValue);
+  if (split != 1 && split != 2 && split != 4 && split != 8) return LIMPET_GPU(ErrorInvalidValue);
   const auto kernel = split == 1   ? skinny<T, Groups, Columns, depth, 1>
+                      : split == 2 ? skinny<T, Groups, Columns, depth, 2>
                       : split == 4 ? skinny<T, Groups, Columns, depth, 4>
                                    : skinny<T, Groups, Columns, depth, 8>;
   return launch(kernel, grid, Shape::threads, split, Shape::shared, how, g, in, t);

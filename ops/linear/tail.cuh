@@ -40,7 +40,7 @@ enum class Tail {
   residual,  // y += sum + bias; scaled = bf16(y * norm), squares += y²
   gate,      // scaled[p] = bf16(silu(first) * second); weight rows alternate gate, up
   append,    // q = rotated; k rotated and v into the pool's pages
-  best,      // best = max of (ordered sum, ~output); y, too, unless null
+  best,      // best = max of best_key; y, too, unless null
 };
 
 struct TailArgs {
@@ -92,9 +92,11 @@ __device__ __forceinline__ int64_t pool_row(int page, int layers, int layer, int
   return (slice * kPageTokens + token) * head_dim;
 }
 
-// A larger key is a larger logit or, of equal ones, the lower output.
+// A larger key is a larger logit or, of equal ones, the lower output; the largest of all is one that
+// is NaN or +inf: what ops/sample/row.cuh has as a rank.
 __device__ __forceinline__ unsigned long long best_key(float logit, int output) {
-  const uint32_t bits = __float_as_uint(logit);
+  if (!(logit <= 3.402823466e38f)) return ~0ull;
+  const uint32_t bits = __float_as_uint(logit + 0.0f);  // both zeros are one
   const uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
   return static_cast<unsigned long long>(ordered) << 32 | ~static_cast<uint32_t>(output);
 }
@@ -166,7 +168,10 @@ struct PairEnd {
     } else {
       if (there && t.y != nullptr) put(t, sum0, sum1);
       unsigned long long key = there ? best_key(sum0, first) : 0;
-      if (there && twice && sum1 > sum0) key = best_key(sum1, second);
+      if (there && twice) {
+        const unsigned long long other = best_key(sum1, second);
+        key = other > key ? other : key;
+      }
       for (int lanes = segment / 2; lanes > 0; lanes /= 2) {
         const unsigned long long other = shuffle_xor(key, lanes);
         key = other > key ? other : key;

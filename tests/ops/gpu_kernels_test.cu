@@ -3,6 +3,7 @@
 #include "ops/embedding/embed_rows.cuh"
 #include "ops/rms_norm/norm_rows.cuh"
 #include "ops/rope_append/append_rows.cuh"
+#include "ops/sample/draw_rows.cuh"
 #include "ops/silu_mul/gate_rows.cuh"
 #include "tests/ops/gpu_attention_test.cuh"
 
@@ -123,6 +124,43 @@ void test_append_rows(Report& report, int heads, int kv, int dim, bool normed) {
   run.check_append();
 }
 
+// Rows drawn with the bests that the head leaves are drawn as by the op alone: greedy, at a
+// temperature, with a penalty, of logits that are NaN.
+void test_draws(Report& report, int processors) {
+  constexpr int n = 1000, rows = 6, words = (n + 31) / 32;
+  ProductCase c(n, 512, rows, rows, 77);
+  for (int i = 0; i < 512; ++i) c.x[size_t{4} * 512 + i] = 0x7fc0;
+  ProductRun run(c, report);
+  std::vector<DrawSpec> specs(rows);
+  for (int r = 0; r < rows; ++r) specs[r].draws = 1, specs[r].seed = 5, specs[r].position = r;
+  specs[1].temperature = 0.8f, specs[1].top_p = 0.9f, specs[1].logprobs = 3;
+  specs[2].context = 0, specs[2].penalty = 4.0f;
+  specs[3].temperature = 1.0f, specs[3].top_k = 7, specs[3].context = 1, specs[3].penalty = 1.5f;
+  specs[5].draws = 0;
+  const std::vector<uint32_t> all(2 * words, 0xa5a5a5a5u);
+  Device<DrawSpec> draws(specs);
+  Device<uint32_t> seen(all);
+  Device<DrawnToken> drawn(rows);
+  Device<uint64_t> ranks(rows * kParts);
+  TailArgs t = run.args(Tail::best);
+  run.best.fill(0);
+  must(launch_skinny<Tail::best>(run.product(Tail::best, t), run.input(), t,
+                                 choose_skinny(rows, n, 512, processors), {}), "head");
+  const DrawRows a{run.y.get(), n, n, draws.get(), seen.get(), 2, drawn.get(), rows, nullptr};
+  must(launch_draws(a, ranks.get(), nullptr), "draws");
+  const auto want = drawn.read();
+  const auto context = seen.read();
+  seen.write(all), drawn.fill(0x5a);
+  const auto* bests = reinterpret_cast<const uint64_t*>(run.best.get());
+  must(launch_draws(a, Bests{bests, 1, kRowSlots, true}, nullptr), "draws of known bests");
+  const auto got = drawn.read();
+  const bool same = std::memcmp(got.data(), want.data(), rows * sizeof(DrawnToken)) == 0;
+  report.expect("draws of known bests", same && seen.read() == context ? 0 : 1, 0);
+  report.expect("draws of NaN", want[4].status == DrawStatus::not_finite ? 0 : 1, 0);
+  report.expect("draws with a penalty", want[2].status == DrawStatus::drawn &&
+                                                context != all ? 0 : 1, 0);
+}
+
 }  // namespace
 }  // namespace limpet::gpu_test
 
@@ -137,6 +175,7 @@ int main(int argc, char** argv) {
   test_embed(report);
   test_norm(report);
   test_gate(report);
+  test_draws(report, properties.multiProcessorCount);
   for (const int dim : {64, 80, 128, 256}) {
     test_append_rows<float>(report, 4, 2, dim, false);
     test_append_rows<float>(report, 4, 2, dim, true);

@@ -243,8 +243,8 @@ struct ProductRun {
         check(launch_gemv<T>(product(T, t), input(), t, cut, processors, {}));
       }
     }
-    for (const SkinnyCut cut : {SkinnyCut{1, 1}, SkinnyCut{1, 8}, SkinnyCut{2, 4}, SkinnyCut{2, 8},
-                                SkinnyCut{2, 1}}) {
+    for (const SkinnyCut cut : {SkinnyCut{1, 1}, SkinnyCut{1, 4}, SkinnyCut{1, 8}, SkinnyCut{2, 2},
+                                SkinnyCut{2, 4}, SkinnyCut{2, 8}, SkinnyCut{2, 1}}) {
       if (c.k % 64 != 0 || c.k / 64 < cut.split) continue;
       name = base + " skinny " + std::to_string(cut.groups) + " " + std::to_string(cut.split);
       TailArgs t = args(T);

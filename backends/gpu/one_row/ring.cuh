@@ -71,7 +71,7 @@ struct Ring {
     ops::expect_bytes(full + slot, bytes);
   }
   __device__ __forceinline__ void copy(int at, const void* from, uint32_t bytes) const {
-    ops::copy_bulk(here() + at, from, bytes, full + slot);
+    ops::copy_bulk_once(here() + at, from, bytes, full + slot);
   }
   // A consumer's warp: the slot's contents; and it needs them no more.
   __device__ __forceinline__ const unsigned char* take() const {

@@ -64,7 +64,10 @@ struct BackendCounters {
   int64_t graph_launches = 0;  // runs that replayed a captured graph
   int64_t eager_runs = 0;      // runs that launched op by op, on a backend that could capture
   int64_t captures = 0;        // graphs captured
+  double capture_seconds = 0;  // of capturing and instantiating them, the host's time
   int64_t fused_programs = 0;  // compiled to kernels that take several ops at once
+  int64_t choices_timed = 0;   // sets of products whose kernels were chosen by timing them
+  double choice_seconds = 0;   // of choosing, loading what was chosen included
   // Of the device in runs that are over, and between them, with BackendOptions::timed; 0: unknown.
   double busy_seconds = 0, idle_seconds = 0;
 };

@@ -1,6 +1,7 @@
 // Opens a device.
 #pragma once
 #include <memory>
+#include <string>
 
 #include "backends/backend.h"
 #include "backends/device.h"
@@ -13,6 +14,10 @@ struct BackendOptions {
   bool graphs = true;    // replay programs as captured graphs where the device can
   bool fused = true;     // let several ops run as one kernel where the device can
   bool timed = false;    // measure BackendCounters::busy_seconds where the device can
+  // A GPU's kernels for products are chosen by timing, when a bucket of so many rows is first
+  // prepared, else by fixed rules; once in a process, and, with a file, on a machine.
+  bool timed_choices = true;
+  std::string choices_file{};
 };
 
 // Throws std::runtime_error: a backend that this version lacks (the message names the option that

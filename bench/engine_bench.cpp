@@ -194,6 +194,13 @@ int bucket_bench(int argc, char** argv) {
   tell_counters(j, before, after);
   j["buckets"] = warmed.compiles;
   j["bucket_captures"] = warmed.captures;
+  j["capture_seconds"] = warmed.capture_seconds;
+  double choosing = 0, longest = 0;
+  for (const engine::WarmedBucket& b : warm) {
+    choosing += b.choosing, longest = std::max(longest, b.choosing);
+  }
+  j["choosing_seconds"] = choosing;  // of kernels, in the first bucket of so many rows
+  j["longest_choosing_seconds"] = longest;
   j["first_bucket_seconds"] = warm.front().seconds;
   if (warm.size() > 1) warm.erase(warm.begin());
   std::ranges::sort(warm, std::ranges::greater(), &engine::WarmedBucket::seconds);

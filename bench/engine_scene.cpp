@@ -30,6 +30,8 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--points", o.points,
                  "several batch x context, as in 1x1024,8x4096, on one engine");
   app.add_flag("--random-kv", o.random_kv, "sessions hold random KV instead of a computed prompt");
+  app.add_option("--kernel-choices", o.choices_file, "as limpet-worker's");
+  app.add_flag("!--no-timed-kernels", o.timed_choices, "as limpet-worker's");
   app.add_flag("--timed", o.timed, "time the device's work too (costs a little itself)");
 }
 
@@ -81,6 +83,8 @@ std::unique_ptr<Engine> open(const Options& o, const std::vector<Point>& points,
   options.random_weights = 1;
   options.buckets = buckets;
   options.timed = o.timed;
+  options.timed_choices = o.timed_choices;
+  options.choices_file = o.choices_file;
   auto e = Engine::open(options);
   if (o.random_kv) e->fill_kv(7);
   return e;
@@ -136,6 +140,9 @@ void tell_counters(nlohmann::json& j, const engine::EngineCounters& before,
   j["graph_launches"] = after.graph_launches - before.graph_launches;
   j["eager_runs"] = after.eager_runs - before.eager_runs;
   j["captures"] = after.captures - before.captures;
+  j["fused_programs"] = after.fused_programs;
+  j["kernel_choices_timed"] = after.choices_timed;
+  j["kernel_choice_seconds"] = after.choice_seconds;
   j["bytes_up"] = after.bytes_up - before.bytes_up;
   j["bytes_down"] = after.bytes_down - before.bytes_down;
   j["kv_bytes_moved"] = after.kv_bytes_up - before.kv_bytes_up + after.kv_bytes_down -

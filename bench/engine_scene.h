@@ -24,10 +24,10 @@ struct Point {
 };
 
 struct Options {
-  std::string shapes = "qwen2-0.5b", dtype = "bf16", device = "cpu", points;
+  std::string shapes = "qwen2-0.5b", dtype = "bf16", device = "cpu", points, choices_file;
   int threads = 0;
   int64_t context = 1800, fresh = 32, chunk = 128, batch = 1, steps = 32;
-  bool timed = false, random_kv = false, int8_weights = false;
+  bool timed = false, random_kv = false, int8_weights = false, timed_choices = true;
 };
 
 void add_options(CLI::App& app, Options& o);

@@ -84,7 +84,10 @@ void print(const char* what, const std::string& case_name, double bytes, double 
 
 std::string describe(const Cut& c) {
   char s[80];
-  if (c.skinny) {
+  if (const StreamCut& few = c.few.stream; c.skinny && few.tile != 0) {
+    std::snprintf(s, sizeof s, "streamed %d parts %d mates %d blocks %d", few.tile, few.parts,
+                  few.mates, few.blocks);
+  } else if (c.skinny) {
     std::snprintf(s, sizeof s, "skinny groups %d split %d", c.few.groups, c.few.split);
   } else {
     std::snprintf(s, sizeof s, "%s %d next %d", c.gemv.bulk ? "bulk" : "rows",
@@ -96,19 +99,10 @@ std::vector<Cut> candidates(const Decoder& d, Kind kind) {
   std::vector<Cut> all;
   const int k = kind == kDown ? d.m.inter : kind == kOut ? d.m.heads * d.m.dim : d.m.hidden;
   if (d.rows == 1) {
-    for (const GemvCut g : {GemvCut{false, 2, 0}, GemvCut{false, 1, 0}, GemvCut{false, 2, 50},
-                            GemvCut{true, 1, 100}, GemvCut{true, 1, 0}, GemvCut{true, 2, 100},
-                            GemvCut{true, 2, 0}}) {
-      if (g.bulk && g.blocks_per_processor == 2 && k > 8192) continue;
-      all.push_back({false, g, {}});
-    }
+    for (const GemvCut& g : gemv_cuts(k)) all.push_back({false, g, {}});
   }
   if (k % 64 == 0) {
-    for (const int groups : {1, 2}) {
-      for (const int split : {1, 2, 4, 8}) {
-        if (k / 64 >= 2 * split) all.push_back({true, {}, {groups, split}});
-      }
-    }
+    for (const SkinnyCut& cut : skinny_cuts(d.rows, k, d.m.dim)) all.push_back({true, {}, cut});
   }
   return all;
 }
@@ -225,12 +219,13 @@ void bench_prefill(const Decoder& d, const std::string& name) {
   }
   const Shapes& m = d.m;
   const auto plan = [&](int n, int k, bool add) {
-    return vendor->plan({d.rows, n, k, k, add, add});
+    const auto plans = vendor->plans({d.rows, n, k, k, add, add});
+    return plans.empty() ? -1 : plans[0];
   };
   const int qkv = plan(m.qkv(), m.hidden, false), out = plan(m.hidden, m.heads * m.dim, true);
   const int gate = plan(2 * m.inter, m.hidden, false), down = plan(m.hidden, m.inter, true);
   const auto product = [&](int which, const void* x, const void* w, void* y) {
-    if (!vendor->run(which, x, w, y, d.stream)) std::printf("cuBLASLt refused\n");
+    must(vendor->run(which, x, w, y, d.stream), "cuBLASLt");
   };
   const auto layers = [&](bool products, bool attention, bool rest) {
     for (int l = 0; l < m.layers; ++l) {

@@ -57,6 +57,8 @@ std::unique_ptr<Engine> open_for(const ServeOptions& o, const std::vector<int64_
   e.share_prefixes = false;
   e.random_weights = 1;
   e.timed = o.timed;
+  e.timed_choices = o.timed_choices;
+  e.choices_file = o.choices_file;
   int64_t tokens = o.prompt + o.steps * 2 * o.batch;  // later turns draw the half of that
   tokens += o.beside * (jobs_beside_draw(o) + o.fresh);
   for (const int64_t n : lengths) tokens += n + 32;

@@ -91,7 +91,10 @@ class DeviceEngine final : public Engine {
     c.graph_launches = moved.graph_launches;
     c.eager_runs = moved.eager_runs;
     c.captures = moved.captures;
+    c.capture_seconds = moved.capture_seconds;
     c.fused_programs = moved.fused_programs;
+    c.choices_timed = moved.choices_timed;
+    c.choice_seconds = moved.choice_seconds;
     c.busy_seconds = moved.busy_seconds;
     c.idle_seconds = moved.idle_seconds;
     return c;
@@ -450,9 +453,11 @@ void DeviceEngine::warm(int64_t max_batch, int64_t max_past, const WarmProgress&
   bucket.all = std::ssize(keys);
   for (const BucketKey key : keys) {
     const auto start = std::chrono::steady_clock::now();
+    const double chosen = backend_->counters().choice_seconds;
     cache_.get(key);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    ++bucket.done, bucket.key = key, bucket.seconds = took.count();
+    bucket.choosing = backend_->counters().choice_seconds - chosen;
+    ++bucket.done, bucket.key = key, bucket.seconds = took.count() - bucket.choosing;
     if (told) told(bucket);
   }
 }
@@ -468,7 +473,9 @@ std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
                                                             .bf16_dot = options.dot_products,
                                                             .graphs = options.graphs,
                                                             .fused = options.fused,
-                                                            .timed = options.timed});
+                                                            .timed = options.timed,
+                                                            .timed_choices = options.timed_choices,
+                                                            .choices_file = options.choices_file});
   if (options.int8_weights && backend->info().device.kind != DeviceKind::cpu) {
     throw std::runtime_error("int8 weights run on the cpu only; leave them out for " +
                              options.device);

@@ -56,6 +56,9 @@ struct EngineOptions {
   bool dot_products = true;  // of the processor, where it has them; false to compare without
   bool graphs = true;  // replay programs as captured graphs where the device can
   bool fused = true;   // let several ops run as one kernel where the device can
+  // Of a GPU: how its kernels for products are chosen, and where that is kept (BackendOptions).
+  bool timed_choices = true;
+  std::string choices_file{};
   bool timed = false;  // for benches: measure EngineCounters::busy_seconds and idle_seconds
   // For benches: weights drawn from this seed; model_dir needs only its config.json.
   std::optional<uint64_t> random_weights{};
@@ -133,6 +136,9 @@ struct EngineCounters {
   int64_t compiles = 0, compile_hits = 0, compile_evictions = 0;
   // As BackendCounters.
   int64_t graph_launches = 0, eager_runs = 0, captures = 0, fused_programs = 0;
+  double capture_seconds = 0;
+  int64_t choices_timed = 0;
+  double choice_seconds = 0;
   double busy_seconds = 0, idle_seconds = 0;
 };
 
@@ -141,6 +147,7 @@ struct WarmedBucket {
   int64_t done = 0, all = 0;
   BucketKey key;         // its upper bounds
   double seconds = 0;  // to compile, bind and, on a device that can, capture it
+  double choosing = 0;  // besides: to choose its kernels, in the first bucket of so many rows
 };
 
 class Engine {

@@ -60,12 +60,22 @@ __device__ __forceinline__ void start_next() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 
+// What createpolicy.fractional.L2::evict_first makes, for all bytes.
+constexpr uint64_t kReadOnce = 0x12f0000000000000;
+
 __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {  // 16 bytes
   asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(shared_address(shared)),
                "l"(global)
+               : "memory");
+}
+// The same for bytes that are read once: the second-level cache gives them up first.
+__device__ __forceinline__ void copy_async_once(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2;" ::"r"(
+                   shared_address(shared)),
+               "l"(global), "l"(kReadOnce)
                : "memory");
 }
 __device__ __forceinline__ void copy_async_or_zero(void* shared, const void* global, bool there) {
@@ -105,6 +115,24 @@ __device__ __forceinline__ void await_barrier(uint64_t* b, int parity) {
       "r"(parity)
       : "memory");
 }
+// The same by the 32-bit address of shared memory (shared_address), which loops compute once.
+__device__ __forceinline__ void init_barrier(uint32_t b, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(b), "r"(count) : "memory");
+}
+__device__ __forceinline__ void arrive(uint32_t b) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(b) : "memory");
+}
+__device__ __forceinline__ void expect_bytes(uint32_t b, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(b), "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void await_barrier(uint32_t b, int parity) {
+  asm volatile(
+      "{\n.reg .pred p;\nW: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra D;\n"
+      "bra W;\nD:\n}" ::"r"(b),
+      "r"(parity)
+      : "memory");
+}
 // One arrival once all copies of 16 bytes that this thread asked for have landed.
 __device__ __forceinline__ void arrive_when_copied(uint64_t* b) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(b))
@@ -123,10 +151,9 @@ __device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint
 __device__ __forceinline__ void copy_bulk_once(void* shared, const void* global, uint32_t bytes,
                                                uint64_t* barrier) {
   asm volatile(
-      "{\n.reg .b64 once;\ncreatepolicy.fractional.L2::evict_first.b64 once, 1.0;\n"
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
-      "[%0], [%1], %2, [%3], once;\n}" ::"r"(shared_address(shared)),
-      "l"(global), "r"(bytes), "r"(shared_address(barrier))
+      "[%0], [%1], %2, [%3], %4;" ::"r"(shared_address(shared)),
+      "l"(global), "r"(bytes), "r"(shared_address(barrier)), "l"(kReadOnce)
       : "memory");
 }
 // Plain writes of this thread to shared memory come before bulk copies that are asked for later.
@@ -168,11 +195,15 @@ __device__ __forceinline__ void cluster_arrive() {
 __device__ __forceinline__ void cluster_wait() {
   asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
 }
-// Where block `rank` of this cluster has what this one has at `local` of its shared memory.
-__device__ __forceinline__ uint32_t address_in_block(const void* local, int rank) {
+// Where block `rank` of this cluster has what this one has at `local`: addresses of shared memory,
+// of the block's own and of the cluster's.
+__device__ __forceinline__ uint32_t address_in_block(uint32_t local, int rank) {
   uint32_t a;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(a) : "r"(shared_address(local)), "r"(rank));
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(a) : "r"(local), "r"(rank));
   return a;
+}
+__device__ __forceinline__ void arrive_in_cluster(uint32_t b) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(b) : "memory");
 }
 // Two floats to another block's shared memory, 8-byte aligned; its barrier there counts 8 bytes.
 __device__ __forceinline__ void send_two(uint32_t to, float a, float b, uint32_t barrier) {
@@ -180,20 +211,21 @@ __device__ __forceinline__ void send_two(uint32_t to, float a, float b, uint32_t
                "[%3];" ::"r"(to), "f"(a), "f"(b), "r"(barrier)
                : "memory");
 }
-// Shared memory to another block's; bytes and addresses: multiples of 16.
-__device__ __forceinline__ void send_bulk(uint32_t to, const void* from, uint32_t bytes,
+// Shared memory to another block's; bytes and addresses: multiples of 16. The block stays until it
+// has been read.
+__device__ __forceinline__ void send_bulk(uint32_t to, uint32_t from, uint32_t bytes,
                                           uint32_t barrier) {
   asm volatile(
       "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-      :
-      : "r"(to), "r"(shared_address(from)), "r"(bytes), "r"(barrier)
+      ::"r"(to), "r"(from), "r"(bytes), "r"(barrier)
       : "memory");
 }
 // await_barrier for bytes that other blocks of the cluster send.
-__device__ __forceinline__ void await_sent(uint64_t* b, int parity) {
+__device__ __forceinline__ void await_sent(uint32_t b, int parity) {
   asm volatile(
-      "{\n.reg .pred p;\nW: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n"
-      "@p bra D;\nbra W;\nD:\n}" ::"r"(shared_address(b)),
+      "{\n.reg .pred p;\n"
+      "W: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n"
+      "@p bra D;\nbra W;\nD:\n}" ::"r"(b),
       "r"(parity)
       : "memory");
 }

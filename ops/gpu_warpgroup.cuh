@@ -16,9 +16,12 @@ __device__ __forceinline__ int swizzled(int row, int chunk) {
   return row * 128 + ((chunk ^ (row & 7)) << 4);
 }
 #if LIMPET_GPU_PTX
-__device__ __forceinline__ uint64_t tile_descriptor(const void* tile) {
-  const uint64_t address = (shared_address(tile) & 0x3ffffu) >> 4;
+__device__ __forceinline__ uint64_t tile_descriptor(uint32_t tile) {  // by its shared address
+  const uint64_t address = (tile & 0x3ffffu) >> 4;
   return address | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
+}
+__device__ __forceinline__ uint64_t tile_descriptor(const void* tile) {
+  return tile_descriptor(shared_address(tile));
 }
 // Of an operand whose rows are k and whose columns are contiguous, 64 of them in such a tile, the
 // next 64 in the tile `apart` bytes on.

@@ -78,6 +78,12 @@ void add_flags(CLI::App& app, Flags& f) {
   app.add_flag("--int8-weights", o.engine.int8_weights,
                "Keep matrices as 8-bit integers, made while loading: half the memory of bf16, and "
                "faster where memory is the limit; cpu only");
+  app.add_option("--kernel-choices", o.engine.choices_file,
+                 "File in which a GPU's worker keeps which kernels were fastest for its products, "
+                 "and finds it at the next start; else it times them at every start")
+      ->type_name("FILE");
+  app.add_flag("!--no-timed-kernels", o.engine.timed_choices,
+               "Choose a GPU's kernels by fixed rules instead of timing them");
   app.add_option("--name", o.name, "How the broker knows it; keep it over restarts")
       ->check(CLI::Validator(
           [](const std::string& s) {

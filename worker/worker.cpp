@@ -127,6 +127,10 @@ void Worker::warm() {
                  b.done, b.all, Seconds(now - start).count() * 1e3, most * 1e3, to_string(b.key));
   };
   engine_->warm(options_.token_budget, engine_->info().max_context, tell);
+  if (const auto c = engine_->counters(); c.choice_seconds > 0) {
+    spdlog::info("event=kernels_chosen timed={} ms={:.1f} file=\"{}\"", c.choices_timed,
+                 c.choice_seconds * 1e3, options_.engine.choices_file);
+  }
   metrics_.compiled(Seconds(mono() - start).count());
 }
 

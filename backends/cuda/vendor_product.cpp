@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <string>
 #include <vector>
 
 namespace limpet {
@@ -25,6 +26,7 @@ struct Heuristic {
   float waves;
   std::array<int, 4> reserved;
 };
+constexpr int kNoMemory = 3, kBadValue = 7, kNotOfThisDevice = 8, kNotSupported = 15;
 constexpr int kSuccess = 0, kCompute32 = 68, kFloat = 0, kBf16 = 14, kTransposed = 1;
 constexpr int kTransposeA = 3, kMostWorkspace = 1;
 constexpr const char* kLibraries[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
@@ -32,6 +34,7 @@ constexpr const char* kLibraries[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
 struct Library {
   int (*create)(Handle*) = nullptr;
   int (*destroy)(Handle) = nullptr;
+  size_t (*version)() = nullptr;
   int (*descriptor)(Descriptor*, int compute, int scale) = nullptr;
   int (*set)(Descriptor, int attribute, const void*, size_t) = nullptr;
   int (*layout)(Layout*, int type, uint64_t rows, uint64_t columns, int64_t stride) = nullptr;
@@ -63,6 +66,7 @@ struct Library {
     };
     find(create, "cublasLtCreate");
     find(destroy, "cublasLtDestroy");
+    find(version, "cublasLtGetVersion");
     find(descriptor, "cublasLtMatmulDescCreate");
     find(set, "cublasLtMatmulDescSetAttribute");
     find(layout, "cublasLtMatrixLayoutCreate");
@@ -83,40 +87,56 @@ class CublasLt final : public VendorProducts {
   CublasLt(const Library& library, Handle handle, void* workspace, size_t bytes)
       : lt_(library), handle_(handle), workspace_(workspace), workspace_bytes_(bytes) {}
   ~CublasLt() override {
-    for (const Plan& p : plans_) release(p);
+    for (const Shape& p : shapes_) release(p);
     lt_.destroy(handle_);
   }
   CublasLt(const CublasLt&) = delete;
   CublasLt& operator=(const CublasLt&) = delete;
 
-  int plan(const VendorProduct& product) override {
-    for (size_t i = 0; i < plans_.size(); ++i) {
-      if (plans_[i].product == product) return static_cast<int>(i);
+  std::vector<int> plans(const VendorProduct& product) override {
+    size_t at = 0;
+    while (at < shapes_.size() && shapes_[at].product != product) ++at;
+    if (at == shapes_.size()) {
+      Shape made{.product = product};
+      if (!make(made)) {
+        release(made);
+        made = {.product = product};  // remembered, too: nothing for it
+      }
+      shapes_.push_back(made);
     }
-    Plan p{.product = product};
-    if (!make(p)) {
-      release(p);
-      return -1;
+    std::vector<int> numbers;
+    for (int i = 0; i < shapes_[at].count; ++i) {
+      numbers.push_back(static_cast<int>(at) * kMostPlans + i);
     }
-    plans_.push_back(p);
-    return static_cast<int>(plans_.size()) - 1;
+    return numbers;
   }
   // Column-major to the library: yᵀ [n, rows] = weight [n, k] · xᵀ [k, rows].
-  bool run(int plan, const void* x, const void* weight, void* y, GpuStream stream) override {
-    const Plan& p = plans_.at(static_cast<size_t>(plan));
+  GpuError run(int plan, const void* x, const void* weight, void* y, GpuStream stream) override {
+    const Shape& p = shapes_.at(static_cast<size_t>(plan / kMostPlans));
     const float one = 1.0f, old = p.product.accumulate ? 1.0f : 0.0f;
-    return lt_.multiply(handle_, p.what, &one, weight, p.a, x, p.b, &old, y, p.y, y, p.y,
-                        &p.algorithm, workspace_, workspace_bytes_, stream) == kSuccess;
+    const int status = lt_.multiply(
+        handle_, p.what, &one, weight, p.a, x, p.b, &old, y, p.y, y, p.y,
+        &p.algorithms.at(static_cast<size_t>(plan % kMostPlans)), workspace_, workspace_bytes_,
+        stream);
+    switch (status) {
+      case kSuccess: return cudaSuccess;
+      case kNoMemory: return cudaErrorMemoryAllocation;
+      case kBadValue: case kNotSupported: return cudaErrorInvalidValue;
+      case kNotOfThisDevice: return cudaErrorNoKernelImageForDevice;
+      default: return cudaErrorLaunchFailure;
+    }
   }
+  std::string version() const override { return "cublaslt " + std::to_string(lt_.version()); }
 
  private:
-  struct Plan {
+  struct Shape {
     VendorProduct product;
     Descriptor what = nullptr;
     Layout a = nullptr, b = nullptr, y = nullptr;
-    Algorithm algorithm{};
+    std::array<Algorithm, kMostPlans> algorithms{};
+    int count = 0;
   };
-  bool make(Plan& p) {
+  bool make(Shape& p) {
     const VendorProduct& v = p.product;
     const auto n = static_cast<uint64_t>(v.n), k = static_cast<uint64_t>(v.k);
     const auto rows = static_cast<uint64_t>(v.rows);
@@ -128,18 +148,23 @@ class CublasLt final : public VendorProducts {
       return false;
     }
     Preference preference = nullptr;
-    Heuristic found{};
+    std::array<Heuristic, kMostPlans> found{};
     int count = 0;
     const bool chosen =
         lt_.preference(&preference) == kSuccess &&
         lt_.prefer(preference, kMostWorkspace, &workspace_bytes_, sizeof workspace_bytes_) ==
             kSuccess &&
-        lt_.choose(handle_, p.what, p.a, p.b, p.y, p.y, preference, 1, &found, &count) == kSuccess;
+        lt_.choose(handle_, p.what, p.a, p.b, p.y, p.y, preference, kMostPlans, found.data(),
+                   &count) == kSuccess;
     if (preference != nullptr) lt_.free_preference(preference);
-    p.algorithm = found.algorithm;
-    return chosen && count == 1;
+    for (int i = 0; chosen && i < count; ++i) {
+      const Heuristic& h = found[static_cast<size_t>(i)];
+      if (h.state != kSuccess || h.workspace_bytes > workspace_bytes_) continue;
+      p.algorithms[static_cast<size_t>(p.count++)] = h.algorithm;
+    }
+    return p.count > 0;
   }
-  void release(const Plan& p) const {
+  void release(const Shape& p) const {
     if (p.what != nullptr) lt_.free_descriptor(p.what);
     for (Layout l : {p.a, p.b, p.y}) {
       if (l != nullptr) lt_.free_layout(l);
@@ -150,7 +175,7 @@ class CublasLt final : public VendorProducts {
   const Handle handle_;
   void* const workspace_;
   const size_t workspace_bytes_;
-  std::vector<Plan> plans_;
+  std::vector<Shape> shapes_;
 };
 
 }  // namespace

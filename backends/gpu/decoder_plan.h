@@ -1,12 +1,14 @@
 // A decoder's layers on the kernels that take several ops at once (ops/*/*.cuh): a dozen launches
 // fewer a layer, and every activation but the residual stream in bf16.
 //
-// One row: matrix-vector products. 2 … 64 rows: tensor cores. More: the vendor's products. Which
-// one follows from the bucket's rows alone; attention takes rows one by one, or, where the program
-// may have runs of a sequence's rows, many together. Programs of other shapes run op by op.
+// One row: all layers as one kernel, or matrix-vector products. 2 … 64 rows: tensor cores, by own
+// kernels or the vendor's, whichever were fastest (choose()). More: the vendor's products.
+// Attention takes rows one by one, or, where the program may have runs of a sequence's rows, many
+// together. Programs of other shapes run op by op.
 #pragma once
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "backends/backend.h"
@@ -22,8 +24,10 @@ class VendorProducts;
 
 struct PlanOptions {
   int processors = 0, warp = 32;
-  // For more than 64 rows; asked when it is needed; null: there is none.
+  // Must for more than 64 rows, may from 2 rows on; asked when it is needed; null: there is none.
   std::function<VendorProducts*()> vendor{};
+  bool timed = true;     // the products' kernels are chosen by timing, else by fixed rules
+  std::string device{};  // what choices are remembered for: the card and its driver
 };
 
 class DecoderPlan {
@@ -34,6 +38,14 @@ class DecoderPlan {
 
   // Which steps it launches, in their places.
   virtual bool takes(size_t step) const = 0;
+  // What choosing has cost: keys that nothing was remembered for (kernel_choice.h), and seconds.
+  struct Timed {
+    int64_t keys = 0;
+    double seconds = 0;
+  };
+  // Chooses the products' kernels, once; outside of any capture, with all values bound. It writes
+  // to the scratch memory and to logits, nowhere else. Later launches are with what was chosen.
+  virtual void choose(const std::vector<std::byte*>& data, GpuStream stream, Timed& timed) = 0;
   // Launches what the plan makes of this step: at its first step the layers, later the head; for
   // other steps that it takes nothing. `data`: of each value; the caller's until the next link.
   virtual GpuError launch(size_t step, const std::vector<std::byte*>& data, GpuStream stream) = 0;

@@ -1,6 +1,7 @@
 #include "backends/gpu/executable.h"
 
 #include <algorithm>
+#include <chrono>
 #include <stdexcept>
 #include <string>
 
@@ -52,7 +53,8 @@ GpuExecutable::GpuExecutable(const Program& program, Shared& shared)
     calls_.push_back({&step.op, views(step.inputs), views(step.outputs), nullptr});
   }
   if (!shared.fused) return;
-  plan_ = DecoderPlan::make(program_, {shared.processors, shared.warp, shared.vendor});
+  plan_ = DecoderPlan::make(program_, {shared.processors, shared.warp, shared.vendor,
+                                       shared.timed_choices, shared.device});
   if (plan_ == nullptr) return;
   ++shared.counters.fused_programs;
   plan_scratch_ = shared.plans.at_least(plan_->scratch_bytes());
@@ -166,7 +168,17 @@ void GpuExecutable::make_graph() {
 
 void GpuExecutable::prepare() {
   if (!linked_) link();
-  if (graph_ == nullptr && (!measured_ || links_ < kLinksWorthAGraph)) make_graph();
+  if (graph_ != nullptr || (measured_ && links_ >= kLinksWorthAGraph)) return;
+  if (plan_ != nullptr) {
+    DecoderPlan::Timed timed;
+    plan_->choose(bound_, shared_.stream, timed);
+    shared_.counters.choices_timed += timed.keys;
+    shared_.counters.choice_seconds += timed.seconds;
+  }
+  const auto begun = std::chrono::steady_clock::now();
+  make_graph();
+  shared_.counters.capture_seconds +=
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
 }
 
 void GpuExecutable::run() {

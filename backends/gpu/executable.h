@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "backends/backend.h"
@@ -17,7 +18,8 @@ inline namespace LIMPET_GPU_NAMESPACE {
 struct Shared {
   GpuStream stream{};
   int processors = 0, warp = 0;
-  bool graphs = true, timed = false, fused = true;
+  bool graphs = true, timed = false, fused = true, timed_choices = true;
+  std::string device;  // the card and its driver, for what is remembered of kernels
   Clock clock;  // of runs, when they are timed
   SharedMemory arenas, scratch, plans;
   std::function<VendorProducts*()> vendor;

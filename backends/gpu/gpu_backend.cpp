@@ -6,6 +6,7 @@
 
 #include "backends/gpu/bench.h"
 #include "backends/gpu/executable.h"
+#include "backends/gpu/kernel_choice.h"
 #include "backends/gpu/pack.h"
 #include "backends/gpu/side_copies.h"
 #include "backends/gpu/staging.h"
@@ -60,6 +61,14 @@ class GpuBackend final : public Backend {
     shared_.graphs = options.graphs;
     shared_.timed = options.timed;
     shared_.fused = options.fused;
+    shared_.timed_choices = options.timed_choices;
+    int driver = 0;
+    gpu_check(LIMPET_GPU(DriverGetVersion)(&driver), "asking for the driver's version");
+    shared_.device = info_.description + ", driver " + std::to_string(driver);
+    if (options.fused && !options.choices_file.empty()) {
+      const std::string wrong = ChoiceMemory::of_process().keep_in(options.choices_file);
+      if (!wrong.empty()) info_.description += ", kernel choices written anew (" + wrong + ")";
+    }
     shared_.vendor = [this] { return vendor(); };
   }
 

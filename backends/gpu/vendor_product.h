@@ -5,6 +5,8 @@
 // at a time.
 #pragma once
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "ops/gpu.h"
 
@@ -26,10 +28,16 @@ class VendorProducts {
   // Null, with a reason, when the library is not there.
   static std::unique_ptr<VendorProducts> open(void* workspace, size_t workspace_bytes,
                                               std::string* reason);
-  // A number for run(), or -1 when the library has nothing for the shape. Equal shapes share one.
-  virtual int plan(const VendorProduct& product) = 0;
-  // x bf16 [rows, k], weight bf16 [n, k], y [rows, n], dense. False: the library refused.
-  virtual bool run(int plan, const void* x, const void* weight, void* y, GpuStream stream) = 0;
+  // Numbers for run(), of at most kMostPlans algorithms, the best by the library's own estimate
+  // first; none when it has nothing for the shape. Equal shapes share them.
+  static constexpr int kMostPlans = 8;
+  virtual std::vector<int> plans(const VendorProduct& product) = 0;
+  // x bf16 [rows, k], weight bf16 [n, k], y [rows, n], dense. What the library's status means as
+  // an error of the device's.
+  virtual GpuError run(int plan, const void* x, const void* weight, void* y,
+                       GpuStream stream) = 0;
+  // Of the library, for what is remembered of its algorithms.
+  virtual std::string version() const = 0;
 };
 
 }  // namespace LIMPET_GPU_NAMESPACE

@@ -12,6 +12,7 @@
 // 0.97, head 0.98. Llama-3.2-1B: 0.68, 0.60, 0.95, 0.93, 0.97.
 #pragma once
 #include <algorithm>
+#include <vector>
 
 #include "ops/linear/tail.cuh"
 
@@ -30,6 +31,15 @@ struct GemvCut {
   int blocks_per_processor = 2;
   int next_after = 0;  // percent of the own weights read before the next kernel may start
 };
+// Every way of a product of this k that a search may try.
+inline std::vector<GemvCut> gemv_cuts(int k) {
+  std::vector<GemvCut> all = {{false, 2, 0}, {false, 1, 0}, {false, 2, 50}};
+  if (!LIMPET_GPU_PTX || k > 20480) return all;
+  for (const GemvCut& bulk : {GemvCut{true, 1, 100}, GemvCut{true, 1, 0}}) all.push_back(bulk);
+  if (k > 8192) return all;
+  for (const GemvCut& bulk : {GemvCut{true, 2, 100}, GemvCut{true, 2, 0}}) all.push_back(bulk);
+  return all;
+}
 
 __device__ __forceinline__ void dot_eight(const uint4& w, const uint4& x, float& even, float& odd) {
   even = fmaf(low_bf16(w.x), low_bf16(x.x), even), odd = fmaf(high_bf16(w.x), high_bf16(x.x), odd);

@@ -19,9 +19,9 @@
 // kernels of their own.
 #pragma once
 #include <algorithm>
+#include <vector>
 
-#include "ops/gpu_warpgroup.cuh"
-#include "ops/linear/gemv.cuh"
+#include "ops/linear/streamed.cuh"
 
 namespace limpet::ops {
 namespace {
@@ -30,7 +30,22 @@ namespace {
 struct SkinnyCut {
   int groups = 2;  // of four warps, 64 weight rows each: 1 or 2
   int split = 4;   // blocks that share k: 1, 2, 4 or 8
+  StreamCut stream{};  // where it has a tile: streamed.cuh instead
+  bool operator==(const SkinnyCut&) const = default;
 };
+// Every way of a product of so many rows and of k that this build has; head_dim: of its pairs.
+inline std::vector<SkinnyCut> skinny_cuts(int rows, int k, int head_dim) {
+  std::vector<SkinnyCut> all;
+  for (const int groups : {1, 2}) {
+    for (const int split : {1, 2, 4, 8}) {
+      if (k / 64 >= 2 * split && (split == 1 || kGpuClusters)) all.push_back({groups, split});
+    }
+  }
+  for (const StreamCut& cut : kStreamCuts) {
+    if (streamed_supports(k, head_dim, rows, cut)) all.push_back({1, 1, cut});
+  }
+  return all;
+}
 
 // Groups warpgroups, Columns rows of x (8, 16, 32, 64), Depth stages of 64 elements of k.
 template <int Groups, int Columns, int Depth>
@@ -69,7 +84,8 @@ struct SkinnyCopies {
   __device__ __forceinline__ void copy_weight(unsigned char* stage, int step) const {
 #pragma unroll
     for (int i = 0; i < Shape::weight_copies; ++i) {
-      copy_async(stage + swizzled(row + i * (Shape::threads / 8), chunk), weight[i] + step * 64);
+      copy_async_once(stage + swizzled(row + i * (Shape::threads / 8), chunk),
+                      weight[i] + step * 64);
     }
   }
   __device__ __forceinline__ void copy_x(unsigned char* stage, int step) const {
@@ -122,7 +138,7 @@ template <class Shape, int Columns, int Parts>
 struct SumExchange {
   static constexpr int pairs = Shape::rows / 2 / Parts, part_floats = 2 * pairs * Shape::pitch;
   static constexpr bool bulk = Parts > 1 && Columns > 16;
-  static constexpr int bytes = Parts * 2 * pairs * (bulk ? Shape::pitch : Columns) * 4;  // that come
+  static constexpr int bytes = Parts * 2 * pairs * (bulk ? Shape::pitch : Columns) * 4;  // come
   float* sums;
   uint64_t* barrier;
   int part;
@@ -139,9 +155,9 @@ struct SumExchange {
     if constexpr (Parts > 1) cluster_wait();  // no block of the cluster reads its ring any more
     if constexpr (bulk) {
       if (const int to = static_cast<int>(threadIdx.x); to < Parts) {
-        send_bulk(address_in_block(sums + part * part_floats, to),
-                  sums + (Parts + to) * part_floats, part_floats * 4,
-                  address_in_block(barrier, to));
+        const uint32_t base = shared_address(sums), each = part_floats * 4;
+        send_bulk(address_in_block(base + part * each, to), base + (Parts + to) * each, each,
+                  address_in_block(shared_address(barrier), to));
       }
     } else {
       put(products);
@@ -149,7 +165,7 @@ struct SumExchange {
     if constexpr (Parts == 1) {
       __syncthreads();
     } else {
-      await_sent(barrier, 0);
+      await_sent(shared_address(barrier), 0);
     }
     if constexpr (bulk) cluster_arrive();
   }
@@ -167,8 +183,8 @@ struct SumExchange {
       const int r = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4 + e * 8, p = r % half;
       const int at = (r / half * pairs + p % pairs) * Shape::pitch + lane % 4 * 2, to = p / pairs;
       float* own = sums + (bulk ? Parts + to : Parts == 1 ? 0 : part) * part_floats + at;
-      const uint32_t there = Parts == 1 || bulk ? 0 : address_in_block(own, to);
-      const uint32_t counts = Parts == 1 || bulk ? 0 : address_in_block(barrier, to);
+      const uint32_t there = Parts == 1 || bulk ? 0 : address_in_block(shared_address(own), to);
+      const uint32_t counts = Parts == 1 || bulk ? 0 : address_in_block(shared_address(barrier), to);
 #pragma unroll
       for (int c = 0; c < Columns / 8; ++c) {
         const float a = products[c][2 * e], b = products[c][2 * e + 1];
@@ -178,44 +194,6 @@ struct SumExchange {
           send_two(there + c * 32, a, b, counts);
         }
       }
-    }
-  }
-};
-
-// Tails of this block's share of the tile's pairs. A batch's operands are read together.
-template <Tail T, class Shape, int Columns, int Parts>
-struct SkinnyEnds {
-  static constexpr int pairs = Shape::rows / 2 / Parts;  // of this block
-  static constexpr int items = (pairs * Columns + Shape::threads - 1) / Shape::threads;
-  static constexpr int batch = items < 4 ? items : 4, batches = items / batch;
-  static constexpr bool early = batch <= 2;  // operands fit beside the products
-  int share, rows;  // the block's first pair in the tile; true rows
-  PairEnd<T> ends[batch];
-
-  __device__ __forceinline__ int item(int base, int j) const {
-    return (base * batch + j) * Shape::threads + static_cast<int>(threadIdx.x);
-  }
-  __device__ __forceinline__ void load(const Gemv& g, const float* factors, const TailArgs& t,
-                                       int pair0, int base) {
-#pragma unroll
-    for (int j = 0; j < batch; ++j) {
-      const int row = item(base, j) / pairs, p = pair0 + share + item(base, j) % pairs;
-      ends[j].load(factors[min(row, Columns - 1)], t, g.n, row, g.pairs.first(p),
-                   g.pairs.second(p), row < rows);
-    }
-  }
-  __device__ __forceinline__ void finish(const TailArgs& t, const float* sums, int base) {
-#pragma unroll
-    for (int j = 0; j < batch; ++j) {
-      const int row = min(item(base, j) / pairs, Columns - 1);
-      const float* at = sums + item(base, j) % pairs * Shape::pitch + row;
-      float first = 0, second = 0;
-#pragma unroll
-      for (int i = 0; i < Parts; ++i) {
-        first += at[i * 2 * pairs * Shape::pitch];
-        second += at[(i * 2 + 1) * pairs * Shape::pitch];
-      }
-      ends[j].finish(t, first, second, pairs < 32 ? pairs : 32);
     }
   }
 };
@@ -245,25 +223,28 @@ __global__ void __launch_bounds__(Groups * 128, Groups == 2 ? 2 : 3)
     if (i < steps) copies.copy_x(ring + i * Shape::stage, i);
     commit_copies();  // the first group has the weights above, too
   }
-  SkinnyEnds<T, Shape, Columns, Parts> ends;
+  SkinnyEnds<T, Shape::rows, Shape::threads, Columns, Parts> ends;
   ends.share = ends.pairs * part, ends.rows = t.counted();
   __shared__ float factors[Columns];
   if (const int row = static_cast<int>(threadIdx.x); row < ends.rows) {
     factors[row] = in.factor(row);
   }
   __syncthreads();
-  if (ends.early) ends.load(g, factors, t, pair0, 0);
+  if (ends.early) ends.load(g, t, pair0, 0);
   float products[Columns / 8][4] = {};
   multiply_ring<Shape, Columns, Depth>(copies, ring, steps, products);
-  if (!ends.early) ends.load(g, factors, t, pair0, 0);
+  if (!ends.early) ends.load(g, t, pair0, 0);
   auto* sums = reinterpret_cast<float*>(ring);
   const Exchange exchange{sums, &sent, part};
   exchange.send(products);
+  const auto part_of = [&](int row, int pair, int i) {
+    const float* at = sums + i * exchange.part_floats + pair * Shape::pitch + row;
+    return make_float2(at[0], at[exchange.pairs * Shape::pitch]);
+  };
 #pragma unroll 1
-  for (int base = 0; base < ends.batches; ++base) {
-    if (base * ends.batch * Shape::threads >= ends.rows * ends.pairs) break;
-    if (base > 0) ends.load(g, factors, t, pair0, base);
-    ends.finish(t, sums, base);
+  for (int base = 0; ends.there(base); ++base) {
+    if (base > 0) ends.load(g, t, pair0, base);
+    ends.finish(t, factors, base, part_of);
   }
   exchange.end();
 #else
@@ -310,6 +291,7 @@ inline bool skinny_supports(int major, int minor, int rows, int k) {
 template <Tail T>
 GpuError launch_skinny(const Gemv& g, const ProductInput& in, const TailArgs& t, SkinnyCut cut,
                        const Launch& how) {
+  if (cut.stream.tile != 0) return launch_streamed<T>(g, in, t, cut.stream, how);
   const int columns = t.rows <= 8 ? 0 : t.rows <= 16 ? 1 : t.rows <= 32 ? 2 : 3;
   if (cut.groups == 2) {
     const auto go = columns == 0   ? launch_skinny_shape<T, 2, 8>

@@ -80,6 +80,11 @@ struct PairRows {
     const int i = p % (head_dim / 2), base = p / (head_dim / 2) * head_dim;
     return base + (i < rotary / 2 ? i + rotary / 2 : 2 * i + 1);
   }
+  // Of a row of the weight: 2 p if it is first(p), 2 p + 1 if second(p). In the same head.
+  __device__ __forceinline__ int place(int row) const {
+    const int i = row % head_dim, base = row - i;
+    return base + (i >= rotary ? i : i < rotary / 2 ? 2 * i : 2 * i - rotary + 1);
+  }
 };
 inline PairRows pairs_of(Tail tail, const TailArgs& t) {
   return tail == Tail::append ? PairRows{t.head_dim, t.rotary} : PairRows{};
@@ -92,8 +97,8 @@ __device__ __forceinline__ int64_t pool_row(int page, int layers, int layer, int
   return (slice * kPageTokens + token) * head_dim;
 }
 
-// A larger key is a larger logit or, of equal ones, the lower output; the largest of all is one that
-// is NaN or +inf: what ops/sample/row.cuh has as a rank.
+// A larger key is a larger logit or, of equal ones, the lower output; the largest of all is one
+// that is NaN or +inf: what ops/sample/row.cuh has as a rank.
 __device__ __forceinline__ unsigned long long best_key(float logit, int output) {
   if (!(logit <= 3.402823466e38f)) return ~0ull;
   const uint32_t bits = __float_as_uint(logit + 0.0f);  // both zeros are one
@@ -156,7 +161,7 @@ struct PairEnd {
     } else if constexpr (T == Tail::gate) {
       if (there) {
         t.scaled[row * t.scaled_stride + first / 2] =
-            as_bf16(sum0 / (1.0f + __expf(-sum0)) * sum1);
+            as_bf16(__fdividef(sum0, 1.0f + __expf(-sum0)) * sum1);
       }
     } else if constexpr (T == Tail::append) {
       if (there) {

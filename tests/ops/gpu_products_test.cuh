@@ -243,10 +243,13 @@ struct ProductRun {
         check(launch_gemv<T>(product(T, t), input(), t, cut, processors, {}));
       }
     }
-    for (const SkinnyCut cut : {SkinnyCut{1, 1}, SkinnyCut{1, 4}, SkinnyCut{1, 8}, SkinnyCut{2, 2},
-                                SkinnyCut{2, 4}, SkinnyCut{2, 8}, SkinnyCut{2, 1}}) {
-      if (c.k % 64 != 0 || c.k / 64 < cut.split) continue;
-      name = base + " skinny " + std::to_string(cut.groups) + " " + std::to_string(cut.split);
+    if (c.k % 64 != 0) return;
+    for (const SkinnyCut& cut : skinny_cuts(c.rows, c.k, T == Tail::append ? c.head_dim : 2)) {
+      name = base + (cut.stream.tile != 0 ? " streamed " : " skinny ");
+      for (const int v : {cut.groups, cut.split, cut.stream.tile, cut.stream.parts,
+                          cut.stream.mates}) {
+        name += " " + std::to_string(v);
+      }
       TailArgs t = args(T);
       if (!with_bias) t.bias = nullptr;
       check(launch_skinny<T>(product(T, t), input(), t, cut, {}));

@@ -1,0 +1,145 @@
+// Which of its candidates each product of a plan goes to: what is remembered, or what is fastest,
+// timed over as many layers' own weights as make each come from memory, the layers without their
+// attention, in the order in which a step runs them.
+#pragma once
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <sstream>
+#include <utility>
+
+#include "backends/gpu/kernel_choice.h"
+#include "backends/gpu/plan/plan.cuh"
+
+namespace limpet {
+inline namespace LIMPET_GPU_NAMESPACE {
+namespace {
+
+constexpr double kWorthIt = 0.005;  // gain of another choice over the one that there is
+constexpr double kMostSeconds = 1.5;  // of timing one key; then what is best so far stays
+constexpr int kPasses = 4;            // the first of which is not counted
+constexpr int64_t kColdBytes = int64_t{400} << 20;  // weights that a pass reads: many times the L2's
+// Of the candidates' kernels: what was found with another is found anew.
+constexpr int kKernels = 1;
+
+class Event {
+ public:
+  Event() { gpu_check(LIMPET_GPU(EventCreate)(&event_), "creating an event"); }
+  ~Event() { (void)LIMPET_GPU(EventDestroy)(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  GpuEvent get() const { return event_; }
+
+ private:
+  GpuEvent event_{};
+};
+
+// The fastest of some passes; infinity when a kernel refuses.
+double Plan::seconds_of(const std::function<GpuError()>& pass) {
+  const Event begin, end;
+  float least = std::numeric_limits<float>::infinity();
+  for (int i = 0; i < kPasses; ++i) {
+    gpu_check(LIMPET_GPU(EventRecord)(begin.get(), stream_), "timing kernels");
+    const GpuError error = pass();
+    gpu_check(LIMPET_GPU(EventRecord)(end.get(), stream_), "timing kernels");
+    gpu_check(LIMPET_GPU(EventSynchronize)(end.get()), "timing kernels");
+    if (error != GpuError{}) {
+      (void)LIMPET_GPU(GetLastError)();
+      return std::numeric_limits<double>::infinity();
+    }
+    float ms = 0;
+    gpu_check(LIMPET_GPU(EventElapsedTime)(&ms, begin.get(), end.get()), "timing kernels");
+    if (i > 0) least = std::min(least, ms);
+  }
+  return least * 1e-3;
+}
+
+int64_t Plan::layers_to_time() const {
+  const int64_t outputs = qkv_width() + m_.heads * m_.head_dim + 3 * m_.inner;
+  const int64_t cold = kColdBytes / (2 * m_.hidden * outputs) + 1;
+  return std::min(std::ssize(m_.layers), std::max<int64_t>(cold, 4));
+}
+
+std::string Plan::key_of(std::span<const Product> of) const {
+  std::ostringstream key;
+  key << options_.device << ", kernels " << kKernels;
+  if (vendor_ != nullptr) key << ", " << vendor_->version();
+  const bool head = of.front() == kHead;
+  key << (head ? ": head" : m_.layers[0].q_norm < 0 ? ": layers" : ": normed layers");
+  if (head && head_->draw) key << " and best";
+  key << " of " << shape_of(of.front()).rows;
+  for (const Product p : of) key << " " << shape_of(p).n << "x" << shape_of(p).k;
+  return key.str();
+}
+
+// What is remembered, else what is fastest now. The last pass is with what is chosen: no kernel is
+// loaded later.
+void Plan::settle(const std::string& key, std::span<const Product> of,
+                  const std::function<GpuError()>& pass, Timed& timed) {
+  std::vector<size_t> counts, start;
+  for (const Product p : of) counts.push_back(products_[p].all.size());
+  start.resize(counts.size());
+  const auto take = [&](const std::vector<size_t>& numbers) {
+    for (size_t i = 0; i < of.size(); ++i) products_[of[i]].chosen = numbers[i];
+  };
+  const auto names = ChoiceMemory::of_process().find(key);
+  bool known = names && names->size() == of.size();
+  for (size_t i = 0; known && i < of.size(); ++i) known = products_[of[i]].choose((*names)[i]);
+  if (!known) take(start);
+  if (!known && std::ranges::any_of(counts, [](size_t n) { return n > 1; })) {
+    const auto now = [] { return std::chrono::steady_clock::now(); };
+    const auto begun = now();
+    take(descend(counts, start, kWorthIt, [&](const std::vector<size_t>& numbers) {
+      if (std::chrono::duration<double>(now() - begun).count() > kMostSeconds) {
+        return std::numeric_limits<double>::infinity();
+      }
+      take(numbers);
+      return seconds_of(pass);
+    }));
+    ChoiceTable::Names found;
+    for (const Product p : of) found.push_back(products_[p].now().name);
+    ChoiceMemory::of_process().put(key, std::move(found));
+    ++timed.keys;
+  }
+  gpu_check(pass(), "the kernels that were chosen");
+}
+
+void Plan::choose(const std::vector<std::byte*>& data, GpuStream stream, Timed& timed) {
+  if (std::exchange(chosen_, true) || !options_.timed) return;
+  const auto begun = std::chrono::steady_clock::now();
+  data_ = &data;
+  stream_ = stream;
+  const int64_t page = 2 * m_.kv_heads * kPageTokens * m_.head_dim * 2;
+  const int64_t bytes = page + 4 * std::max(m_.rows, head_ ? head_->rows : 0);
+  const DeviceMemory memory(bytes);
+  gpu_check(LIMPET_GPU(MemsetAsync)(memory.data(), 0, static_cast<size_t>(bytes), stream),
+            "timing kernels");
+  // Anything but zeros, which would be multiplied with less power.
+  gpu_check(LIMPET_GPU(MemsetAsync)(scratch_, 0x3c, static_cast<size_t>(parts_.bytes()), stream),
+            "timing kernels");
+  practice_ = Practice{reinterpret_cast<uint16_t*>(memory.data()),
+                       reinterpret_cast<const int32_t*>(memory.data() + page)};
+  try {
+    constexpr std::array all{kQkv, kOut, kGateUp, kDown};
+    if (!as_one_) {
+      settle(key_of(all), all, [&] {
+        GpuError error{};
+        const auto layers = static_cast<size_t>(layers_to_time());
+        for (size_t i = 0; i < layers && error == GpuError{}; ++i) error = layer(i);
+        return error;
+      }, timed);
+    }
+    constexpr std::array last{kHead};
+    if (head_) settle(key_of(last), last, [&] { return head(); }, timed);
+  } catch (...) {
+    practice_.reset();
+    throw;
+  }
+  practice_.reset();
+  gpu_check(LIMPET_GPU(StreamSynchronize)(stream), "timing kernels");  // before the memory goes
+  timed.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+}
+
+}  // namespace
+}  // namespace LIMPET_GPU_NAMESPACE
+}  // namespace limpet

@@ -1,0 +1,129 @@
+#include "backends/gpu/kernel_choice.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <limits>
+
+namespace limpet {
+namespace {
+
+using Numbers = std::vector<size_t>;
+
+// Each product takes its candidate's time, alone.
+double sum_of(const std::vector<std::vector<double>>& times, const Numbers& chosen) {
+  double sum = 0;
+  for (size_t i = 0; i < chosen.size(); ++i) sum += times[i][chosen[i]];
+  return sum;
+}
+
+TEST(Descend, FindsTheFastestOfEachProduct) {
+  const std::vector<std::vector<double>> times = {{5, 3, 4}, {2}, {9, 9, 1, 2}};
+  const Numbers counts = {3, 1, 4};
+  const auto best = descend(counts, {0, 0, 1}, 0.01,
+                            [&](const Numbers& c) { return sum_of(times, c); });
+  EXPECT_EQ(best, (Numbers{1, 0, 2}));
+}
+
+TEST(Descend, KeepsWhatItBeganWithUnlessTheGainIsLarger) {
+  const std::vector<std::vector<double>> times = {{100, 99.5, 98}};
+  const auto seconds = [&](const Numbers& c) { return sum_of(times, c); };
+  EXPECT_EQ(descend(Numbers{2}, {0}, 0.01, seconds), Numbers{0});
+  EXPECT_EQ(descend(Numbers{3}, {0}, 0.01, seconds), Numbers{2});
+}
+
+TEST(Descend, NeverKeepsWhatCannotBe) {
+  const auto seconds = [](const Numbers& c) {
+    return c[0] == 0 ? 1.0 : std::numeric_limits<double>::infinity();
+  };
+  EXPECT_EQ(descend(Numbers{3}, {0}, 0.01, seconds), Numbers{0});
+  // Nor stays with it when it is what it began with.
+  EXPECT_EQ(descend(Numbers{3}, {2}, 0.01, seconds), Numbers{0});
+}
+
+// What is fastest for one product may depend on the others: the whole is timed, not its parts.
+TEST(Descend, TimesTheWhole) {
+  size_t calls = 0;
+  const auto best = descend(Numbers{2, 2}, {0, 0}, 0.01, [&](const Numbers& c) {
+    ++calls;
+    return c == Numbers{1, 1} ? 1.0 : c == Numbers{1, 0} ? 2.0 : 3.0;
+  });
+  EXPECT_EQ(best, (Numbers{1, 1}));
+  EXPECT_EQ(calls, 3u);
+}
+
+TEST(ChoiceTable, ReadsWhatItWrote) {
+  ChoiceTable a, b;
+  a.put("card, 132 processors|rows=64", {"skinny 2 4", "vendor 3"});
+  a.put("card|head", {"streamed 128 2 1 2"});
+  EXPECT_EQ(b.read(a.text()), "");
+  EXPECT_EQ(b.text(), a.text());
+  ASSERT_NE(b.find("card|head"), nullptr);
+  EXPECT_EQ(*b.find("card|head"), ChoiceTable::Names{"streamed 128 2 1 2"});
+  EXPECT_EQ(b.find("card"), nullptr);
+}
+
+TEST(ChoiceTable, TellsWhatIsWrongAndAddsNothing) {
+  const std::string format = ChoiceTable().text();
+  const std::string bad[] = {
+      "", "limpet kernel choices 2\n", "x", format + "key\n", format + "good\tname\n\tname\n",
+      format + "key\tna\x01me\n", format + "key\t" + std::string(600, 'x') + "\n",
+      format + "key\t\t\n", format + std::string(1 << 20, 'x')};
+  std::string many = format + "key";
+  for (int i = 0; i < 17; ++i) many += "\tname";
+  ChoiceTable table;
+  table.put("old", {"name"});
+  for (const std::string& text : bad) {
+    EXPECT_NE(table.read(text), "") << text.substr(0, 60);
+  }
+  EXPECT_NE(table.read(many + "\n"), "");
+  EXPECT_EQ(table.size(), 1u);
+  EXPECT_THROW(table.put("a\tb", {"name"}), std::logic_error);
+  EXPECT_THROW(table.put("key", {}), std::logic_error);
+}
+
+class ChoiceFile : public ::testing::Test {
+ protected:
+  ChoiceFile() { std::filesystem::create_directories(folder_); }
+  ~ChoiceFile() override { std::filesystem::remove_all(folder_); }
+  std::filesystem::path folder_ = std::filesystem::temp_directory_path() /
+                                  ("limpet-choices-" + std::to_string(getpid()));
+  std::string path_ = (folder_ / "choices").string();
+};
+
+TEST_F(ChoiceFile, IsReadByTheNextProcessAndKeepsWhatOthersAdded) {
+  ChoiceMemory a, b, c;
+  EXPECT_EQ(a.keep_in(path_), "");
+  EXPECT_EQ(b.keep_in(path_), "");
+  a.put("one", {"x"});
+  b.put("two", {"y"});
+  EXPECT_EQ(c.keep_in(path_), "");
+  EXPECT_EQ(c.find("one"), ChoiceTable::Names{"x"});
+  EXPECT_EQ(c.find("two"), ChoiceTable::Names{"y"});
+  EXPECT_EQ(a.find("two"), std::nullopt);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1);
+}
+
+TEST_F(ChoiceFile, ThatIsBrokenIsToldAndWrittenAnew) {
+  std::ofstream(path_) << "something else\n";
+  ChoiceMemory a, b;
+  EXPECT_NE(a.keep_in(path_), "");
+  a.put("one", {"x"});
+  EXPECT_EQ(b.keep_in(path_), "");
+  EXPECT_EQ(b.find("one"), ChoiceTable::Names{"x"});
+}
+
+TEST_F(ChoiceFile, ThatCannotBeWrittenIsTold) {
+  ChoiceMemory a;
+  EXPECT_EQ(a.keep_in((folder_ / "none" / "choices").string()), "");
+  EXPECT_EQ(a.failed_write(), "");
+  a.put("one", {"x"});
+  EXPECT_NE(a.failed_write(), "");
+  EXPECT_EQ(a.failed_write(), "");
+  EXPECT_EQ(a.find("one"), ChoiceTable::Names{"x"});
+}
+
+}  // namespace
+}  // namespace limpet

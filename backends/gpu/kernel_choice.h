@@ -38,6 +38,7 @@ class ChoiceTable {
   // Adds what text() wrote, over what is there; or tells what is wrong, and adds nothing.
   std::string read(std::string_view text);
   size_t size() const { return of_.size(); }
+  const std::map<std::string, Names>& all() const { return of_; }
 
  private:
   std::map<std::string, Names> of_;
@@ -55,6 +56,8 @@ class ChoiceMemory {
   // written is told by failed_write().
   std::string keep_in(const std::string& path);
   std::string failed_write();
+  ChoiceTable known();
+  void forget();  // all, and the file
 
  private:
   void write();

@@ -1,5 +1,5 @@
-// The reference checkpoints of this folder, and the ways in which each of them is verified: what the
-// tests of every device run.
+// The reference checkpoints of this folder, and the ways in which each of them is verified: what
+// the tests of every device run.
 #pragma once
 #include <cstdint>
 #include <string>

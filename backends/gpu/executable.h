@@ -20,7 +20,7 @@ struct Shared {
   bool graphs = true, timed = false, fused = true;
   Clock clock;  // of runs, when they are timed
   SharedMemory arenas, scratch, plans;
-  std::function<VendorProducts*()> vendor;
+  std::function<VendorProducts*()> vendor;  // gives null where there is none
   BackendCounters counters;
 };
 

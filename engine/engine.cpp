@@ -85,6 +85,7 @@ class DeviceEngine final : public Engine {
     const BackendCounters moved = backend_->counters();
     c.kv_bytes_moved = moved.bytes_copied;
     c.weight_bytes_up = moved.bytes_up - c.bytes_up - c.kv_bytes_up;
+    c.weight_bytes_allocated = moved.bytes_packed;
     c.compiles = cache_.counters().compiles;
     c.compile_hits = cache_.counters().hits;
     c.compile_evictions = cache_.counters().evictions;
@@ -190,6 +191,7 @@ class DeviceEngine final : public Engine {
     info_ = {.architecture = config_.architecture,
              .device = to_string(device),
              .about = backend_->info().description,
+             .lacks = backend_->info().lacks,
              .precision = options_.precision,
              .int8_weights = options_.int8_weights,
              .vocab = config_.vocab,
@@ -479,11 +481,6 @@ std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
   if (options.int8_weights && backend->info().device.kind != DeviceKind::cpu) {
     throw std::runtime_error("int8 weights run on the cpu only; leave them out for " +
                              options.device);
-  }
-  if (config.rope.kind == RopeKind::dynamic &&
-      backend->info().device.kind != DeviceKind::cpu) {  // others have one table
-    config.max_context =
-        std::min(config.max_context, static_cast<int64_t>(config.rope.original_context));
   }
   const Checkpoint checkpoint = options.random_weights
                                     ? Checkpoint::random(*options.random_weights)

@@ -204,7 +204,7 @@ class Decoder {
     }
   }
   void attend(int layer, Start start) const {
-    const SplitSpace space{parts.get(), split_parts_of(max_pages)};
+    const SplitSpace space{parts.get(), split_parts_of(rows, max_pages)};
     must(launch_split(attention(layer), space, m.dim, processors, {stream, start}), "attention");
   }
   void attend_many(int layer, Start start) const {

@@ -11,6 +11,7 @@
 #define LIMPET_GPU_NAMESPACE hip_gpu
 #define LIMPET_GPU_CONTEXT HipContext
 #else
+#include <cuda.h>
 #include <cuda_runtime.h>
 #define LIMPET_GPU(name) cuda##name
 #define LIMPET_GPU_NAMESPACE cuda_gpu
@@ -68,10 +69,38 @@ inline int gpu_lanes(const GpuProperties& device) {
 
 // Whether blocks can be launched as clusters, which read each other's shared memory; and whether
 // all blocks of a launch can wait for each other (gpu_launch_together).
+// And what the copy engine is told of a matrix whose tiles it swizzles (gpu_tensor_map.cuh).
 #if defined(LIMPET_GPU_HIP)
-constexpr bool kGpuClusters = false, kGpuTogether = false;
+constexpr bool kGpuClusters = false, kGpuTogether = false, kGpuTileMaps = false;
+struct GpuTileMap {};
+inline bool gpu_tile_map(GpuTileMap*, const uint16_t*, int64_t, int64_t, int64_t, int, int) {
+  return false;
+}
 #else
-constexpr bool kGpuClusters = true, kGpuTogether = true;
+constexpr bool kGpuClusters = true, kGpuTogether = true, kGpuTileMaps = true;
+using GpuTileMap = CUtensorMap;
+// Of bf16 [rows, width], rows `stride` elements apart, a multiple of 8, from a multiple of 16
+// bytes on: tiles of `columns` by `box` elements. False: the driver refuses.
+inline bool gpu_tile_map(GpuTileMap* to, const uint16_t* from, int64_t rows, int64_t width,
+                         int64_t stride, int columns, int box) {
+  using Encode = decltype(&cuTensorMapEncodeTiled);
+  static const Encode encode = [] {
+    void* found = nullptr;
+    cudaDriverEntryPointQueryResult how{};
+    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found,
+                                                               12000, cudaEnableDefault, &how);
+    return error == cudaSuccess && how == cudaDriverEntryPointSuccess
+               ? reinterpret_cast<Encode>(found) : Encode{};
+  }();
+  if (encode == nullptr) return false;
+  const cuuint64_t sizes[] = {cuuint64_t(width), cuuint64_t(rows)};
+  const cuuint64_t strides[] = {cuuint64_t(stride) * 2};
+  const cuuint32_t boxes[] = {cuuint32_t(columns), cuuint32_t(box)}, ones[] = {1, 1};
+  return encode(to, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<uint16_t*>(from), sizes,
+                strides, boxes, ones, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) ==
+         CUDA_SUCCESS;
+}
 #endif
 
 // The calls whose names or arguments differ.
@@ -83,11 +112,8 @@ inline GpuError gpu_instantiate(GpuGraphExec* to, GpuGraph graph) {
 #endif
 }
 // Brings a graph to the device, which its first launch would do otherwise.
-inline void gpu_upload(GpuGraphExec graph, GpuStream stream) {
-#if defined(LIMPET_GPU_HIP)
-  (void)graph, (void)stream;
-#else
-  // What fails here is what the launch would say; the step must not find it.
+inline void gpu_upload([[maybe_unused]] GpuGraphExec graph, [[maybe_unused]] GpuStream stream) {
+#if !defined(LIMPET_GPU_HIP)  // what fails here the launch would say; the step must not find it
   if (cudaGraphUpload(graph, stream) != cudaSuccess) (void)cudaGetLastError();
 #endif
 }

@@ -178,8 +178,8 @@ __device__ __forceinline__ void prefetch(const void* at) {  // its line, to the 
   asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
 }
 
-// Blocks of one cluster: this thread has come so far, and, then, all their threads have. No write is
-// ordered by it but those of barriers before publish_barriers(), and no fence is waited for.
+// Blocks of one cluster: this thread has come so far, and, then, all their threads have. No write
+// is ordered by it but those of barriers before publish_barriers(), and no fence is waited for.
 __device__ __forceinline__ void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }

@@ -5,46 +5,23 @@
 // lies beyond the matrix arrives as zeros. A kernel takes it as a `const __grid_constant__`
 // parameter. A stream of the host makes it anew for each launch: it holds the matrix's address.
 //
-// Not through HIP, whose interface has no such maps: kTileMaps.
+// Where the interface has no such maps (kTileMaps), nothing of it is there.
 #pragma once
 #include "ops/gpu_warpgroup.cuh"
-
-#if !defined(LIMPET_GPU_HIP)
-#include <cuda.h>
-#endif
 
 namespace limpet::ops {
 namespace {
 
-#if defined(LIMPET_GPU_HIP)
-constexpr bool kTileMaps = false;
-#else
-constexpr bool kTileMaps = true;
-using TileMap = CUtensorMap;
+using TileMap = GpuTileMap;
+constexpr bool kTileMaps = kGpuTileMaps;
 
 // from: 16-byte aligned, as is `stride`, in bytes; box: at most 256. False: the driver refuses.
 inline bool make_tile_map(TileMap* to, const uint16_t* from, int64_t rows, int64_t width,
                           int64_t stride, int box) {
-  using Encode = decltype(&cuTensorMapEncodeTiled);
-  static const Encode encode = [] {
-    void* found = nullptr;
-    cudaDriverEntryPointQueryResult how{};
-    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found,
-                                                               12000, cudaEnableDefault, &how);
-    return error == cudaSuccess && how == cudaDriverEntryPointSuccess
-               ? reinterpret_cast<Encode>(found)
-               : Encode{};
-  }();
-  if (encode == nullptr) return false;
-  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(width), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(stride) * 2};
-  const cuuint32_t boxes[] = {64, static_cast<cuuint32_t>(box)}, ones[] = {1, 1};
-  return encode(to, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<uint16_t*>(from), sizes,
-                strides, boxes, ones, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) ==
-         CUDA_SUCCESS;
+  return gpu_tile_map(to, from, rows, width, stride, 64, box);
 }
 
+#if !defined(LIMPET_GPU_HIP)
 #if LIMPET_GPU_WGMMA
 __device__ __forceinline__ void prefetch_map(const TileMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");

@@ -42,7 +42,7 @@ bool time_attention(const RowsAttention& shape, const RowsInMemory& at, int proc
   if (rows > kFewRows || !split_supports(a, dim)) return false;
   const DeviceMemory parts(
       static_cast<int64_t>(split_parts_bytes(rows, heads, kv_heads, dim, max_pages)));
-  const SplitSpace space{reinterpret_cast<float*>(parts.data()), split_parts_of(max_pages)};
+  const SplitSpace space{reinterpret_cast<float*>(parts.data()), split_parts_of(rows, max_pages)};
   clock.start(stream);
   for (; a.layer < a.layers; ++a.layer) {
     const Launch how{stream, a.layer == 0 ? Start::plain : Start::early};

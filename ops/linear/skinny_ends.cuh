@@ -1,5 +1,5 @@
-// The ends of a tile of a few-row product (skinny.cuh, streamed.cuh): its sums lie in shared memory,
-// parts of them with each block of a cluster, and leave the chip through tail.cuh.
+// The ends of a tile of a few-row product (skinny.cuh, streamed.cuh): its sums lie in shared
+// memory, in parts, and leave the chip through tail.cuh.
 #pragma once
 #include "ops/linear/gemv.cuh"
 

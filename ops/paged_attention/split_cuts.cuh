@@ -8,8 +8,10 @@ namespace {
 #ifndef LIMPET_SPLIT_TOKENS
 #define LIMPET_SPLIT_TOKENS 512
 #endif
-// Of a cut: of rows from position kShortRow on, and before, where short cuts are sooner done.
-constexpr int kSplitTokens = LIMPET_SPLIT_TOKENS, kShortTokens = 128, kShortRow = 1536;
+// Of a cut: of rows from position kShortRow on, alone or among others, and before, where short cuts
+// are sooner done.
+constexpr int kSplitTokens = LIMPET_SPLIT_TOKENS, kAloneTokens = LIMPET_SPLIT_TOKENS / 2;
+constexpr int kShortTokens = 128, kShortRow = 1536;
 constexpr int kSplitWarps = 4, kSplitDepth = 3;  // of a block; pages of a warp's ring
 static_assert((kSplitWarps & (kSplitWarps - 1)) == 0 && kSplitTokens <= 512);  // a page a lane
 constexpr int kSplitRows = 512, kSplitHeads = 8;  // heads of one product
@@ -26,32 +28,34 @@ struct SplitSpace {
   float* parts;  // split_parts_bytes()
   int most;      // parts of a row, split_parts_of()
 };
-// Tokens of a cut, for a row at position `last`.
-__host__ __device__ inline int cut_tokens(int last) {
-  return last < kShortRow ? kShortTokens : kSplitTokens;
+// Tokens of a cut, for a row at position `last` of a launch of so many rows.
+__host__ __device__ inline int cut_tokens(int rows, int last) {
+  return last < kShortRow ? kShortTokens : rows == 1 ? kAloneTokens : kSplitTokens;
 }
-// position / cut_tokens(last), which costs more
-__device__ __forceinline__ int cut_of(int position, int last) {
-  return last < kShortRow ? position / kShortTokens : position / kSplitTokens;
+// position / cut_tokens(rows, last), which costs more
+__device__ __forceinline__ int cut_of(int rows, int position, int last) {
+  return last < kShortRow ? position / kShortTokens
+         : rows == 1      ? position / kAloneTokens
+                          : position / kSplitTokens;
 }
 __host__ __device__ inline int head_blocks(int heads, int kv_heads) {
   return kv_heads * ((heads / kv_heads + kSplitHeads - 1) / kSplitHeads);
 }
-inline int split_parts_of(int max_pages) {
-  const int tokens = max_pages * kPageTokens;
+inline int split_parts_of(int rows, int max_pages) {
+  const int tokens = max_pages * kPageTokens, most = cut_tokens(rows, kShortRow);
   return std::max((std::min(tokens, kShortRow) + kShortTokens - 1) / kShortTokens,
-                  (tokens + kSplitTokens - 1) / kSplitTokens);
+                  (tokens + most - 1) / most);
 }
 inline size_t split_parts_bytes(int rows, int heads, int kv_heads, int head_dim, int max_pages) {
-  return size_t{4} * rows * head_blocks(heads, kv_heads) * split_parts_of(max_pages) *
+  return size_t{4} * rows * head_blocks(heads, kv_heads) * split_parts_of(rows, max_pages) *
          kSplitHeads * (head_dim + 2);
 }
 
 #if LIMPET_GPU_PTX
-// What every warp asks again and again: how heads are grouped, and, in shared memory, the cuts.
+// What every warp asks again and again: how heads are grouped, and, in shared memory, the pages.
 struct RowCuts {
   int rows, group, per_group, blocks;  // heads of a KV head, head blocks of it, head blocks
-  int* starts;                         // [rows + 1]: cuts of the rows before each row
+  int* starts;                         // [rows + 1]: pages that the rows before each row see
 
   __device__ RowCuts(const PagedRows& a, unsigned char* memory)
       : rows(static_cast<int>(counted_rows(a.count, a.rows))), group(a.heads / a.kv_heads),
@@ -63,6 +67,10 @@ struct RowCuts {
   }
 };
 
+__device__ __forceinline__ int first_seen(const PagedRows& a, int last) {
+  return a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
+}
+
 // One cut of one row for one block of heads. Pages go to warps by twos, counted in the sequence.
 struct Cut {
   int row = -1, unit = 0, part = 0, parts = 0;  // unit: row and block of heads; parts of the row
@@ -71,23 +79,17 @@ struct Cut {
   int page = 0, end = 0;                        // pages of the cut, in the sequence
 
   Cut() = default;
-  // By whole warps.
-  __device__ __forceinline__ Cut(const PagedRows& a, const RowCuts& of, int cut, int block) {
-    if (cut >= of.starts[of.rows]) return;
+  __device__ __forceinline__ Cut(const PagedRows& a, const RowCuts& of, int r, int block, int p) {
     kv_head = of.per_group == 1 ? block : block / of.per_group;
     const int within = block - kv_head * of.per_group;
     head = kv_head * of.group + within * kSplitHeads;
     heads = min(kSplitHeads, of.group - within * kSplitHeads);
-    row = 0;
-    for (int base = 0; base < of.rows; base += 32) {  // rows whose cuts all come before this one
-      const int r = base + static_cast<int>(threadIdx.x) % 32;
-      row += __popc(__ballot_sync(~0u, r < of.rows && of.starts[r + 1] <= cut));
-    }
-    unit = row * of.blocks + block;
+    row = r, unit = row * of.blocks + block;
     last = a.positions[row];
-    first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
-    part = cut - of.starts[row], parts = of.starts[row + 1] - of.starts[row];
-    const int at = cut_of(first, last) + part, pages = cut_tokens(last) / kPageTokens;
+    first = first_seen(a, last);
+    part = p, parts = cut_of(a.rows, last, last) - cut_of(a.rows, first, last) + 1;
+    const int at = cut_of(a.rows, first, last) + part;
+    const int pages = cut_tokens(a.rows, last) / kPageTokens;
     page = max(first / kPageTokens, at * pages);
     end = min(last / kPageTokens + 1, (at + 1) * pages);
   }
@@ -101,43 +103,82 @@ struct Cut {
   }
 };
 
-// Goes through the cuts of all blocks of heads, some apart; without divisions, which take longer
-// than two pages' scores.
+// Where a cut stands among all: row after row, block after block of heads, part after part.
+struct CutPlace {
+  int row, block, part;
+
+  // The first cut that begins at the pages' `share` of `of` equal ones, or after. By whole warps.
+  __device__ __forceinline__ CutPlace(const PagedRows& a, const RowCuts& cuts, int share, int of)
+      : row(0), block(0), part(0) {
+    const long long all = static_cast<long long>(cuts.starts[cuts.rows]) * cuts.blocks;
+    const long long from = all * share / of;
+    for (int base = 0; base < cuts.rows; base += 32) {  // rows whose pages all come before
+      const int r = base + static_cast<int>(threadIdx.x) % 32;
+      const bool before = r < cuts.rows &&
+                          static_cast<long long>(cuts.starts[r + 1]) * cuts.blocks <= from;
+      row += __popc(__ballot_sync(~0u, before));
+    }
+    if (row >= cuts.rows) return;
+    const int pages = cuts.starts[row + 1] - cuts.starts[row];
+    const int rest =
+        static_cast<int>(from - static_cast<long long>(cuts.starts[row]) * cuts.blocks);
+    block = rest / pages;
+    const int in_head = rest - block * pages, last = a.positions[row];
+    const int first = first_seen(a, last), each = cut_tokens(a.rows, last) / kPageTokens;
+    if (in_head > 0) {
+      part = (in_head + first / kPageTokens + each - 1) / each - cut_of(a.rows, first, last);
+    }
+    settle(a, cuts);
+  }
+  __device__ __forceinline__ void settle(const PagedRows& a, const RowCuts& cuts) {
+    const int last = a.positions[row];
+    const int first = first_seen(a, last);
+    if (part <= cut_of(a.rows, last, last) - cut_of(a.rows, first, last)) return;
+    part = 0;
+    if (++block == cuts.blocks) block = 0, ++row;
+  }
+  __device__ __forceinline__ bool operator==(const CutPlace& o) const {
+    return row == o.row && block == o.block && part == o.part;
+  }
+};
+
+// Goes through a block's cuts: those that begin in its share of all pages, so that the blocks have
+// about as much to read, whatever the rows' lengths.
 struct CutWalk {
   const RowCuts& of;
-  int cut, block, cuts, blocks;  // the next one, and how far it is to the one after
+  CutPlace at, end;
 
-  __device__ CutWalk(const RowCuts& rows, int first, int apart)
-      : of(rows), cut(first / of.blocks), block(first % of.blocks), cuts(apart / of.blocks),
-        blocks(apart % of.blocks) {}
+  __device__ CutWalk(const PagedRows& a, const RowCuts& cuts, int share, int shares)
+      : of(cuts), at(a, cuts, share, shares), end(a, cuts, share + 1, shares) {}
   __device__ __forceinline__ Cut next(const PagedRows& a) {
-    const Cut now(a, of, cut, block);
-    cut += cuts, block += blocks;
-    if (block >= of.blocks) block -= of.blocks, ++cut;
+    if (at == end) return {};
+    const Cut now(a, of, at.row, at.block, at.part);
+    if (++at.part == now.parts) {
+      at.part = 0;
+      if (++at.block == of.blocks) at.block = 0, ++at.row;
+    }
     return now;
   }
 };
 
 // By the first warp.
-__device__ __forceinline__ void count_cuts(const PagedRows& a, const RowCuts& of) {
+__device__ __forceinline__ void count_pages(const PagedRows& a, const RowCuts& of) {
   if (threadIdx.x >= 32) return;
   const int lane = static_cast<int>(threadIdx.x);
   const int rows = of.rows;
   int before = 0;
   for (int base = 0; base < a.rows; base += 32) {
     const int last = base + lane < a.rows ? a.positions[base + lane] : 0;
-    int cuts = 0;
-    if (base + lane < rows) {
-      const int first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
-      cuts = cut_of(last, last) - cut_of(first, last) + 1;
-    }
-    int sum = cuts;
+    const bool counted = base + lane < rows;
+    const int pages =
+        counted ? last / kPageTokens - first_seen(a, last) / kPageTokens + 1 : 0;
+    int sum = pages;
 #pragma unroll
     for (int lanes = 1; lanes < 32; lanes *= 2) {
       const int other = __shfl_up_sync(~0u, sum, lanes);
       if (lane >= lanes) sum += other;
     }
-    if (base + lane < rows) of.starts[base + lane] = before + sum - cuts;
+    if (counted) of.starts[base + lane] = before + sum - pages;
     before += __shfl_sync(~0u, sum, 31);
   }
   if (lane == 0) of.starts[rows] = before;

@@ -95,9 +95,10 @@ class GpuChoices : public ::testing::TestWithParam<std::tuple<std::string, int>>
   const RandomModel& model() const { return kModels[std::get<1>(GetParam())]; }
   void SetUp() override {
     ChoiceMemory::of_process().forget();
-    if (!test::is_fused(model(), *open(model(), device(), true))) GTEST_SKIP() << "nothing fused";
+    fused_ = test::is_fused(model(), *open(model(), device(), true));
   }
   void TearDown() override { ChoiceMemory::of_process().forget(); }
+  bool fused_ = true;  // else nothing is chosen
 };
 
 TEST_P(GpuChoices, EveryCandidateGivesWhatOpByOpGives) {
@@ -108,7 +109,8 @@ TEST_P(GpuChoices, EveryCandidateGivesWhatOpByOpGives) {
     const auto want = run(*plain, n);
     EXPECT_LT(relative(run(*open(model(), device(), true), n), want), 2e-2) << n;
     const ChoiceTable timed = memory.known();
-    ASSERT_EQ(timed.size(), 2u) << "the layers and the head: " << timed.text();
+    ASSERT_EQ(timed.size(), fused_ ? 2u : 0u) << "the layers and the head: " << timed.text();
+    if (!fused_) continue;
     size_t taken = 0;
     for (const std::string& name : names()) {
       // All products by it; and, the vendor's first, each alone among own kernels.
@@ -136,8 +138,8 @@ TEST_P(GpuChoices, AreMadeOnceInAProcessAndKeptInAFile) {
                             ("limpet-gpu-choices-" + std::to_string(getpid()))).string();
   const auto a = open(model(), device(), true, path);
   const auto first = run(*a, 8);
-  EXPECT_EQ(a->counters().choices_timed, 2);
-  EXPECT_GT(a->counters().choice_seconds, 0);
+  EXPECT_EQ(a->counters().choices_timed, fused_ ? 2 : 0);
+  EXPECT_EQ(a->counters().choice_seconds > 0, fused_);
   EXPECT_EQ(run(*a, 8), first);
   const auto b = open(model(), device(), true);
   EXPECT_EQ(run(*b, 8), first);
@@ -160,7 +162,7 @@ TEST_P(GpuChoices, TouchNoSessionsKv) {
   const HostKv before = e->sync_to_host(s);
   const int64_t timed = e->counters().choices_timed;
   run(*e, 8), run(*e, 20), run(*e, 64);
-  EXPECT_EQ(e->counters().choices_timed, timed + 6);
+  EXPECT_EQ(e->counters().choices_timed, timed + (fused_ ? 6 : 0));
   const HostKv after = e->sync_to_host(s);
   ASSERT_EQ(after.layers.size(), before.layers.size());
   for (size_t l = 0; l < before.layers.size(); ++l) {

@@ -1,6 +1,6 @@
 // Which of its candidates each product of a plan goes to: what is remembered, or what is fastest,
-// timed over as many layers' own weights as make each come from memory, in the order in which a step
-// runs them, attention over one position.
+// timed over as many layers' own weights as make each come from memory, in the order in which a
+// step runs them, attention over one position.
 #pragma once
 #include <algorithm>
 #include <chrono>
@@ -18,7 +18,7 @@ namespace {
 constexpr double kWorthIt = 0.005;  // gain of another choice over the one that there is
 constexpr double kMostSeconds = 1.5;  // of timing one key; then what is best so far stays
 constexpr int kPasses = 4;            // the first of which is not counted
-constexpr int64_t kColdBytes = int64_t{400} << 20;  // weights that a pass reads: many times the L2's
+constexpr int64_t kColdBytes = int64_t{400} << 20;  // of weights in a pass: many times the L2's
 // Of the candidates' kernels: what was found with another is found anew.
 constexpr int kKernels = 1;
 

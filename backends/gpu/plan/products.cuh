@@ -65,8 +65,7 @@ struct ProductChoice {
     return !all.empty() && now().kind == Candidate::Kind::vendor;
   }
   void add(Candidate c) {
-    const bool there = std::ranges::any_of(all, [&](const Candidate& o) { return o.name == c.name; });
-    if (!there) all.push_back(std::move(c));
+    if (std::ranges::find(all, c.name, &Candidate::name) == all.end()) all.push_back(std::move(c));
   }
   bool choose(const std::string& name) {
     const auto at = std::ranges::find(all, name, &Candidate::name);

@@ -480,11 +480,6 @@ std::unique_ptr<Engine> Engine::open(const EngineOptions& options) {
     throw std::runtime_error("int8 weights run on the cpu only; leave them out for " +
                              options.device);
   }
-  if (config.rope.kind == RopeKind::dynamic &&
-      backend->info().device.kind != DeviceKind::cpu) {  // others have one table
-    config.max_context =
-        std::min(config.max_context, static_cast<int64_t>(config.rope.original_context));
-  }
   const Checkpoint checkpoint = options.random_weights
                                     ? Checkpoint::random(*options.random_weights)
                                     : Checkpoint::open(options.model_dir);

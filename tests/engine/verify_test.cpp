@@ -6,37 +6,25 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
 #include <tuple>
+
+#include "tests/golden/references.h"
 
 namespace limpet::client {
 namespace {
 
 using engine::Precision;
 
-struct Way {
-  std::string name;
-  VerifyOptions options;
-};
-using Case = std::tuple<std::string, Precision, Way>;
+using Case = std::tuple<std::string, Precision, test::VerifyWay>;
 
 class Verify : public ::testing::TestWithParam<Case> {};
 
 TEST_P(Verify, MatchesTheReference) {
   const auto& [name, precision, way] = GetParam();
-  const bool embedded = name == "limpet-tiny";
-  const Golden golden = load_golden("tests/golden/" + name + "/golden.safetensors");
-  auto options = verify_engine_options(golden, way.options);
-  options.model_dir = embedded ? "models/limpet-tiny" : "tests/golden/" + name;
-  options.precision = precision;
-  VerifyOptions checked = way.options;
-  // These random checkpoints' references were computed by models cast to bf16 as a whole.
-  const std::set<std::string> rounded = {"llama-gqa", "qwen2-gqa7", "qwen3-qknorm", "mistral-swa"};
-  checked.rope = rounded.contains(name) ? ReferenceRope::bf16 : ReferenceRope::f32;
-  const VerifyReport report = verify_checkpoint(options, golden, checked);
+  const auto [report, greedy] = test::verify_reference("cpu", name, precision, way);
   EXPECT_TRUE(report.pass(precision)) << report.json(precision);
   EXPECT_GT(report.logit_std, 0.01);
-  EXPECT_EQ(report.greedy, std::ssize(golden.greedy_ids));
+  EXPECT_EQ(report.greedy, greedy);
 }
 
 std::string name_of(const ::testing::TestParamInfo<Case>& info) {
@@ -46,17 +34,11 @@ std::string name_of(const ::testing::TestParamInfo<Case>& info) {
   return text;
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Checkpoints, Verify,
-    ::testing::Combine(::testing::Values("llama-gqa", "qwen2-gqa7", "qwen3-qknorm", "mistral-swa",
-                                         "limpet-tiny", "llama-yarn", "mistral-yarn-mscale",
-                                         "qwen2-dynamic", "qwen3-linear", "llama-wide-heads"),
-                       ::testing::Values(Precision::f32, Precision::bf16),
-                       ::testing::Values(Way{"whole", {}}, Way{"chunks_of_7", {.chunk = 7}},
-                                         Way{"ragged_batch_of_5", {.batch_with = 4}},
-                                         Way{"ragged_chunks_of_7",
-                                             {.chunk = 7, .batch_with = 4}})),
-    name_of);
+INSTANTIATE_TEST_SUITE_P(Checkpoints, Verify,
+                         ::testing::Combine(::testing::ValuesIn(test::references()),
+                                            ::testing::Values(Precision::f32, Precision::bf16),
+                                            ::testing::ValuesIn(test::verify_ways())),
+                         name_of);
 
 TEST(VerifyInt8, IsWithinItsToleranceAndNotWithinBf16s) {
   for (const std::string name : {"llama-gqa", "mistral-yarn-mscale", "qwen3-linear"}) {

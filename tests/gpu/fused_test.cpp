@@ -1,12 +1,9 @@
 // A decoder on the kernels that take several ops at once gives what it gives op by op, within the
 // rounding of its activations to bf16.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
-#include <fstream>
 #include <iterator>
 #include <tuple>
 
@@ -15,58 +12,15 @@
 #include "engine/engine.h"
 #include "engine/graph.h"
 #include "engine/models/architecture.h"
-#include "ops/paged_attention/head_sizes.h"
 #include "tests/gpu/gpus.h"
+#include "tests/gpu/random_models.h"
+#include "tests/gpu/same_bits.h"
 
 namespace limpet::engine {
 namespace {
 
-struct Model {
-  const char* name;
-  const char* architecture;
-  int hidden, inner, heads, kv_heads, head_dim, vocab, window;
-};
-constexpr Model kModels[] = {
-    {"llama", "LlamaForCausalLM", 256, 512, 8, 2, 32, 1000, 0},
-    {"qwen2", "Qwen2ForCausalLM", 448, 1216, 7, 1, 64, 777, 0},
-    {"qwen3", "Qwen3ForCausalLM", 192, 320, 4, 2, 128, 1024, 0},
-    {"mistral", "MistralForCausalLM", 320, 448, 4, 4, 80, 513, 40},
-    // Wider than what a slot of the ring takes four, or two, rows of (backends/gpu/one_row).
-    {"wide", "LlamaForCausalLM", 2560, 9024, 8, 2, 128, 600, 0},
-    {"narrow", "MistralForCausalLM", 1088, 4672, 16, 8, 64, 600, 700},
-    {"quarter", "LlamaForCausalLM", 512, 1024, 8, 2, 64, 600, 0},
-    {"seven", "Qwen2ForCausalLM", 896, 1216, 7, 1, 128, 600, 0},
-    {"odd", "LlamaForCausalLM", 320, 512, 4, 2, 144, 600, 0},  // no fast kernel has such heads
-};
-
-// A folder with the model's config.json, as long as it lives.
-class Folder {
- public:
-  explicit Folder(const Model& m)
-      : path_(std::filesystem::temp_directory_path() /
-              ("limpet-fused-" + std::string(m.name) + "-" + std::to_string(getpid()))) {
-    std::filesystem::create_directories(path_);
-    std::ofstream out(path_ / "config.json");
-    out << R"({"architectures": [")" << m.architecture << R"("], "hidden_act": "silu",)"
-        << R"("rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 2048,)"
-        << R"("eos_token_id": 0, "num_hidden_layers": 3, "tie_word_embeddings": false,)"
-        << R"("hidden_size": )" << m.hidden << R"(, "intermediate_size": )" << m.inner
-        << R"(, "num_attention_heads": )" << m.heads << R"(, "num_key_value_heads": )" << m.kv_heads
-        << R"(, "head_dim": )" << m.head_dim << R"(, "vocab_size": )" << m.vocab;
-    if (m.window > 0) out << R"(, "sliding_window": )" << m.window;
-    out << "}";
-  }
-  ~Folder() { std::filesystem::remove_all(path_); }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  std::string path() const { return path_.string(); }
-
- private:
-  std::filesystem::path path_;
-};
-
-Program program_of(const Model& m, DType dtype, int64_t rows) {
-  const Folder folder(m);
+Program program_of(const test::RandomModel& m, DType dtype, int64_t rows) {
+  const test::RandomModelFolder folder(m);
   const ModelConfig config = load_config(folder.path());
   LowerOptions lowering{.weights = dtype, .attention_weights = dtype, .kv = dtype,
                         .layers = config.layers, .kv_heads = config.kv_heads,
@@ -79,7 +33,7 @@ Program program_of(const Model& m, DType dtype, int64_t rows) {
 }
 
 TEST(DecoderMatch, FindsTheLayersOfEachArchitecture) {
-  for (const Model& m : kModels) {
+  for (const test::RandomModel& m : test::kRandomModels) {
     SCOPED_TRACE(m.name);
     const Program program = program_of(m, DType::bf16, 4);
     const auto found = match_decoder(program);
@@ -94,15 +48,15 @@ TEST(DecoderMatch, FindsTheLayersOfEachArchitecture) {
     EXPECT_EQ(found->rotary, m.head_dim);
     EXPECT_EQ(found->layers[2].layer, 2);
     EXPECT_EQ(found->layers[1].window, m.window);
-    EXPECT_EQ(found->layers[0].q_norm >= 0, std::string(m.name) == "qwen3");
+    EXPECT_EQ(found->layers[0].q_norm >= 0, std::string(m.architecture) == "Qwen3ForCausalLM");
     EXPECT_EQ(found->layers[0].qkv_bias >= 0, std::string(m.architecture) == "Qwen2ForCausalLM");
     EXPECT_TRUE(std::holds_alternative<ops::GatherRows>(program.steps[found->end].op));
   }
 }
 
 TEST(DecoderMatch, LeavesOtherProgramsAlone) {
-  EXPECT_FALSE(match_decoder(program_of(kModels[0], DType::f32, 4)).has_value());
-  Program program = program_of(kModels[0], DType::bf16, 4);
+  EXPECT_FALSE(match_decoder(program_of(test::kRandomModels[0], DType::f32, 4)).has_value());
+  Program program = program_of(test::kRandomModels[0], DType::bf16, 4);
   // The second layer's last product is added to something else than the residual stream.
   int downs = 0;
   for (ProgramStep& step : program.steps) {
@@ -125,18 +79,16 @@ std::vector<Token> text(size_t n) {
 using Case = std::tuple<std::string, int>;
 class GpuFused : public ::testing::TestWithParam<Case> {
  protected:
-  std::unique_ptr<Engine> open(bool fused) const {
-    const Folder folder(kModels[std::get<1>(GetParam())]);
+  static const test::RandomModel& model() { return test::kRandomModels[std::get<1>(GetParam())]; }
+  std::unique_ptr<Engine> open(bool fused, int64_t kv_pages = 200) const {
     EngineOptions o;
-    o.model_dir = folder.path();
     o.device = std::get<0>(GetParam());
-    o.kv_pages = 200;
+    o.kv_pages = kv_pages;
     o.max_rows = 512;
     o.max_wanted = 512;
     o.share_prefixes = false;
-    o.random_weights = 3;
     o.fused = fused;
-    return Engine::open(o);
+    return test::open_random(model(), o);
   }
 };
 
@@ -216,7 +168,7 @@ TEST_P(GpuFused, GivesWhatItGivesOpByOp) {
   EXPECT_EQ(plain->counters().fused_programs, 0);
   // HIP has no library for large products, so programs of many rows run op by op; on AMD all do.
   const int64_t all = fused->counters().compiles;
-  if (!ops::has_fast_attention(kModels[std::get<1>(GetParam())].head_dim)) {
+  if (!ops::has_fast_attention(model().head_dim)) {
     EXPECT_EQ(fused->counters().fused_programs, 0);
   } else if (fused->info().device.starts_with("cuda")) {
     EXPECT_EQ(fused->counters().fused_programs, all);
@@ -241,11 +193,11 @@ GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(GpuFused);
 INSTANTIATE_TEST_SUITE_P(Models, GpuFused,
                          ::testing::Combine(
                              ::testing::ValuesIn(test::gpus()),
-                             ::testing::Range(0, static_cast<int>(std::size(kModels)))),
+                             ::testing::Range(0, static_cast<int>(std::size(test::kRandomModels)))),
                          [](const auto& info) {
                            std::string name = std::get<0>(info.param);
                            std::ranges::replace(name, ':', '_');
-                           return name + "_" + kModels[std::get<1>(info.param)].name;
+                           return name + "_" + test::kRandomModels[std::get<1>(info.param)].name;
                          });
 
 }  // namespace

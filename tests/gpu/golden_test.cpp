@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <tuple>
 
-#include "clients/verify/verify.h"
+#include "tests/golden/references.h"
 #include "tests/gpu/gpus.h"
 
 namespace limpet::client {
@@ -12,29 +12,17 @@ namespace {
 
 using engine::Precision;
 
-struct Way {
-  std::string name;
-  VerifyOptions options;
-};
-using Case = std::tuple<std::string, std::string, Precision, Way>;
+using Case = std::tuple<std::string, std::string, Precision, test::VerifyWay>;
 
 class GpuGolden : public ::testing::TestWithParam<Case> {};
 
 TEST_P(GpuGolden, MatchesTheReference) {
   const auto& [device, name, precision, way] = GetParam();
-  const bool embedded = name == "limpet-tiny";
-  const Golden golden = load_golden("tests/golden/" + name + "/golden.safetensors");
-  auto options = verify_engine_options(golden, way.options);
-  options.model_dir = embedded ? "models/limpet-tiny" : "tests/golden/" + name;
-  options.device = device;
-  options.precision = precision;
-  VerifyOptions checked = way.options;
-  checked.rope = embedded ? ReferenceRope::f32 : ReferenceRope::bf16;
-  const VerifyReport report = verify_checkpoint(options, golden, checked);
+  const auto [report, greedy] = test::verify_reference(device, name, precision, way);
   std::printf("%s %s\n", name.c_str(), report.json(precision).c_str());
   EXPECT_TRUE(report.pass(precision)) << report.json(precision);
   EXPECT_GT(report.logit_std, 0.01);
-  EXPECT_EQ(report.greedy, std::ssize(golden.greedy_ids));
+  EXPECT_EQ(report.greedy, greedy);
 }
 
 std::string name_of(const ::testing::TestParamInfo<Case>& info) {
@@ -46,16 +34,12 @@ std::string name_of(const ::testing::TestParamInfo<Case>& info) {
 }
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(GpuGolden);
-INSTANTIATE_TEST_SUITE_P(
-    Checkpoints, GpuGolden,
-    ::testing::Combine(::testing::ValuesIn(test::gpus(true)),
-                       ::testing::Values("llama-gqa", "qwen2-gqa7", "qwen3-qknorm", "mistral-swa",
-                                         "limpet-tiny"),
-                       ::testing::Values(Precision::f32, Precision::bf16),
-                       ::testing::Values(Way{"whole", {}}, Way{"chunks_of_7", {.chunk = 7}},
-                                         Way{"ragged_chunks_of_7",
-                                             {.chunk = 7, .batch_with = 4}})),
-    name_of);
+INSTANTIATE_TEST_SUITE_P(Checkpoints, GpuGolden,
+                         ::testing::Combine(::testing::ValuesIn(test::gpus(true)),
+                                            ::testing::ValuesIn(test::references()),
+                                            ::testing::Values(Precision::f32, Precision::bf16),
+                                            ::testing::ValuesIn(test::verify_ways())),
+                         name_of);
 
 }  // namespace
 }  // namespace limpet::client

@@ -124,6 +124,32 @@ TEST_P(RopeTableTest, EqualsTheReference) {
   expect_rows(run_op(*backend_, ops::RopeTable{}, in, {5, 8}, {.count = 5}), want, 1e-6, 8, 5);
 }
 
+// Rows of sequences beyond the trained length take frequencies of their own.
+TEST_P(RopeTableTest, DynamicScalingEqualsTheReference) {
+  const std::vector<int32_t> positions = {0, 1, 31, 32, 50, 127, 9};
+  const std::vector<float> frequencies = {1.0f, 0.1f, 0.01f, 0.001f};  // 10000 ^ (-i / 4)
+  const int64_t n = std::ssize(frequencies), rows = std::ssize(positions);
+  for (const int64_t least : {0, 50}) {
+    const ops::RopeGrowth growth{.theta = 1e4, .factor = 4, .trained = 32, .least = least};
+    std::vector<double> want;
+    for (const int32_t p : positions) {
+      const auto length = static_cast<double>(std::max<int64_t>(p + 1, least));
+      const double stretch = length > 32 ? 4 * length / 32 - 3 : 1;
+      const double base = 1e4 * std::pow(stretch, 4.0 / 3);
+      const auto angle = [&](int64_t i) {
+        const double exponent = -static_cast<double>(i) / static_cast<double>(n);
+        return p * static_cast<double>(static_cast<float>(std::pow(base, exponent)));
+      };
+      for (int64_t i = 0; i < n; ++i) want.push_back(std::cos(angle(i)));
+      for (int64_t i = 0; i < n; ++i) want.push_back(std::sin(angle(i)));
+    }
+    std::vector<Tensor> in = {i32({rows}, positions), f32({n}, frequencies)};
+    const auto got =
+        run_op(*backend_, ops::RopeTable{growth}, in, {rows, 2 * n}, {.count = rows});
+    expect_rows(got, want, 1e-5, 2 * n, rows);
+  }
+}
+
 TEST(CpuOps, OutOfRangeIndicesAreCaught) {
   auto backend = make_backend({}, {.threads = 1});
   std::vector<Tensor> in = {f32({2, 4}, std::vector<float>(8)), i32({1}, {2})};

@@ -58,6 +58,21 @@ std::vector<size_t> descend(
   return best;
 }
 
+std::vector<size_t> descend_from_each(
+    std::span<const size_t> counts, const std::vector<std::vector<size_t>>& starts, double gain,
+    const std::function<double(const std::vector<size_t>&)>& seconds) {
+  std::vector<size_t> best = descend(counts, starts.at(0), gain, seconds);
+  if (starts.size() == 1) return best;
+  double least = seconds(best);
+  for (size_t i = 1; i < starts.size(); ++i) {
+    std::vector<size_t> other = descend(counts, starts[i], gain, seconds);
+    if (other == best) continue;
+    const double now = seconds(other);
+    if (now < least * (1 - gain)) least = now, best = std::move(other);
+  }
+  return best;
+}
+
 const ChoiceTable::Names* ChoiceTable::find(const std::string& key) const {
   const auto at = of_.find(key);
   return at == of_.end() ? nullptr : &at->second;
@@ -101,6 +116,10 @@ std::string ChoiceTable::read(std::string_view text) {
   return {};
 }
 
+void ChoiceTable::add(const ChoiceTable& other) {
+  for (const auto& [key, names] : other.of_) of_[key] = names;
+}
+
 ChoiceMemory& ChoiceMemory::of_process() {
   static ChoiceMemory memory;
   return memory;
@@ -121,8 +140,14 @@ void ChoiceMemory::put(const std::string& key, ChoiceTable::Names names) {
 std::string ChoiceMemory::keep_in(const std::string& path) {
   const std::scoped_lock held(lock_);
   path_ = path;
+  ChoiceTable all;
   const auto text = text_of(path);
-  return text ? table_.read(*text) : std::string{};
+  std::string wrong = text ? all.read(*text) : std::string{};
+  const size_t there = all.size();
+  all.add(table_);
+  table_ = std::move(all);
+  if (table_.size() > there) write();
+  return wrong;
 }
 
 std::string ChoiceMemory::failed_write() {
@@ -134,7 +159,7 @@ std::string ChoiceMemory::failed_write() {
 void ChoiceMemory::write() {
   ChoiceTable all;
   if (const auto text = text_of(path_)) (void)all.read(*text);
-  (void)all.read(table_.text());
+  all.add(table_);
   const std::string next = path_ + "." + std::to_string(getpid());
   std::ofstream out(next, std::ios::binary | std::ios::trunc);
   out << all.text();

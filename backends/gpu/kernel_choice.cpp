@@ -13,7 +13,7 @@ namespace limpet {
 namespace {
 
 constexpr std::string_view kFormat = "limpet kernel choices 1";
-constexpr size_t kMostText = 1 << 20, kMostField = 512, kMostNames = 16;
+constexpr size_t kMostText = 1 << 20, kMostField = 512, kMostNames = 16, kMostNews = 256;
 
 bool is_field(std::string_view s) {
   return !s.empty() && s.size() <= kMostField &&
@@ -150,9 +150,18 @@ std::string ChoiceMemory::keep_in(const std::string& path) {
   return wrong;
 }
 
-std::string ChoiceMemory::failed_write() {
+void ChoiceMemory::tell(std::string line) {
   const std::scoped_lock held(lock_);
-  return std::exchange(failed_, {});
+  add_news(std::move(line));
+}
+
+void ChoiceMemory::add_news(std::string line) {
+  if (news_.size() < kMostNews) news_.push_back(std::move(line));
+}
+
+std::vector<std::string> ChoiceMemory::news() {
+  const std::scoped_lock held(lock_);
+  return std::exchange(news_, {});
 }
 
 // Whole or not at all; what another process has added meanwhile stays.
@@ -167,7 +176,7 @@ void ChoiceMemory::write() {
   std::error_code error;
   if (out) std::filesystem::rename(next, path_, error);
   if (out && !error) return;
-  failed_ = "kernel choices cannot be written to " + path_;
+  add_news("kernel choices cannot be written to " + path_);
   std::filesystem::remove(next, error);
 }
 

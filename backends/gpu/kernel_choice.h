@@ -59,17 +59,21 @@ class ChoiceMemory {
   void put(const std::string& key, ChoiceTable::Names names);
   // Reads the file, which may be missing, writes there what it lacks, and from now on what is put.
   // What the process knows stays as it is: bits depend on it. Gives what is wrong with the file, or
-  // nothing; one that cannot be read is written anew, one that cannot be written is told by
-  // failed_write().
+  // nothing; one that cannot be read is written anew.
   std::string keep_in(const std::string& path);
-  std::string failed_write();
+  // Adds a line for whoever asks for news(). Of more than 256 the first are kept.
+  void tell(std::string line);
+  // The lines since the last time: what was told, and that the file could not be written.
+  std::vector<std::string> news();
 
  private:
+  void add_news(std::string line);
   void write();
 
   std::mutex lock_;
   ChoiceTable table_;
-  std::string path_, failed_;
+  std::string path_;
+  std::vector<std::string> news_;
 };
 
 }  // namespace limpet

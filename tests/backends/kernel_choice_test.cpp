@@ -155,10 +155,14 @@ TEST_F(ChoiceFile, ThatIsBrokenIsToldAndWrittenAnew) {
 TEST_F(ChoiceFile, ThatCannotBeWrittenIsTold) {
   ChoiceMemory a;
   EXPECT_EQ(a.keep_in((folder_ / "none" / "choices").string()), "");
-  EXPECT_EQ(a.failed_write(), "");
+  EXPECT_TRUE(a.news().empty());
+  a.tell("first");
   a.put("one", {"x"});
-  EXPECT_NE(a.failed_write(), "");
-  EXPECT_EQ(a.failed_write(), "");
+  const auto news = a.news();
+  ASSERT_EQ(news.size(), 2u);
+  EXPECT_EQ(news[0], "first");
+  EXPECT_NE(news[1].find(folder_.string()), std::string::npos) << news[1];
+  EXPECT_TRUE(a.news().empty());
   EXPECT_EQ(a.find("one"), ChoiceTable::Names{"x"});
 }
 

@@ -35,19 +35,47 @@ class Event {
   GpuEvent event_{};
 };
 
+// A pass as a graph, as a step runs it: launched one by one, the kernels of small models would take
+// as long as the host needs to launch them.
+class CapturedPass {
+ public:
+  CapturedPass(const std::function<GpuError()>& pass, GpuStream stream) {
+    const auto mode = LIMPET_GPU(StreamCaptureModeThreadLocal);
+    gpu_check(LIMPET_GPU(StreamBeginCapture)(stream, mode), "timing kernels");
+    GpuGraph graph{};
+    error_ = pass();
+    const GpuError ended = LIMPET_GPU(StreamEndCapture)(stream, &graph);
+    if (error_ == GpuError{}) error_ = ended;
+    if (error_ == GpuError{}) error_ = gpu_instantiate(&exec_, graph);
+    if (graph != nullptr) (void)LIMPET_GPU(GraphDestroy)(graph);
+    if (error_ != GpuError{}) (void)LIMPET_GPU(GetLastError)();
+  }
+  ~CapturedPass() {
+    if (exec_ != nullptr) (void)LIMPET_GPU(GraphExecDestroy)(exec_);
+  }
+  CapturedPass(const CapturedPass&) = delete;
+  CapturedPass& operator=(const CapturedPass&) = delete;
+  bool there() const { return error_ == GpuError{}; }
+  void launch(GpuStream stream) const {
+    gpu_check(LIMPET_GPU(GraphLaunch)(exec_, stream), "timing kernels");
+  }
+
+ private:
+  GpuGraphExec exec_{};
+  GpuError error_{};
+};
+
 // The fastest of some passes; infinity when a kernel refuses.
 double Plan::seconds_of(const std::function<GpuError()>& pass) {
+  const CapturedPass captured(pass, stream_);
+  if (!captured.there()) return std::numeric_limits<double>::infinity();
   const Event begin, end;
   float least = std::numeric_limits<float>::infinity();
   for (int i = 0; i < kPasses; ++i) {
     gpu_check(LIMPET_GPU(EventRecord)(begin.get(), stream_), "timing kernels");
-    const GpuError error = pass();
+    captured.launch(stream_);
     gpu_check(LIMPET_GPU(EventRecord)(end.get(), stream_), "timing kernels");
     gpu_check(LIMPET_GPU(EventSynchronize)(end.get()), "timing kernels");
-    if (error != GpuError{}) {
-      (void)LIMPET_GPU(GetLastError)();
-      return std::numeric_limits<double>::infinity();
-    }
     float ms = 0;
     gpu_check(LIMPET_GPU(EventElapsedTime)(&ms, begin.get(), end.get()), "timing kernels");
     if (i > 0) least = std::min(least, ms);

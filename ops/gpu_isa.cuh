@@ -60,22 +60,12 @@ __device__ __forceinline__ void start_next() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 
-// What createpolicy.fractional.L2::evict_first makes, for all bytes.
-constexpr uint64_t kReadOnce = 0x12f0000000000000;
-
 __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {  // 16 bytes
   asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(shared_address(shared)),
                "l"(global)
-               : "memory");
-}
-// The same for bytes that are read once: the second-level cache gives them up first.
-__device__ __forceinline__ void copy_async_once(void* shared, const void* global) {
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2;" ::"r"(
-                   shared_address(shared)),
-               "l"(global), "l"(kReadOnce)
                : "memory");
 }
 __device__ __forceinline__ void copy_async_or_zero(void* shared, const void* global, bool there) {
@@ -151,9 +141,10 @@ __device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint
 __device__ __forceinline__ void copy_bulk_once(void* shared, const void* global, uint32_t bytes,
                                                uint64_t* barrier) {
   asm volatile(
+      "{\n.reg .b64 once;\ncreatepolicy.fractional.L2::evict_first.b64 once, 1.0;\n"
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
-      "[%0], [%1], %2, [%3], %4;" ::"r"(shared_address(shared)),
-      "l"(global), "r"(bytes), "r"(shared_address(barrier)), "l"(kReadOnce)
+      "[%0], [%1], %2, [%3], once;\n}" ::"r"(shared_address(shared)),
+      "l"(global), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
 }
 // Plain writes of this thread to shared memory come before bulk copies that are asked for later.

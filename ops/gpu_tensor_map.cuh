@@ -49,6 +49,8 @@ inline bool make_tile_map(TileMap* to, const uint16_t* from, int64_t rows, int64
 __device__ __forceinline__ void prefetch_map(const TileMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
+// What createpolicy.fractional.L2::evict_first makes, for all bytes.
+constexpr uint64_t kReadOnce = 0x12f0000000000000;
 // The tile from (row, column) on, to this block; `to` and `barrier`: addresses of shared memory.
 // Weights are read once: they go first when the second-level cache needs room.
 __device__ __forceinline__ void copy_tile_once(uint32_t to, const TileMap* map, int column,

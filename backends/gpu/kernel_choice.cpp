@@ -164,6 +164,17 @@ std::vector<std::string> ChoiceMemory::news() {
   return std::exchange(news_, {});
 }
 
+ChoiceTable ChoiceMemory::known() {
+  const std::scoped_lock held(lock_);
+  return table_;
+}
+
+void ChoiceMemory::forget() {
+  const std::scoped_lock held(lock_);
+  table_ = {};
+  path_.clear();
+}
+
 // Whole or not at all; what another process has added meanwhile stays.
 void ChoiceMemory::write() {
   ChoiceTable all;

@@ -45,6 +45,7 @@ class ChoiceTable {
   // Over what is there.
   void add(const ChoiceTable& other);
   size_t size() const { return of_.size(); }
+  const std::map<std::string, Names>& all() const { return of_; }
 
  private:
   std::map<std::string, Names> of_;
@@ -65,6 +66,8 @@ class ChoiceMemory {
   void tell(std::string line);
   // The lines since the last time: what was told, and that the file could not be written.
   std::vector<std::string> news();
+  ChoiceTable known();
+  void forget();  // all, and the file
 
  private:
   void add_news(std::string line);

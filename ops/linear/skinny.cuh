@@ -84,8 +84,7 @@ struct SkinnyCopies {
   __device__ __forceinline__ void copy_weight(unsigned char* stage, int step) const {
 #pragma unroll
     for (int i = 0; i < Shape::weight_copies; ++i) {
-      copy_async_once(stage + swizzled(row + i * (Shape::threads / 8), chunk),
-                      weight[i] + step * 64);
+      copy_async(stage + swizzled(row + i * (Shape::threads / 8), chunk), weight[i] + step * 64);
     }
   }
   __device__ __forceinline__ void copy_x(unsigned char* stage, int step) const {

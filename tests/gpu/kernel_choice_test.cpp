@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <iterator>
 #include <string>
 #include <tuple>
@@ -31,11 +30,6 @@ constexpr const char* kNothing = "no such kernel";
 
 std::string product(int n, int k) { return " " + std::to_string(n) + "x" + std::to_string(k); }
 
-struct Found {
-  std::string key;
-  Names names;
-};
-
 class GpuChoices : public ::testing::TestWithParam<std::tuple<std::string, const char*>> {
  protected:
   GpuChoices()
@@ -45,7 +39,8 @@ class GpuChoices : public ::testing::TestWithParam<std::tuple<std::string, const
     std::filesystem::create_directories(folder_);
   }
   ~GpuChoices() override {
-    for (const Found& f : before_) ChoiceMemory::of_process().put(f.key, f.names);
+    ChoiceMemory::of_process().forget();
+    for (const auto& [key, names] : known_.all()) ChoiceMemory::of_process().put(key, names);
     std::filesystem::remove_all(folder_);
   }
 
@@ -62,14 +57,11 @@ class GpuChoices : public ::testing::TestWithParam<std::tuple<std::string, const
                                product(2 * m.inner, m.hidden) + product(m.hidden, m.inner);
     const std::string head = product(m.vocab, m.hidden);
     const std::string kind = std::get<0>(GetParam()).substr(0, std::get<0>(GetParam()).find(':'));
-    std::ifstream file(path_);
-    for (std::string line; std::getline(file, line);) {
-      const std::string key = line.substr(0, line.find('\t'));
-      const auto names = ChoiceMemory::of_process().find(key);
+    known_ = ChoiceMemory::of_process().known();
+    for (const auto& [key, names] : known_.all()) {
       const bool one = key.find(" of 1 ") != std::string::npos;
       const bool is_head = key.find(": head") != std::string::npos && key.ends_with(head);
-      if (!names || !key.starts_with(kind) || !(is_head || key.ends_with(layers))) continue;
-      before_.push_back({key, *names});
+      if (!key.starts_with(kind) || !(is_head || key.ends_with(layers))) continue;
       auto& keys = one ? (is_head ? head_of_one_ : layers_of_one_) : (is_head ? heads_ : layers_);
       keys.push_back(key);
     }
@@ -142,7 +134,7 @@ class GpuChoices : public ::testing::TestWithParam<std::tuple<std::string, const
                                   ("limpet-gpu-choices-" + std::to_string(getpid()));
   std::string path_ = (folder_ / "choices").string();
   std::vector<std::string> layers_, layers_of_one_, heads_, head_of_one_;
-  std::vector<Found> before_;
+  ChoiceTable known_ = ChoiceMemory::of_process().known();  // for those who come after
 };
 
 double relative(const std::vector<float>& got, const std::vector<float>& want) {

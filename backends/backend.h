@@ -49,6 +49,7 @@ struct SideCopy {
 struct BackendInfo {
   Device device;
   std::string description;   // "cpu, 2 threads, AVX3, bf16 dot products"
+  std::string lacks;         // what would make it faster and is not there, and how to get it
   int threads = 0;           // of the host that work on kernels
   int64_t memory_bytes = 0;  // of the device; 0: unknown
   // Programs of so many rows, or fewer, are made with or without Program::runs, and steps do well
@@ -61,6 +62,7 @@ struct BackendCounters {
   int64_t bytes_up = 0;      // write() and pack()
   int64_t bytes_down = 0;    // read()
   int64_t bytes_copied = 0;  // copy(), within the device
+  int64_t bytes_packed = 0;  // allocated by pack(): of weights
   int64_t runs = 0;
   int64_t graph_launches = 0;  // runs that replayed a captured graph
   int64_t eager_runs = 0;      // runs that launched op by op, on a backend that could capture

@@ -74,6 +74,18 @@ std::string model_folder(const std::string& name) {
   return folder.string();
 }
 
+int64_t parameters(const std::string& name) {
+  const Shape& s = shape_of(name);
+  const std::string architecture = s.architecture;
+  const int64_t hidden = s.hidden, q = int64_t{s.heads} * s.head_dim;
+  const int64_t kv = int64_t{s.kv_heads} * s.head_dim, table = int64_t{s.vocab} * hidden;
+  const int64_t biases = architecture == "Qwen2ForCausalLM" ? q + 2 * kv : 0;
+  const int64_t head_norms = architecture == "Qwen3ForCausalLM" ? 2 * s.head_dim : 0;
+  const int64_t layer = hidden * (2 * q + 2 * kv + 3 * int64_t{s.inner}) + 2 * hidden + biases +
+                        head_norms;
+  return s.layers * layer + hidden + (s.tied ? table : 2 * table);
+}
+
 bool heads_share_table(const std::string& name) { return shape_of(name).tied; }
 
 }  // namespace limpet::bench

@@ -6,6 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
+#include "bench/bench_model.h"
+#include "bench/checked_step.h"
 #include "bench/decode_loop.h"
 #include "bench/engine_scene.h"
 
@@ -16,7 +18,23 @@ using engine::Engine;
 using engine::SequenceId;
 using engine::StepResult;
 
-void decode_point(Engine& e, const Options& o, const Point& p, double bandwidth) {
+// The rows of the last step that these sequences were in, which is undone.
+struct LastStep {
+  std::vector<Token> tokens{};
+  std::vector<engine::StepRow> rows{};
+};
+LastStep undo_last_step(Engine& e, const std::vector<SequenceId>& ids) {
+  LastStep last;
+  for (const SequenceId id : ids) last.tokens.push_back(e.kv().tokens(id).back());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    e.kv().truncate(ids[i], e.kv().length(ids[i]) - 1);
+    last.rows.push_back({ids[i], std::span(last.tokens).subspan(i, 1)});
+  }
+  return last;
+}
+
+void decode_point(Engine& e, const Options& o, const Point& p, double bandwidth,
+                  CheckedStep* checked) {
   std::vector<SequenceId> ids;
   for (int64_t i = 0; i < p.batch; ++i) {
     ids.push_back(sequence_of(e, o, p.context, 3 + static_cast<uint64_t>(i)));
@@ -30,7 +48,6 @@ void decode_point(Engine& e, const Options& o, const Point& p, double bandwidth)
   const double wall = seconds_since(start);
   const auto after = e.counters();
   loop.end();
-  for (const SequenceId id : ids) e.kv().destroy(id);
 
   auto j = describe("decode", e, o);
   const double step = median(seconds);
@@ -52,6 +69,8 @@ void decode_point(Engine& e, const Options& o, const Point& p, double bandwidth)
     j["idle_seconds_per_step"] =
         (after.idle_seconds - before.idle_seconds) / static_cast<double>(o.steps);
   }
+  if (checked != nullptr) checked->compare(e, undo_last_step(e, ids).rows, j);
+  for (const SequenceId id : ids) e.kv().destroy(id);
   std::printf("%s\n", j.dump().c_str());
   std::fflush(stdout);
 }
@@ -71,11 +90,14 @@ int decode_bench(int argc, char** argv) {
   Options o;
   CLI::App app{"Decode steps on resident KV: tokens a second, and bytes against read bandwidth"};
   add_options(app, o);
+  add_check(app, o);
   if (const int status = parse(app, argc, argv); status >= 0) return status;
   const auto points = points_of(o);
   auto e = open(o, points);
   const double bandwidth = measured_read_bandwidth(*e);
-  for (const Point& p : points) decode_point(*e, o, p, bandwidth);
+  std::unique_ptr<CheckedStep> checked;
+  if (o.check) checked = std::make_unique<CheckedStep>(o, points);
+  for (const Point& p : points) decode_point(*e, o, p, bandwidth, checked.get());
   return 0;
 }
 
@@ -83,6 +105,7 @@ int turn2_bench(int argc, char** argv) {
   Options o;
   CLI::App app{"Time to the first token of a second turn: on resident KV, and re-prefilled"};
   add_options(app, o);
+  add_check(app, o);
   if (const int status = parse(app, argc, argv); status >= 0) return status;
   auto e = open(o, {{1, o.context}});
   const auto history = random_tokens(o.context, e->info().vocab, 1);
@@ -122,6 +145,12 @@ int turn2_bench(int argc, char** argv) {
   j["ratio"] = cold.back() / first;
   j["read_bandwidth"] = bandwidth;
   j["over_one_pass"] = first / (bytes / bandwidth);
+  if (o.check) {
+    const size_t last = fresh.size() - (fresh.size() - 1) % static_cast<size_t>(o.chunk) - 1;
+    if (last > 0) prefill(*e, resident, std::span(fresh).first(last), o.chunk);
+    const engine::StepRow row{resident, std::span(fresh).subspan(last)};
+    CheckedStep(o, {{1, o.context}}).compare(*e, {&row, 1}, j);
+  }
   j["prefill_tokens_per_second"] = static_cast<double>(all.size()) / cold.back();
   std::printf("%s\n", j.dump().c_str());
   return 0;
@@ -162,6 +191,48 @@ int prefill_bench(int argc, char** argv) {
   return 0;
 }
 
+// Steps of one row across the borders of buckets that are compiled and have never run.
+struct Crossings {
+  std::vector<double> seconds{}, steady{}, ratios{};
+};
+Crossings cross_buckets(Engine& e, const Options& o,
+                        const std::vector<engine::WarmedBucket>& warm) {
+  constexpr int64_t kBeside = 8;  // steps before a border and after it
+  constexpr auto kKind = engine::ProgramKind::decode;
+  Crossings all;
+  std::vector<int64_t> borders;
+  for (const engine::WarmedBucket& b : warm) {
+    const int64_t past = b.key.past();
+    if (b.key.batch() == 1 && past < o.context && past > kBeside) borders.push_back(past);
+  }
+  std::ranges::sort(borders);
+  for (const int64_t border : borders) {
+    const auto tokens = random_tokens(2 * kBeside + 1, e.info().vocab, 8);
+    const SequenceId id = sequence_of(e, o, border - kBeside, 9);
+    plain_step(e, id, std::span(tokens).first(1));  // another program ran before it
+    std::vector<double> steady;
+    for (size_t s = 1; s < tokens.size(); ++s) {
+      const auto before = e.binding().upper(kKind);
+      const double took = plain_step(e, id, std::span(tokens).subspan(s, 1));
+      (e.binding().upper(kKind) == before ? steady : all.seconds).push_back(took);
+    }
+    e.kv().destroy(id);
+    all.steady.push_back(median(steady));
+    if (all.seconds.size() != all.steady.size()) throw std::runtime_error("no border was crossed");
+    all.ratios.push_back(all.seconds.back() / all.steady.back());
+  }
+  return all;
+}
+
+void tell_crossings(nlohmann::json& j, const Crossings& all) {
+  j["crossings"] = all.ratios.size();
+  if (all.ratios.empty()) return;
+  j["crossing_step_seconds"] = median(all.seconds);
+  j["steady_step_seconds"] = median(all.steady);
+  j["crossing_over_steady"] = median(all.ratios);
+  j["crossing_over_steady_most"] = std::ranges::max(all.ratios);
+}
+
 int bucket_bench(int argc, char** argv) {
   Options o;
   o.context = 1024;
@@ -176,6 +247,7 @@ int bucket_bench(int argc, char** argv) {
   std::vector<engine::WarmedBucket> warm;
   wide->warm(o.chunk, o.context, [&](const engine::WarmedBucket& b) { warm.push_back(b); });
   const auto warmed = wide->counters();
+  const Crossings crossings = cross_buckets(*wide, o, warm);
   const auto fresh = random_tokens(o.steps + 2, wide->info().vocab, 6);
   const SequenceId a = sequence_of(*wide, o, o.context, 5);
   const SequenceId b = sequence_of(*close, o, o.context, 5);
@@ -210,6 +282,11 @@ int bucket_bench(int argc, char** argv) {
   }
   j["weight_bytes_up_over_model"] =
       static_cast<double>(warmed.weight_bytes_up) / static_cast<double>(wide->info().weight_bytes);
+  const int64_t width = o.int8_weights ? 1 : o.dtype == "f32" ? 4 : 2;
+  j["weight_bytes_allocated"] = after.weight_bytes_allocated;
+  j["weight_bytes_allocated_over_model"] = static_cast<double>(after.weight_bytes_allocated) /
+                                           static_cast<double>(width * parameters(o.shapes));
+  tell_crossings(j, crossings);
   std::printf("%s\n", j.dump().c_str());
   return 0;
 }

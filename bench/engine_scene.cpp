@@ -35,6 +35,12 @@ void add_options(CLI::App& app, Options& o) {
   app.add_flag("--timed", o.timed, "time the device's work too (costs a little itself)");
 }
 
+void add_check(CLI::App& app, Options& o) {
+  app.add_flag("--check", o.check,
+               "compare the last step's logits with those of an engine that runs op by op over\n"
+               "the same KV; needs memory for the weights and the KV once more");
+}
+
 int parse(CLI::App& app, int argc, char** argv) {
   try {
     app.parse(argc, argv);
@@ -85,6 +91,7 @@ std::unique_ptr<Engine> open(const Options& o, const std::vector<Point>& points,
   options.timed = o.timed;
   options.timed_choices = o.timed_choices;
   options.choices_file = o.choices_file;
+  options.fused = o.fused;
   auto e = Engine::open(options);
   if (o.random_kv) e->fill_kv(7);
   return e;
@@ -140,9 +147,10 @@ void tell_counters(nlohmann::json& j, const engine::EngineCounters& before,
   j["graph_launches"] = after.graph_launches - before.graph_launches;
   j["eager_runs"] = after.eager_runs - before.eager_runs;
   j["captures"] = after.captures - before.captures;
-  j["fused_programs"] = after.fused_programs;
   j["kernel_choices_timed"] = after.choices_timed;
   j["kernel_choice_seconds"] = after.choice_seconds;
+  j["programs"] = after.compiles;  // so far, and those of them that take several ops at once
+  j["fused_programs"] = after.fused_programs;
   j["bytes_up"] = after.bytes_up - before.bytes_up;
   j["bytes_down"] = after.bytes_down - before.bytes_down;
   j["kv_bytes_moved"] = after.kv_bytes_up - before.kv_bytes_up + after.kv_bytes_down -

@@ -27,10 +27,13 @@ struct Options {
   std::string shapes = "qwen2-0.5b", dtype = "bf16", device = "cpu", points, choices_file;
   int threads = 0;
   int64_t context = 1800, fresh = 32, chunk = 128, batch = 1, steps = 32;
-  bool timed = false, random_kv = false, int8_weights = false, timed_choices = true;
+  bool timed = false, random_kv = false, int8_weights = false, check = false;
+  bool fused = true, timed_choices = true;  // as EngineOptions
 };
 
 void add_options(CLI::App& app, Options& o);
+// --check, of the scenarios that can.
+void add_check(CLI::App& app, Options& o);
 // -1: go on; else the exit status.
 int parse(CLI::App& app, int argc, char** argv);
 // Of --points ("1x1024,8x4096"), or --batch and --context.

@@ -85,6 +85,7 @@ class DeviceEngine final : public Engine {
     const BackendCounters moved = backend_->counters();
     c.kv_bytes_moved = moved.bytes_copied;
     c.weight_bytes_up = moved.bytes_up - c.bytes_up - c.kv_bytes_up;
+    c.weight_bytes_allocated = moved.bytes_packed;
     c.compiles = cache_.counters().compiles;
     c.compile_hits = cache_.counters().hits;
     c.compile_evictions = cache_.counters().evictions;
@@ -190,6 +191,7 @@ class DeviceEngine final : public Engine {
     info_ = {.architecture = config_.architecture,
              .device = to_string(device),
              .about = backend_->info().description,
+             .lacks = backend_->info().lacks,
              .precision = options_.precision,
              .int8_weights = options_.int8_weights,
              .vocab = config_.vocab,

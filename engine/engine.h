@@ -67,6 +67,7 @@ struct EngineOptions {
 struct EngineInfo {
   std::string architecture, device;
   std::string about;  // the device in words
+  std::string lacks;  // what would make it faster and is not there; empty: nothing
   Precision precision = Precision::bf16;
   bool int8_weights = false;
   int64_t vocab = 0, hidden = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0;
@@ -133,6 +134,7 @@ struct EngineCounters {
   int64_t kv_bytes_down = 0;    // by sync_to_host(), read(), read_page(), begin_moves()
   int64_t kv_bytes_moved = 0;   // within the device: copies of pages
   int64_t weight_bytes_up = 0;  // all other that went up: weights, while they are loaded
+  int64_t weight_bytes_allocated = 0;  // on the device
   int64_t compiles = 0, compile_hits = 0, compile_evictions = 0;
   // As BackendCounters.
   int64_t graph_launches = 0, eager_runs = 0, captures = 0, fused_programs = 0;

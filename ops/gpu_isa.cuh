@@ -211,7 +211,7 @@ __device__ __forceinline__ void send_bulk(uint32_t to, uint32_t from, uint32_t b
       ::"r"(to), "r"(from), "r"(bytes), "r"(barrier)
       : "memory");
 }
-// await_barrier for bytes that other blocks of the cluster send.
+// await_barrier for what other blocks of the cluster send, or arrive for.
 __device__ __forceinline__ void await_sent(uint32_t b, int parity) {
   asm volatile(
       "{\n.reg .pred p;\n"

@@ -89,14 +89,20 @@ Worker::Worker(const WorkerOptions& options)
   now_ = unlinked_since_ = mono();
   last_turn_ms_ = mono_ms();
   set_metrics(core_->gauges());
+  const engine::EngineCounters warmed = engine_->counters();
   spdlog::info(
-      "event=started name={} broker={} model={} architecture={} device={} dtype={}"
-      " weight_bytes={} kv_tokens={} kv_host_tokens={} kv_disk_tokens={} max_context={}",
+      "event=started name={} broker={} model={} architecture={} device={} about={} programs={}"
+      " fused_programs={} dtype={} weight_bytes={} kv_tokens={} kv_host_tokens={}"
+      " kv_disk_tokens={} max_context={}",
       options.name, options.broker, options.engine.model_dir, info.architecture, info.device,
+      log_value(info.about), warmed.compiles, warmed.fused_programs,
       info.precision == engine::Precision::f32 ? "f32" : "bf16", info.weight_bytes,
       engine_->kv().total_pages() * engine_->kv().page_tokens(),
       mover_.options().host_pages * engine_->kv().page_tokens(),
       mover_.options().disk_pages * engine_->kv().page_tokens(), info.max_context);
+  if (!info.lacks.empty()) {
+    spdlog::warn("event=slow_device why={}", log_value(info.lacks));
+  }
   tell_short_tier();
 }
 

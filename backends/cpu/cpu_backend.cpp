@@ -349,6 +349,7 @@ std::unique_ptr<Buffer> CpuBackend::pack(Layout layout, DType dtype,
     tell_done(layout, sources, first, first + n);
   }
   counters_.bytes_up += packed->bytes();
+  counters_.bytes_packed += packed->bytes();
   return packed;
 }
 

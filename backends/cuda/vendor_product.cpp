@@ -55,7 +55,8 @@ struct Library {
       if (library == nullptr) library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     }
     if (library == nullptr) {
-      *reason = std::string(kLibraries[0]) + " is not on the library path";
+      *reason = std::string(kLibraries[0]) + " (cuBLAS of CUDA 13, or of 12) is not on the library"
+                " path";
       return false;
     }
     bool all = true;

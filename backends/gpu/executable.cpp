@@ -157,6 +157,7 @@ void GpuExecutable::make_graph() {
       const GpuError error = gpu_instantiate(&graph_, graph);
       (void)LIMPET_GPU(GraphDestroy)(graph);
       gpu_check(error, "instantiating a graph");
+      if (shared_.graphs) gpu_upload(graph_, shared_.stream);
       ++shared_.counters.captures;
       measured_ = true;
       return;

@@ -22,7 +22,7 @@ struct Shared {
   std::string device;  // the card and its driver, for what is remembered of kernels
   Clock clock;  // of runs, when they are timed
   SharedMemory arenas, scratch, plans;
-  std::function<VendorProducts*()> vendor;
+  std::function<VendorProducts*()> vendor;  // gives null where there is none
   BackendCounters counters;
 };
 

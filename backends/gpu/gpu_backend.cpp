@@ -69,7 +69,8 @@ class GpuBackend final : public Backend {
       const std::string wrong = ChoiceMemory::of_process().keep_in(options.choices_file);
       if (!wrong.empty()) info_.description += ", kernel choices written anew (" + wrong + ")";
     }
-    shared_.vendor = [this] { return vendor(); };
+    shared_.vendor = [this] { return vendor_.get(); };
+    if (options.fused) open_vendor();
   }
 
   const BackendInfo& info() const override { return info_; }
@@ -149,16 +150,15 @@ class GpuBackend final : public Backend {
 
  private:
   void pack_source(const WeightSource& source, PackRows to);
-  // Opened when it is needed first; null when the library is not there.
-  VendorProducts* vendor() {
-    if (vendor_ == nullptr && workspace_.bytes() == 0) {
-      workspace_ = DeviceMemory(kVendorBytes);
-      std::string reason;
-      vendor_ = VendorProducts::open(workspace_.data(), static_cast<size_t>(kVendorBytes),
-                                          &reason);
-      if (vendor_ == nullptr) info_.description += ", no vendor's products (" + reason + ")";
-    }
-    return vendor_.get();
+  // At the start, so that whoever reads info() knows what is not there.
+  void open_vendor() {
+    workspace_ = DeviceMemory(kVendorBytes);
+    std::string reason;
+    vendor_ = VendorProducts::open(workspace_.data(), static_cast<size_t>(kVendorBytes), &reason);
+    if (vendor_ != nullptr) return;
+    workspace_ = DeviceMemory();
+    info_.description += ", no vendor's products (" + reason + ")";
+    info_.lacks = reason + ": steps of more than 64 rows, as of long prompts, run op by op";
   }
 
   Stream stream_;  // first to be made, last to go
@@ -166,7 +166,7 @@ class GpuBackend final : public Backend {
   Shared shared_;
   DeviceMemory source_;  // a piece of what is being packed
   DeviceMemory workspace_;
-  std::unique_ptr<VendorProducts> vendor_;
+  std::unique_ptr<VendorProducts> vendor_;  // null: the library is not there
   std::unique_ptr<SideCopies> side_;
   BackendInfo info_;
 };
@@ -240,6 +240,7 @@ std::unique_ptr<Buffer> GpuBackend::pack(Layout layout, DType dtype,
   to.to_dtype = dtype;
   to.row_step = layout == Layout::gated ? 2 : 1;
   auto packed = std::make_unique<GpuBuffer>(rows * to.stride * size_of(dtype));
+  shared_.counters.bytes_packed += packed->bytes();
   if (to.stride != cols) {  // the zeros at the rows' ends
     gpu_check(LIMPET_GPU(MemsetAsync)(packed->data(), 0, static_cast<size_t>(packed->bytes()),
                                       shared_.stream),

@@ -23,6 +23,7 @@ constexpr Millis kAnswer{500};
 constexpr Millis kGrace{10000};
 constexpr Millis kRestartPause{500};
 constexpr const char* kRefused = "event=refused ";  // a worker's, with the broker's reason
+constexpr const char* kSlow = "event=slow_device ";  // what its device does without
 constexpr const char* kShutOut = "event=handshake_refused ";  // its keys, or their absence
 constexpr const char* kBound = "event=http ";  // the broker logs it once all its ports are its own
 
@@ -166,11 +167,21 @@ class Up {
                     http_.c_str());
         std::printf("  logs      %s/*.log\nCtrl-C stops it.\n", data_.c_str());
         std::fflush(stdout);
+        tell_slow();
         return true;
       }
       std::this_thread::sleep_for(kLook);
     }
     return false;
+  }
+
+  void tell_slow() const {
+    for (const Process& p : processes_) {
+      const std::string line = p.line_with(kSlow);
+      if (line.empty()) continue;
+      std::fprintf(stderr, "limpet: %s is slower than it could be: %s\n", p.name().c_str(),
+                   reason_of(line).c_str());
+    }
   }
 
   // Before all is ready the first death is the end, whatever --restart says; and so is a worker

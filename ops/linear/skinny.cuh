@@ -133,64 +133,83 @@ __device__ __forceinline__ void multiply_ring(const SkinnyCopies<Shape, Columns>
 // Sums go to the block that finishes their pairs: [Parts][2 pairs][pitch] floats in its memory, the
 // pairs' first rows above their second ones, part by part as the blocks of the cluster sent them.
 // Few columns go as they are, two floats at a time; many in bulk, from a copy behind what arrives.
+struct SumBarriers {
+  uint64_t room;  // the other blocks no longer read their rings, in whose place sums arrive
+  uint64_t sent;  // bytes of sums that have arrived here
+};
 template <class Shape, int Columns, int Parts>
 struct SumExchange {
   static constexpr int pairs = Shape::rows / 2 / Parts, part_floats = 2 * pairs * Shape::pitch;
   static constexpr bool bulk = Parts > 1 && Columns > 16;
-  static constexpr int bytes = Parts * 2 * pairs * (bulk ? Shape::pitch : Columns) * 4;  // come
-  float* sums;
-  uint64_t* barrier;
+  static constexpr int bytes = bulk ? (Parts - 1) * part_floats * 4 : Shape::rows * Columns * 4;
+  float* sums;  // in the place of the ring
+  SumBarriers* barriers;
   int part;
 
-  // By all threads, in the place of the ring.
-  __device__ __forceinline__ void send(const float (&products)[Columns / 8][4]) const {
-    if constexpr (Parts > 1) cluster_arrive();
-    if constexpr (Parts == 1 || bulk) __syncthreads();
-    if constexpr (bulk) {
+  // By all threads, before anything else.
+  __device__ __forceinline__ void begin() const {
+    if constexpr (Parts == 1) return;
+    if (threadIdx.x == 0) {
+      init_barrier(&barriers->room, Parts - 1), init_barrier(&barriers->sent, 1);
+      publish_barriers();
+      expect_bytes(&barriers->sent, bytes);
+    }
+    cluster_arrive();
+  }
+  // By all threads, once each has done with the ring.
+  __device__ __forceinline__ void exchange(const float (&products)[Columns / 8][4]) const {
+    const int to = static_cast<int>(threadIdx.x);
+    if constexpr (Parts > 1) cluster_wait();  // barriers of others are there
+    __syncthreads();
+    if constexpr (Parts > 1) {
+      if (to < Parts && to != part) arrive_in_cluster(there(&barriers->room, to));
+    }
+    if constexpr (!bulk) {
+      if constexpr (Parts > 1) await_sent(shared_address(&barriers->room), 0);
+      put(products);
+      if constexpr (Parts == 1) __syncthreads();
+    } else {
       put(products);
       order_before_copies();
       __syncthreads();
-    }
-    if constexpr (Parts > 1) cluster_wait();  // no block of the cluster reads its ring any more
-    if constexpr (bulk) {
-      if (const int to = static_cast<int>(threadIdx.x); to < Parts) {
-        const uint32_t base = shared_address(sums), each = part_floats * 4;
-        send_bulk(address_in_block(base + part * each, to), base + (Parts + to) * each, each,
-                  address_in_block(shared_address(barrier), to));
+      if (to < Parts && to != part) {
+        await_sent(shared_address(&barriers->room), 0);
+        send_bulk(there(sums + part * part_floats, to),
+                  shared_address(sums + (Parts + to) * part_floats), part_floats * 4,
+                  there(&barriers->sent, to));
       }
-    } else {
-      put(products);
     }
-    if constexpr (Parts == 1) {
-      __syncthreads();
-    } else {
-      await_sent(shared_address(barrier), 0);
-    }
+    if constexpr (Parts > 1) await_sent(shared_address(&barriers->sent), 0);
     if constexpr (bulk) cluster_arrive();
   }
-  // Before the block ends: what it has sent in bulk is there.
+  // Before the block ends: what it has sent in bulk has been read.
   __device__ __forceinline__ void end() const {
     if constexpr (bulk) cluster_wait();
   }
 
  private:
+  __device__ __forceinline__ static uint32_t there(const void* here, int block) {
+    return address_in_block(shared_address(here), block);
+  }
   __device__ __forceinline__ void put(const float (&products)[Columns / 8][4]) const {
     constexpr int half = Shape::rows / 2;
+    constexpr bool at_once = Parts > 1 && !bulk;
     const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const int r = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4 + e * 8, p = r % half;
       const int at = (r / half * pairs + p % pairs) * Shape::pitch + lane % 4 * 2, to = p / pairs;
-      float* own = sums + (bulk ? Parts + to : Parts == 1 ? 0 : part) * part_floats + at;
-      const uint32_t there = Parts == 1 || bulk ? 0 : address_in_block(shared_address(own), to);
-      const uint32_t counts = Parts == 1 || bulk ? 0 : address_in_block(shared_address(barrier), to);
+      const int slot = Parts == 1 ? 0 : bulk && to != part ? Parts + to : part;
+      float* own = sums + slot * part_floats + at;
+      const uint32_t other = at_once ? there(own, to) : 0;
+      const uint32_t counts = at_once ? there(&barriers->sent, to) : 0;
 #pragma unroll
       for (int c = 0; c < Columns / 8; ++c) {
         const float a = products[c][2 * e], b = products[c][2 * e + 1];
-        if constexpr (Parts == 1 || bulk) {
-          *reinterpret_cast<float2*>(own + c * 8) = {a, b};
+        if constexpr (at_once) {
+          send_two(other + c * 32, a, b, counts);
         } else {
-          send_two(there + c * 32, a, b, counts);
+          *reinterpret_cast<float2*>(own + c * 8) = {a, b};
         }
       }
     }
@@ -208,12 +227,9 @@ __global__ void __launch_bounds__(Groups * 128, Groups == 2 ? 2 : 3)
   const int part = blockIdx.x, pair0 = blockIdx.y * (Shape::rows / 2);
   const int stages = g.k / 64, begin = stages * part / Parts;
   const int steps = stages * (part + 1) / Parts - begin;
-  __shared__ uint64_t sent;  // bytes of sums from all blocks of the cluster
-  if (Parts > 1 && threadIdx.x == 0) {
-    init_barrier(&sent, 1);
-    publish_barriers();
-    expect_bytes(&sent, Exchange::bytes);
-  }
+  __shared__ SumBarriers barriers;
+  const Exchange sums{reinterpret_cast<float*>(ring), &barriers, part};
+  sums.begin();
   const SkinnyCopies<Shape, Columns> copies(g, in, pair0, t.rows - 1, begin * 64);
   for (int i = 0; i < Depth - 1 && i < steps; ++i) copies.copy_weight(ring + i * Shape::stage, i);
   start_next();
@@ -233,19 +249,17 @@ __global__ void __launch_bounds__(Groups * 128, Groups == 2 ? 2 : 3)
   float products[Columns / 8][4] = {};
   multiply_ring<Shape, Columns, Depth>(copies, ring, steps, products);
   if (!ends.early) ends.load(g, t, pair0, 0);
-  auto* sums = reinterpret_cast<float*>(ring);
-  const Exchange exchange{sums, &sent, part};
-  exchange.send(products);
+  sums.exchange(products);
   const auto part_of = [&](int row, int pair, int i) {
-    const float* at = sums + i * exchange.part_floats + pair * Shape::pitch + row;
-    return make_float2(at[0], at[exchange.pairs * Shape::pitch]);
+    const float* at = sums.sums + i * sums.part_floats + pair * Shape::pitch + row;
+    return make_float2(at[0], at[sums.pairs * Shape::pitch]);
   };
 #pragma unroll 1
   for (int base = 0; ends.there(base); ++base) {
     if (base > 0) ends.load(g, t, pair0, base);
     ends.finish(t, factors, base, part_of);
   }
-  exchange.end();
+  sums.end();
 #else
   __trap();  // compiled for a chip without warp-group products; skinny_supports says so
 #endif

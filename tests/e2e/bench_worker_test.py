@@ -1,4 +1,5 @@
-"""That the benches of a worker's parts run, and by their counters that they measure what they say."""
+"""That the benches of the engine and of a worker's parts run, and by their counters that they measure
+what they say."""
 import json
 import subprocess
 import sys
@@ -35,7 +36,21 @@ def main(bin_dir):
     v = bench(bin_dir, *args, "--kv-tokens", "1200", "--host-bytes", str(1 << 26))
     assert v["evictions"] == 0 and v["started_reprefilled"] == 24 + 1, v
     assert v["started_restored"] > 4 and v["spilled_sessions"] > 4, v
-    print("spill and serve measure what they say")
+
+    # On the CPU a step gives the same bits on both engines.
+    d = bench(bin_dir, "decode", "--context", "100", "--steps", "4", "--batch", "3", "--check")
+    assert d["right"] and d["check_relative_error"] == 0, d
+    assert d["check_rows"] == d["check_same_tokens"] == 3, d
+    assert d["programs"] > 0 and d["fused_programs"] == 0, d
+    t = bench(bin_dir, "turn2", "--context", "100", "--new", "40", "--chunk", "32", "--check")
+    assert t["right"] and t["check_relative_error"] == 0 and t["check_rows"] == 1, t
+
+    # Borders at 64, 128 and 256; a model's weights are allocated once, whatever the buckets.
+    b = bench(bin_dir, "bucket", "--context", "300", "--chunk", "16", "--steps", "4")
+    assert b["buckets"] > 12 and b["crossings"] == 3, b
+    assert b["crossing_over_steady"] > 0 and b["steady_step_seconds"] > 0, b
+    assert 1 <= b["weight_bytes_allocated_over_model"] < 1.2, b
+    print("the benches measure what they say")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ inline std::vector<std::string> gpus(bool say = false) {
   std::vector<std::string> all;
   for (const DeviceKind kind : {DeviceKind::cuda, DeviceKind::hip}) {
     try {
-      make_backend({kind, 0});
+      make_backend({kind, 0}, {.fused = false});
       all.push_back(to_string({kind, 0}));
     } catch (const std::runtime_error& e) {
       if (say) std::printf("no tests on %s: %s\n", name_of(kind), e.what());

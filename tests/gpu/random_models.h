@@ -17,15 +17,17 @@ struct RandomModel {
   const char* name;
   const char* architecture;
   int hidden, inner, heads, kv_heads, head_dim, vocab, window;
+  int layers = 3;
 };
 inline constexpr RandomModel kRandomModels[] = {
     {"llama", "LlamaForCausalLM", 256, 512, 8, 2, 32, 1000, 0},
     {"qwen2", "Qwen2ForCausalLM", 448, 1216, 7, 1, 64, 777, 0},
     {"qwen3", "Qwen3ForCausalLM", 192, 320, 4, 2, 128, 1024, 0},
     {"mistral", "MistralForCausalLM", 320, 448, 4, 4, 80, 513, 40},
-    // Wider than what a slot of the ring takes four, or two, rows of (backends/gpu/one_row).
-    {"wide", "LlamaForCausalLM", 2560, 9024, 8, 2, 128, 600, 0},
-    {"narrow", "MistralForCausalLM", 1088, 4672, 16, 8, 64, 600, 700},
+    // Wider than what a slot of the ring takes four, or two, rows of (backends/gpu/one_row). Two
+    // layers, since their weights take a while to draw.
+    {"wide", "LlamaForCausalLM", 2560, 9024, 8, 2, 128, 600, 0, 2},
+    {"narrow", "MistralForCausalLM", 1088, 4672, 16, 8, 64, 600, 700, 2},
     {"quarter", "LlamaForCausalLM", 512, 1024, 8, 2, 64, 600, 0},
     {"seven", "Qwen2ForCausalLM", 896, 1216, 7, 1, 128, 600, 0},
     // The other sizes of heads (ops/paged_attention/head_sizes.h).
@@ -48,8 +50,8 @@ class RandomModelFolder {
     std::ofstream out(path_ / "config.json");
     out << R"({"architectures": [")" << m.architecture << R"("], "hidden_act": "silu",)"
         << R"("rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 8192,)"
-        << R"("eos_token_id": 0, "num_hidden_layers": 3, "tie_word_embeddings": false,)"
-        << R"("hidden_size": )" << m.hidden << R"(, "intermediate_size": )" << m.inner
+        << R"("eos_token_id": 0, "tie_word_embeddings": false, "num_hidden_layers": )" << m.layers
+        << R"(, "hidden_size": )" << m.hidden << R"(, "intermediate_size": )" << m.inner
         << R"(, "num_attention_heads": )" << m.heads << R"(, "num_key_value_heads": )" << m.kv_heads
         << R"(, "head_dim": )" << m.head_dim << R"(, "vocab_size": )" << m.vocab;
     if (m.window > 0) out << R"(, "sliding_window": )" << m.window;

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <iterator>
 #include <thread>
 #include <tuple>
 
@@ -25,6 +24,9 @@ struct Subject {
   Precision precision = Precision::bf16;
   const test::RandomModel* random = nullptr;  // null: a checkpoint
 };
+void PrintTo(const Subject& s, std::ostream* out) {
+  *out << s.name << (s.precision == Precision::f32 ? " f32" : " bf16");
+}
 using Case = std::tuple<std::string, Subject>;
 
 std::vector<Subject> subjects() {

@@ -144,8 +144,8 @@ TEST_P(RopeTableTest, DynamicScalingEqualsTheReference) {
       for (int64_t i = 0; i < n; ++i) want.push_back(std::sin(angle(i)));
     }
     std::vector<Tensor> in = {i32({rows}, positions), f32({n}, frequencies)};
-    const auto got =
-        run_op(*backend_, ops::RopeTable{growth}, in, {rows, 2 * n}, {.count = rows});
+    const auto got = run_op(*backend_, ops::RopeTable{growth}, in, {rows, 2 * n},
+                            {.count = static_cast<int32_t>(rows)});
     expect_rows(got, want, 1e-5, 2 * n, rows);
   }
 }

@@ -1,6 +1,6 @@
 // Which of its candidates each product of a plan goes to: what is remembered, or what is fastest,
-// timed over as many layers' own weights as make each come from memory, the layers without their
-// attention, in the order in which a step runs them.
+// timed over as many layers' own weights as make each come from memory, in the order in which a step
+// runs them, attention over one position.
 #pragma once
 #include <algorithm>
 #include <chrono>
@@ -159,16 +159,29 @@ void Plan::choose(const std::vector<std::byte*>& data, GpuStream stream, Timed& 
   const auto begun = std::chrono::steady_clock::now();
   data_ = &data;
   stream_ = stream;
-  const int64_t page = 2 * m_.kv_heads * kPageTokens * m_.head_dim * 2;
-  const int64_t bytes = page + 4 * std::max(m_.rows, head_ ? head_->rows : 0);
-  const DeviceMemory memory(bytes);
-  gpu_check(LIMPET_GPU(MemsetAsync)(memory.data(), 0, static_cast<size_t>(bytes), stream),
+  const int64_t rows = std::max(m_.rows, head_ ? head_->rows : 0);
+  const int64_t zeros = std::max(rows, value(m_.page_table).shape[1]);
+  Parts parts;
+  const int64_t page = parts.take(2 * m_.kv_heads * kPageTokens * m_.head_dim * 2);
+  const int64_t none = parts.take(4 * zeros);
+  const int64_t draws = parts.take(rows * static_cast<int64_t>(sizeof(DrawSpec)));
+  const int64_t drawn = parts.take(rows * static_cast<int64_t>(sizeof(DrawnToken)));
+  const DeviceMemory memory(parts.bytes());
+  gpu_check(LIMPET_GPU(MemsetAsync)(memory.data(), 0, static_cast<size_t>(parts.bytes()), stream),
+            "timing kernels");
+  std::vector<DrawSpec> greedy(static_cast<size_t>(rows));
+  for (DrawSpec& d : greedy) d.draws = 1;
+  gpu_check(LIMPET_GPU(MemcpyAsync)(memory.data() + draws, greedy.data(),
+                                    greedy.size() * sizeof(DrawSpec),
+                                    LIMPET_GPU(MemcpyHostToDevice), stream),
             "timing kernels");
   // Anything but zeros, which would be multiplied with less power.
   gpu_check(LIMPET_GPU(MemsetAsync)(scratch_, 0x3c, static_cast<size_t>(parts_.bytes()), stream),
             "timing kernels");
-  practice_ = Practice{reinterpret_cast<uint16_t*>(memory.data()),
-                       reinterpret_cast<const int32_t*>(memory.data() + page)};
+  practice_ = Practice{reinterpret_cast<uint16_t*>(memory.data() + page),
+                       reinterpret_cast<const int32_t*>(memory.data() + none),
+                       reinterpret_cast<const DrawSpec*>(memory.data() + draws),
+                       reinterpret_cast<DrawnToken*>(memory.data() + drawn)};
   try {
     constexpr std::array all{kQkv, kOut, kGateUp, kDown};
     if (!as_one_) {
@@ -180,7 +193,12 @@ void Plan::choose(const std::vector<std::byte*>& data, GpuStream stream, Timed& 
       }, timed);
     }
     constexpr std::array last{kHead};
-    if (head_) settle(key_of(last), last, [&] { return head(); }, timed);
+    if (head_) {
+      settle(key_of(last), last, [&] {
+        const GpuError error = head();
+        return error == GpuError{} && head_->draw ? draw() : error;
+      }, timed);
+    }
   } catch (...) {
     practice_.reset();
     throw;

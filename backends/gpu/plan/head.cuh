@@ -38,12 +38,12 @@ GpuError Plan::head() {
 GpuError Plan::draw() {
   const ProgramStep& step = program_.steps[*head_->draw];
   const ProgramValue& context = value(step.inputs[2]);
-  const DrawRows rows{of<const float>(head_->logits), head_->vocab,
-                      static_cast<int32_t>(head_->vocab),
-                      reinterpret_cast<const DrawSpec*>(of<int32_t>(step.inputs[1])),
-                      of<uint32_t>(step.inputs[2]), context.shape.rows(),
-                      reinterpret_cast<DrawnToken*>(of<int32_t>(step.outputs[0])),
-                      value(step.outputs[0]).shape.rows(), count_of(step.count)};
+  DrawRows rows{of<const float>(head_->logits), head_->vocab, static_cast<int32_t>(head_->vocab),
+                reinterpret_cast<const DrawSpec*>(of<int32_t>(step.inputs[1])),
+                of<uint32_t>(step.inputs[2]), context.shape.rows(),
+                reinterpret_cast<DrawnToken*>(of<int32_t>(step.outputs[0])),
+                value(step.outputs[0]).shape.rows(), count_of(step.count)};
+  if (practice_) rows.draws = practice_->draws, rows.drawn = practice_->drawn, rows.slots = 0;
   if (by_vendor(kHead)) return launch_draws(rows, at<uint64_t>(bests_), stream_);
   return launch_draws(rows, Bests{at<uint64_t>(bests_), 1, kRowSlots, true}, stream_);
 }

@@ -37,7 +37,6 @@ GpuError Plan::append(const MatchedLayer& l) {
 }
 
 GpuError Plan::attend(const MatchedLayer& l) {
-  if (practice_) return {};  // its KV is not to be touched, and it is chosen by shape alone
   const PagedRows rows = paged(l);
   const int dim = static_cast<int>(m_.head_dim);
   const Launch how{stream_, Start::early};

@@ -52,11 +52,13 @@ class Parts {
   int64_t bytes_ = 0;
 };
 
-// What the products' ends write and read while they are timed, in the place of sessions' KV: one
-// page, in which every row is the first position.
+// What a step writes and reads while it is timed, in the place of sessions' KV and draws: one page,
+// in which every row is the first position; and rows that are drawn greedily.
 struct Practice {
   uint16_t* pool = nullptr;
-  const int32_t* zeros = nullptr;  // [rows]
+  const int32_t* zeros = nullptr;  // [max(rows, max_pages)]
+  const DrawSpec* draws = nullptr;
+  DrawnToken* drawn = nullptr;
 };
 
 class Plan final : public DecoderPlan {
@@ -187,12 +189,18 @@ void Plan::find_draw() {
 }
 
 PagedRows Plan::paged(const MatchedLayer& l) const {
-  return {at<uint16_t>(q_), at<uint16_t>(attended_), of<const uint16_t>(m_.pool),
-          of<const int32_t>(m_.positions), of<const int32_t>(m_.row_sequence),
-          of<const int32_t>(m_.page_table), count_of(m_.count), static_cast<int>(m_.rows),
-          static_cast<int>(m_.heads), static_cast<int>(m_.kv_heads), static_cast<int>(l.layer),
-          static_cast<int>(value(m_.pool).shape[1]),
-          static_cast<int>(value(m_.page_table).shape[1]), static_cast<int>(l.window), l.scale};
+  PagedRows rows{at<uint16_t>(q_), at<uint16_t>(attended_), of<const uint16_t>(m_.pool),
+                 of<const int32_t>(m_.positions), of<const int32_t>(m_.row_sequence),
+                 of<const int32_t>(m_.page_table), count_of(m_.count), static_cast<int>(m_.rows),
+                 static_cast<int>(m_.heads), static_cast<int>(m_.kv_heads),
+                 static_cast<int>(l.layer), static_cast<int>(value(m_.pool).shape[1]),
+                 static_cast<int>(value(m_.page_table).shape[1]), static_cast<int>(l.window),
+                 l.scale};
+  if (practice_) {
+    rows.pool = practice_->pool, rows.layer = 0, rows.layers = 1;
+    rows.positions = rows.row_sequence = rows.page_table = practice_->zeros;
+  }
+  return rows;
 }
 
 VendorProduct Plan::shape_of(Product p) const {

@@ -1,6 +1,6 @@
 // Which of its candidates each product of a plan goes to: what is remembered, or what is fastest,
-// timed over as many layers' own weights as make each come from memory, in the order in which a step
-// runs them, attention over one position.
+// timed over as many layers' own weights as make each come from memory, in the order in which a
+// step runs them, attention over one position.
 #pragma once
 #include <algorithm>
 #include <chrono>

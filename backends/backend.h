@@ -18,6 +18,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "backends/device.h"
 #include "backends/program.h"
@@ -108,6 +109,8 @@ class Backend {
   virtual ~Backend() = default;
   virtual const BackendInfo& info() const = 0;
   virtual BackendCounters counters() const = 0;
+  // Lines for a log since the last time: which kernels were chosen.
+  virtual std::vector<std::string> news() { return {}; }
 
   // Zero-filled, aligned for any kernel.
   virtual std::unique_ptr<Buffer> allocate(int64_t bytes) = 0;

@@ -459,6 +459,7 @@ void DeviceEngine::warm(int64_t max_batch, int64_t max_past, const WarmProgress&
     cache_.get(key);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
     bucket.choosing = backend_->counters().choice_seconds - chosen;
+    bucket.news = backend_->news();
     ++bucket.done, bucket.key = key, bucket.seconds = took.count() - bucket.choosing;
     if (told) told(bucket);
   }

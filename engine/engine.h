@@ -150,6 +150,7 @@ struct WarmedBucket {
   BucketKey key;         // its upper bounds
   double seconds = 0;  // to compile, bind and, on a device that can, capture it
   double choosing = 0;  // besides: to choose its kernels, in the first bucket of so many rows
+  std::vector<std::string> news{};  // lines for a log: what was chosen
 };
 
 class Engine {

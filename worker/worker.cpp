@@ -126,6 +126,9 @@ void Worker::warm() {
   double most = 0;
   const auto tell = [&](const engine::WarmedBucket& b) {
     if (b.done > 1) most = std::max(most, b.seconds);
+    for (const std::string& line : b.news) {
+      spdlog::info("event=kernel_choice what={}", log_value(line));
+    }
     const Time now = mono();
     if (b.done < b.all && now - told < kTellWarming) return;
     told = now;

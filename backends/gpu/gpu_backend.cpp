@@ -81,6 +81,8 @@ class GpuBackend final : public Backend {
     return now;
   }
 
+  std::vector<std::string> news() override { return ChoiceMemory::of_process().news(); }
+
   std::unique_ptr<Buffer> allocate(int64_t bytes) override {
     auto buffer = std::make_unique<GpuBuffer>(bytes);
     if (bytes > 0) {

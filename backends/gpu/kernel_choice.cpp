@@ -13,7 +13,7 @@ namespace limpet {
 namespace {
 
 constexpr std::string_view kFormat = "limpet kernel choices 1";
-constexpr size_t kMostText = 1 << 20, kMostField = 512, kMostNames = 16;
+constexpr size_t kMostText = 1 << 20, kMostField = 512, kMostNames = 16, kMostNews = 256;
 
 bool is_field(std::string_view s) {
   return !s.empty() && s.size() <= kMostField &&
@@ -54,6 +54,21 @@ std::vector<size_t> descend(
       const double now = seconds(other);
       if (now < least * (1 - gain)) least = now, best = std::move(other);
     }
+  }
+  return best;
+}
+
+std::vector<size_t> descend_from_each(
+    std::span<const size_t> counts, const std::vector<std::vector<size_t>>& starts, double gain,
+    const std::function<double(const std::vector<size_t>&)>& seconds) {
+  std::vector<size_t> best = descend(counts, starts.at(0), gain, seconds);
+  if (starts.size() == 1) return best;
+  double least = seconds(best);
+  for (size_t i = 1; i < starts.size(); ++i) {
+    std::vector<size_t> other = descend(counts, starts[i], gain, seconds);
+    if (other == best) continue;
+    const double now = seconds(other);
+    if (now < least * (1 - gain)) least = now, best = std::move(other);
   }
   return best;
 }
@@ -101,6 +116,10 @@ std::string ChoiceTable::read(std::string_view text) {
   return {};
 }
 
+void ChoiceTable::add(const ChoiceTable& other) {
+  for (const auto& [key, names] : other.of_) of_[key] = names;
+}
+
 ChoiceMemory& ChoiceMemory::of_process() {
   static ChoiceMemory memory;
   return memory;
@@ -121,13 +140,28 @@ void ChoiceMemory::put(const std::string& key, ChoiceTable::Names names) {
 std::string ChoiceMemory::keep_in(const std::string& path) {
   const std::scoped_lock held(lock_);
   path_ = path;
+  ChoiceTable all;
   const auto text = text_of(path);
-  return text ? table_.read(*text) : std::string{};
+  std::string wrong = text ? all.read(*text) : std::string{};
+  const size_t there = all.size();
+  all.add(table_);
+  table_ = std::move(all);
+  if (table_.size() > there) write();
+  return wrong;
 }
 
-std::string ChoiceMemory::failed_write() {
+void ChoiceMemory::tell(std::string line) {
   const std::scoped_lock held(lock_);
-  return std::exchange(failed_, {});
+  add_news(std::move(line));
+}
+
+void ChoiceMemory::add_news(std::string line) {
+  if (news_.size() < kMostNews) news_.push_back(std::move(line));
+}
+
+std::vector<std::string> ChoiceMemory::news() {
+  const std::scoped_lock held(lock_);
+  return std::exchange(news_, {});
 }
 
 ChoiceTable ChoiceMemory::known() {
@@ -145,7 +179,7 @@ void ChoiceMemory::forget() {
 void ChoiceMemory::write() {
   ChoiceTable all;
   if (const auto text = text_of(path_)) (void)all.read(*text);
-  (void)all.read(table_.text());
+  all.add(table_);
   const std::string next = path_ + "." + std::to_string(getpid());
   std::ofstream out(next, std::ios::binary | std::ios::trunc);
   out << all.text();
@@ -153,7 +187,7 @@ void ChoiceMemory::write() {
   std::error_code error;
   if (out) std::filesystem::rename(next, path_, error);
   if (out && !error) return;
-  failed_ = "kernel choices cannot be written to " + path_;
+  add_news("kernel choices cannot be written to " + path_);
   std::filesystem::remove(next, error);
 }
 

@@ -24,6 +24,11 @@ namespace limpet {
 std::vector<size_t> descend(
     std::span<const size_t> counts, std::vector<size_t> start, double gain,
     const std::function<double(const std::vector<size_t>&)>& seconds);
+// From each start, which may lie where no single change leads to: the best of what was found, an
+// earlier start's unless the gain is larger.
+std::vector<size_t> descend_from_each(
+    std::span<const size_t> counts, const std::vector<std::vector<size_t>>& starts, double gain,
+    const std::function<double(const std::vector<size_t>&)>& seconds);
 
 class ChoiceTable {
  public:
@@ -37,6 +42,8 @@ class ChoiceTable {
   std::string text() const;
   // Adds what text() wrote, over what is there; or tells what is wrong, and adds nothing.
   std::string read(std::string_view text);
+  // Over what is there.
+  void add(const ChoiceTable& other);
   size_t size() const { return of_.size(); }
   const std::map<std::string, Names>& all() const { return of_; }
 
@@ -51,20 +58,25 @@ class ChoiceMemory {
 
   std::optional<ChoiceTable::Names> find(const std::string& key);
   void put(const std::string& key, ChoiceTable::Names names);
-  // Reads the file, which may be missing, and from now on writes there what is put. Gives what is
-  // wrong with it, or nothing; a file that cannot be read is written anew. A file that cannot be
-  // written is told by failed_write().
+  // Reads the file, which may be missing, writes there what it lacks, and from now on what is put.
+  // What the process knows stays as it is: bits depend on it. Gives what is wrong with the file, or
+  // nothing; one that cannot be read is written anew.
   std::string keep_in(const std::string& path);
-  std::string failed_write();
+  // Adds a line for whoever asks for news(). Of more than 256 the first are kept.
+  void tell(std::string line);
+  // The lines since the last time: what was told, and that the file could not be written.
+  std::vector<std::string> news();
   ChoiceTable known();
   void forget();  // all, and the file
 
  private:
+  void add_news(std::string line);
   void write();
 
   std::mutex lock_;
   ChoiceTable table_;
-  std::string path_, failed_;
+  std::string path_;
+  std::vector<std::string> news_;
 };
 
 }  // namespace limpet

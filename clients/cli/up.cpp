@@ -87,6 +87,14 @@ class Up {
                                        o.device,
                                        "--http",
                                        loopback(o.port + 2 + i)};
+      // Workers of one folder share what was found; each start would time it anew.
+      const bool named = std::ranges::any_of(o.worker_args, [](const std::string& arg) {
+        return arg.starts_with("--kernel-choices");
+      });
+      if (!named && !o.device.starts_with("cpu")) {
+        argv.push_back("--kernel-choices");
+        argv.push_back(data + "/kernel_choices");
+      }
       argv.insert(argv.end(), o.worker_args.begin(), o.worker_args.end());
       processes_.emplace_back(name, std::move(argv), data + "/" + name + ".log");
     }

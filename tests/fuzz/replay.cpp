@@ -22,7 +22,8 @@ const Named kAll[] = {{"wire", kWire},
                       {"safetensors", kSafetensors},
                       {"config", kConfig},
                       {"journal", kJournal},
-                      {"batch_lines", kBatchLines}};
+                      {"batch_lines", kBatchLines},
+                      {"kernel_choices", kKernelChoices}};
 
 void mutate(std::string& bytes, const std::vector<std::string>& others, std::mt19937_64& random) {
   static constexpr char kTelling[] = "{}[]()\"\\,:%0-9e.|\n\xff\x7f\x80\xc3";

@@ -14,7 +14,7 @@ struct Target {
 };
 
 extern const Target kWire, kTokenizer, kChatTemplate, kSafetensors, kConfig, kJournal,
-    kBatchLines;
+    kBatchLines, kKernelChoices;
 
 inline void expect(bool fine) {
   if (!fine) std::abort();

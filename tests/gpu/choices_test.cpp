@@ -102,6 +102,7 @@ class GpuChoices : public ::testing::TestWithParam<std::tuple<std::string, int>>
 };
 
 TEST_P(GpuChoices, EveryCandidateGivesWhatOpByOpGives) {
+  if (!fused_) return;  // programs run op by op there
   ChoiceMemory& memory = ChoiceMemory::of_process();
   const auto plain = open(model(), device(), false);
   for (const size_t n : {13, 64}) {
@@ -134,6 +135,7 @@ TEST_P(GpuChoices, EveryCandidateGivesWhatOpByOpGives) {
 }
 
 TEST_P(GpuChoices, AreMadeOnceInAProcessAndKeptInAFile) {
+  if (!fused_) return;  // programs run op by op there
   const std::string path = (std::filesystem::temp_directory_path() /
                             ("limpet-gpu-choices-" + std::to_string(getpid()))).string();
   const auto a = open(model(), device(), true, path);
@@ -152,6 +154,7 @@ TEST_P(GpuChoices, AreMadeOnceInAProcessAndKeptInAFile) {
 }
 
 TEST_P(GpuChoices, TouchNoSessionsKv) {
+  if (!fused_) return;  // programs run op by op there
   const auto e = open(model(), device(), true);
   const auto tokens = text(40);
   const SequenceId s = e->kv().create(0);
@@ -169,6 +172,45 @@ TEST_P(GpuChoices, TouchNoSessionsKv) {
     EXPECT_EQ(after.layers[l].k, before.layers[l].k) << l;
     EXPECT_EQ(after.layers[l].v, before.layers[l].v) << l;
   }
+}
+
+// Of one row: the head, and the layers where they are no single kernel.
+TEST_P(GpuChoices, EveryCandidateOfOneRowGivesWhatOpByOpGives) {
+  if (!fused_) return;  // programs run op by op there
+  ChoiceMemory& memory = ChoiceMemory::of_process();
+  const auto want = run(*open(model(), device(), false), 1);
+  EXPECT_LT(relative(run(*open(model(), device(), true), 1), want), 2e-2);
+  const ChoiceTable timed = memory.known();
+  ASSERT_GE(timed.size(), 1u) << "the head";
+  size_t taken = 0;
+  for (const char* name : {"rows 1 0", "rows 2 0", "rows 2 50", "bulk 1 0", "bulk 1 100",
+                           "bulk 2 0", "bulk 2 100", "skinny 1 1", "skinny 2 1", "skinny 1 4"}) {
+    memory.forget();
+    for (const auto& [key, chosen] : timed.all()) {
+      memory.put(key, ChoiceTable::Names(chosen.size(), name));
+    }
+    const ChoiceTable put = memory.known();
+    const auto e = open(model(), device(), true);
+    const auto got = run(*e, 1);
+    EXPECT_LT(relative(got, want), 2e-2) << name;
+    EXPECT_EQ(got, run(*e, 1)) << name << " again";
+    taken += memory.known().text() == put.text() ? 1 : 0;
+  }
+  EXPECT_GE(taken, 4u);
+}
+
+TEST_P(GpuChoices, ByFixedRulesNothingIsTimed) {
+  if (!fused_) return;  // programs run op by op there
+  EngineOptions o;
+  o.device = device();
+  o.kv_pages = 200;
+  o.timed_choices = false;
+  const auto e = test::open_random(model(), o);
+  const auto plain = open(model(), device(), false);
+  for (const size_t n : {1, 8}) EXPECT_LT(relative(run(*e, n), run(*plain, n)), 2e-2) << n;
+  EXPECT_EQ(e->counters().choices_timed, 0);
+  EXPECT_EQ(e->counters().choice_seconds, 0);
+  EXPECT_EQ(ChoiceMemory::of_process().known().size(), 0u);
 }
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(GpuChoices);

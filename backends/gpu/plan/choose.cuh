@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <map>
 #include <sstream>
 #include <utility>
 
@@ -34,19 +35,47 @@ class Event {
   GpuEvent event_{};
 };
 
+// A pass as a graph, as a step runs it: launched one by one, the kernels of small models would take
+// as long as the host needs to launch them.
+class CapturedPass {
+ public:
+  CapturedPass(const std::function<GpuError()>& pass, GpuStream stream) {
+    const auto mode = LIMPET_GPU(StreamCaptureModeThreadLocal);
+    gpu_check(LIMPET_GPU(StreamBeginCapture)(stream, mode), "timing kernels");
+    GpuGraph graph{};
+    error_ = pass();
+    const GpuError ended = LIMPET_GPU(StreamEndCapture)(stream, &graph);
+    if (error_ == GpuError{}) error_ = ended;
+    if (error_ == GpuError{}) error_ = gpu_instantiate(&exec_, graph);
+    if (graph != nullptr) (void)LIMPET_GPU(GraphDestroy)(graph);
+    if (error_ != GpuError{}) (void)LIMPET_GPU(GetLastError)();
+  }
+  ~CapturedPass() {
+    if (exec_ != nullptr) (void)LIMPET_GPU(GraphExecDestroy)(exec_);
+  }
+  CapturedPass(const CapturedPass&) = delete;
+  CapturedPass& operator=(const CapturedPass&) = delete;
+  bool there() const { return error_ == GpuError{}; }
+  void launch(GpuStream stream) const {
+    gpu_check(LIMPET_GPU(GraphLaunch)(exec_, stream), "timing kernels");
+  }
+
+ private:
+  GpuGraphExec exec_{};
+  GpuError error_{};
+};
+
 // The fastest of some passes; infinity when a kernel refuses.
 double Plan::seconds_of(const std::function<GpuError()>& pass) {
+  const CapturedPass captured(pass, stream_);
+  if (!captured.there()) return std::numeric_limits<double>::infinity();
   const Event begin, end;
   float least = std::numeric_limits<float>::infinity();
   for (int i = 0; i < kPasses; ++i) {
     gpu_check(LIMPET_GPU(EventRecord)(begin.get(), stream_), "timing kernels");
-    const GpuError error = pass();
+    captured.launch(stream_);
     gpu_check(LIMPET_GPU(EventRecord)(end.get(), stream_), "timing kernels");
     gpu_check(LIMPET_GPU(EventSynchronize)(end.get()), "timing kernels");
-    if (error != GpuError{}) {
-      (void)LIMPET_GPU(GetLastError)();
-      return std::numeric_limits<double>::infinity();
-    }
     float ms = 0;
     gpu_check(LIMPET_GPU(EventElapsedTime)(&ms, begin.get(), end.get()), "timing kernels");
     if (i > 0) least = std::min(least, ms);
@@ -76,29 +105,50 @@ std::string Plan::key_of(std::span<const Product> of) const {
 // loaded later.
 void Plan::settle(const std::string& key, std::span<const Product> of,
                   const std::function<GpuError()>& pass, Timed& timed) {
-  std::vector<size_t> counts, start;
-  for (const Product p : of) counts.push_back(products_[p].all.size());
-  start.resize(counts.size());
+  std::vector<size_t> counts, vendors;
+  for (const Product p : of) {
+    counts.push_back(products_[p].all.size());
+    if (const auto first = products_[p].first_of_vendor()) vendors.push_back(*first);
+  }
+  // All by own kernels, and all by the vendor's: one of its products alone pays for its norms.
+  std::vector<std::vector<size_t>> starts{std::vector<size_t>(of.size())};
+  if (of.size() > 1 && vendors.size() == of.size() && vendors != starts[0]) {
+    starts.push_back(vendors);
+  }
   const auto take = [&](const std::vector<size_t>& numbers) {
     for (size_t i = 0; i < of.size(); ++i) products_[of[i]].chosen = numbers[i];
   };
   const auto names = ChoiceMemory::of_process().find(key);
   bool known = names && names->size() == of.size();
   for (size_t i = 0; known && i < of.size(); ++i) known = products_[of[i]].choose((*names)[i]);
-  if (!known) take(start);
-  if (!known && std::ranges::any_of(counts, [](size_t n) { return n > 1; })) {
+  if (known) {
+    if (pass() == GpuError{}) return;
+    (void)LIMPET_GPU(GetLastError)();  // it refuses what it once took: timed anew
+  }
+  take(starts[0]);
+  if (std::ranges::any_of(counts, [](size_t n) { return n > 1; })) {
     const auto now = [] { return std::chrono::steady_clock::now(); };
     const auto begun = now();
-    take(descend(counts, start, kWorthIt, [&](const std::vector<size_t>& numbers) {
+    std::map<std::vector<size_t>, double> times;
+    const auto best = descend_from_each(counts, starts, kWorthIt, [&](const auto& numbers) {
       if (std::chrono::duration<double>(now() - begun).count() > kMostSeconds) {
         return std::numeric_limits<double>::infinity();
       }
       take(numbers);
-      return seconds_of(pass);
-    }));
+      return times[numbers] = seconds_of(pass);
+    });
+    take(best);
     ChoiceTable::Names found;
-    for (const Product p : of) found.push_back(products_[p].now().name);
+    std::ostringstream told;
+    told << key << ":";
+    for (const Product p : of) {
+      found.push_back(products_[p].now().name);
+      told << (found.size() > 1 ? ", " : " ") << found.back();
+    }
+    told << "; a pass in " << times[best] * 1e6 << " us, by the fixed rules in "
+         << times[starts[0]] * 1e6;
     ChoiceMemory::of_process().put(key, std::move(found));
+    ChoiceMemory::of_process().tell(told.str());
     ++timed.keys;
   }
   gpu_check(pass(), "the kernels that were chosen");
@@ -136,7 +186,8 @@ void Plan::choose(const std::vector<std::byte*>& data, GpuStream stream, Timed& 
     constexpr std::array all{kQkv, kOut, kGateUp, kDown};
     if (!as_one_) {
       settle(key_of(all), all, [&] {
-        GpuError error{};
+        // In the place of what a step begins with: a first launch that is no early one.
+        GpuError error = norm(m_.layers[0].norm, m_.layers[0].eps, Start::plain);
         const auto layers = static_cast<size_t>(layers_to_time());
         for (size_t i = 0; i < layers && error == GpuError{}; ++i) error = layer(i);
         return error;

@@ -22,11 +22,11 @@ GpuError Plan::run_vendor(Product p, int64_t x, ValueId weight, void* y) {
   return vendor_->run(products_[p].now().plan, scratch_ + x, of<void>(weight), y, stream_);
 }
 
-GpuError Plan::norm(ValueId weight, float eps) {
+GpuError Plan::norm(ValueId weight, float eps, Start start) {
   return launch_norm_rows({at<float>(x_), m_.hidden, of<const float>(weight), eps,
                            static_cast<int>(m_.rows), static_cast<int>(m_.hidden),
                            at<uint16_t>(scaled_), count_of(m_.count)},
-                          {stream_, Start::early});
+                          {stream_, start});
 }
 
 GpuError Plan::append(const MatchedLayer& l) {

@@ -125,7 +125,7 @@ class Plan final : public DecoderPlan {
   GpuError gate(const MatchedLayer& l, size_t norm, bool normed);
   GpuError add(Product p, ValueId weight, int64_t x, int64_t width, const float* following,
                size_t norm);
-  GpuError norm(ValueId weight, float eps);
+  GpuError norm(ValueId weight, float eps, Start start = Start::early);
   one_row::Step one_row_shapes() const;
   GpuError layers_of_one_row();
   GpuError attend(const MatchedLayer& l);

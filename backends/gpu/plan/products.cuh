@@ -1,6 +1,7 @@
 // The products of a decoder's layers and its head: what each could be done by, and what is chosen.
 #pragma once
 #include <algorithm>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -63,6 +64,10 @@ struct ProductChoice {
   const Candidate& now() const { return all[chosen]; }
   bool by_vendor() const {
     return !all.empty() && now().kind == Candidate::Kind::vendor;
+  }
+  std::optional<size_t> first_of_vendor() const {
+    const auto at = std::ranges::find(all, Candidate::Kind::vendor, &Candidate::kind);
+    return at == all.end() ? std::nullopt : std::optional(static_cast<size_t>(at - all.begin()));
   }
   void add(Candidate c) {
     if (std::ranges::find(all, c.name, &Candidate::name) == all.end()) all.push_back(std::move(c));

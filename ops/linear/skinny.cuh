@@ -265,15 +265,15 @@ __global__ void __launch_bounds__(Groups * 128, Groups == 2 ? 2 : 3)
 #endif
 }
 
-// What was fastest within whole steps at 8B's shapes, or near it: with 8 rows on an H200 (the head
-// 241 us, with k in four parts 264), else on an H100.
+// What was fastest within whole steps at 8B's shapes, or near it: with 8 rows on an H200, else on
+// an H100. Where it can be timed (backends/gpu/plan/choose.cuh) that is where it begins.
 inline SkinnyCut choose_skinny(int rows, int n, int k, int processors) {
   const int tiles = (n + 127) / 128;
   const bool many = tiles >= 4 * processors;
   if (k < 1024 || !kGpuClusters) return {1, 1};
   if (rows == 1) return {1, k >= 4096 ? 4 : 1};
   if (many) return {1, 1};
-  if (rows <= 32) return {tiles >= processors / 3 ? 2 : 1, 4};
+  if (rows <= 32) return {tiles >= processors / 3 && tiles < processors ? 2 : 1, 4};
   if (tiles >= processors) return {2, 1};
   return {k > 8192 ? 1 : 2, 4};
 }

@@ -3,11 +3,10 @@
 // A row's keys are cut at multiples of cut_tokens(its position), counted from position 0, whatever
 // the bucket or the batch, but that a row alone has shorter cuts; a block takes one cut of one KV
 // head and the query heads that share it, its four warps two pages each in turn, whose sums are
-// added in order. So the bits of a row depend on its q and its sequence's KV alone. Blocks take
-// cuts that lie next to each other, of about as many pages each. Each warp copies the next pages,
-// of the next cut too, while it works on two, and asks for the next cut's q and pages a cut ahead:
-// while rings are full of copies, any other answer of memory takes microseconds. The parts of a
-// row are merged by a kernel of their own (merge.cuh).
+// added in order. So the bits of a row depend on its q and its sequence's KV alone. Each warp
+// copies the next pages, of the next cut too, while it works on two, and asks for the next cut's q
+// and pages a cut ahead: while rings are full of copies, any other answer of memory takes
+// microseconds. The parts of a row are merged by a kernel of their own (merge.cuh).
 //
 // A page of a head is two bulk copies, of keys and values as they lie, marked as read once, so that
 // the parts stay in the second-level cache.
@@ -107,7 +106,7 @@ __global__ void __launch_bounds__(kSplitWarps * 32, SplitShape<Dim>::together)
     init_barrier(barriers + threadIdx.x, 1);
     publish_barriers();
   }
-  count_pages(a, of);
+  count_cuts(a, of);
   __syncthreads();
   const PageRing ring{memory + warp * kSplitDepth * Shape::page_bytes,
                       barriers + warp * kSplitDepth};
@@ -115,7 +114,7 @@ __global__ void __launch_bounds__(kSplitWarps * 32, SplitShape<Dim>::together)
   const BlockParts<Dim> parts{
       reinterpret_cast<float*>(memory + Shape::shared + RowCuts::bytes(a.rows)),
       min(group, kSplitHeads)};
-  CutWalk walk(a, of, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
+  CutWalk walk(of, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
   PageCopies<Dim> copies(a, of, ring, walk);
   start_next();
   bool waited = false;

@@ -52,10 +52,14 @@ inline size_t split_parts_bytes(int rows, int heads, int kv_heads, int head_dim,
 }
 
 #if LIMPET_GPU_PTX
-// What every warp asks again and again: how heads are grouped, and, in shared memory, the pages.
+// What every warp asks again and again: how heads are grouped, and, in shared memory, the cuts.
+//
+// The last cut of each row, which may be short, comes after all others: blocks that take cuts in
+// turn have about as much to read, whatever the rows' lengths, and those that run together read
+// the heads of the same pages.
 struct RowCuts {
   int rows, group, per_group, blocks;  // heads of a KV head, head blocks of it, head blocks
-  int* starts;                         // [rows + 1]: pages that the rows before each row see
+  int* starts;                         // [rows + 1]: cuts but the last of the rows before each
 
   __device__ RowCuts(const PagedRows& a, unsigned char* memory)
       : rows(static_cast<int>(counted_rows(a.count, a.rows))), group(a.heads / a.kv_heads),
@@ -65,6 +69,7 @@ struct RowCuts {
   __host__ __device__ static size_t bytes(int rows) {
     return static_cast<size_t>(rows + 4) / 4 * 16;
   }
+  __device__ __forceinline__ int all() const { return starts[rows] + rows; }
 };
 
 __device__ __forceinline__ int first_seen(const PagedRows& a, int last) {
@@ -79,15 +84,24 @@ struct Cut {
   int page = 0, end = 0;                        // pages of the cut, in the sequence
 
   Cut() = default;
-  __device__ __forceinline__ Cut(const PagedRows& a, const RowCuts& of, int r, int block, int p) {
+  // By whole warps.
+  __device__ __forceinline__ Cut(const PagedRows& a, const RowCuts& of, int cut, int block) {
+    const int before = of.starts[of.rows];  // cuts that are no row's last
+    if (cut >= of.all()) return;
     kv_head = of.per_group == 1 ? block : block / of.per_group;
     const int within = block - kv_head * of.per_group;
     head = kv_head * of.group + within * kSplitHeads;
     heads = min(kSplitHeads, of.group - within * kSplitHeads);
-    row = r, unit = row * of.blocks + block;
+    row = cut >= before ? cut - before : 0;
+    for (int base = 0; cut < before && base < of.rows; base += 32) {  // rows that come before it
+      const int r = base + static_cast<int>(threadIdx.x) % 32;
+      row += __popc(__ballot_sync(~0u, r < of.rows && of.starts[r + 1] <= cut));
+    }
+    unit = row * of.blocks + block;
     last = a.positions[row];
     first = first_seen(a, last);
-    part = p, parts = cut_of(a.rows, last, last) - cut_of(a.rows, first, last) + 1;
+    parts = of.starts[row + 1] - of.starts[row] + 1;
+    part = cut >= before ? parts - 1 : cut - of.starts[row];
     const int at = cut_of(a.rows, first, last) + part;
     const int pages = cut_tokens(a.rows, last) / kPageTokens;
     page = max(first / kPageTokens, at * pages);
@@ -103,66 +117,25 @@ struct Cut {
   }
 };
 
-// Where a cut stands among all: row after row, block after block of heads, part after part.
-struct CutPlace {
-  int row, block, part;
-
-  // The first cut that begins at the pages' `share` of `of` equal ones, or after. By whole warps.
-  __device__ __forceinline__ CutPlace(const PagedRows& a, const RowCuts& cuts, int share, int of)
-      : row(0), block(0), part(0) {
-    const long long all = static_cast<long long>(cuts.starts[cuts.rows]) * cuts.blocks;
-    const long long from = all * share / of;
-    for (int base = 0; base < cuts.rows; base += 32) {  // rows whose pages all come before
-      const int r = base + static_cast<int>(threadIdx.x) % 32;
-      const bool before = r < cuts.rows &&
-                          static_cast<long long>(cuts.starts[r + 1]) * cuts.blocks <= from;
-      row += __popc(__ballot_sync(~0u, before));
-    }
-    if (row >= cuts.rows) return;
-    const int pages = cuts.starts[row + 1] - cuts.starts[row];
-    const int rest =
-        static_cast<int>(from - static_cast<long long>(cuts.starts[row]) * cuts.blocks);
-    block = rest / pages;
-    const int in_head = rest - block * pages, last = a.positions[row];
-    const int first = first_seen(a, last), each = cut_tokens(a.rows, last) / kPageTokens;
-    if (in_head > 0) {
-      part = (in_head + first / kPageTokens + each - 1) / each - cut_of(a.rows, first, last);
-    }
-    settle(a, cuts);
-  }
-  __device__ __forceinline__ void settle(const PagedRows& a, const RowCuts& cuts) {
-    const int last = a.positions[row];
-    const int first = first_seen(a, last);
-    if (part <= cut_of(a.rows, last, last) - cut_of(a.rows, first, last)) return;
-    part = 0;
-    if (++block == cuts.blocks) block = 0, ++row;
-  }
-  __device__ __forceinline__ bool operator==(const CutPlace& o) const {
-    return row == o.row && block == o.block && part == o.part;
-  }
-};
-
-// Goes through a block's cuts: those that begin in its share of all pages, so that the blocks have
-// about as much to read, whatever the rows' lengths.
+// Goes through the cuts of all blocks of heads, some apart; without divisions, which take longer
+// than two pages' scores.
 struct CutWalk {
   const RowCuts& of;
-  CutPlace at, end;
+  int cut, block, cuts, blocks;  // the next one, and how far it is to the one after
 
-  __device__ CutWalk(const PagedRows& a, const RowCuts& cuts, int share, int shares)
-      : of(cuts), at(a, cuts, share, shares), end(a, cuts, share + 1, shares) {}
+  __device__ CutWalk(const RowCuts& rows, int first, int apart)
+      : of(rows), cut(first / of.blocks), block(first % of.blocks), cuts(apart / of.blocks),
+        blocks(apart % of.blocks) {}
   __device__ __forceinline__ Cut next(const PagedRows& a) {
-    if (at == end) return {};
-    const Cut now(a, of, at.row, at.block, at.part);
-    if (++at.part == now.parts) {
-      at.part = 0;
-      if (++at.block == of.blocks) at.block = 0, ++at.row;
-    }
+    const Cut now(a, of, cut, block);
+    cut += cuts, block += blocks;
+    if (block >= of.blocks) block -= of.blocks, ++cut;
     return now;
   }
 };
 
 // By the first warp.
-__device__ __forceinline__ void count_pages(const PagedRows& a, const RowCuts& of) {
+__device__ __forceinline__ void count_cuts(const PagedRows& a, const RowCuts& of) {
   if (threadIdx.x >= 32) return;
   const int lane = static_cast<int>(threadIdx.x);
   const int rows = of.rows;
@@ -170,15 +143,15 @@ __device__ __forceinline__ void count_pages(const PagedRows& a, const RowCuts& o
   for (int base = 0; base < a.rows; base += 32) {
     const int last = base + lane < a.rows ? a.positions[base + lane] : 0;
     const bool counted = base + lane < rows;
-    const int pages =
-        counted ? last / kPageTokens - first_seen(a, last) / kPageTokens + 1 : 0;
-    int sum = pages;
+    const int cuts =
+        counted ? cut_of(a.rows, last, last) - cut_of(a.rows, first_seen(a, last), last) : 0;
+    int sum = cuts;
 #pragma unroll
     for (int lanes = 1; lanes < 32; lanes *= 2) {
       const int other = __shfl_up_sync(~0u, sum, lanes);
       if (lane >= lanes) sum += other;
     }
-    if (counted) of.starts[base + lane] = before + sum - pages;
+    if (counted) of.starts[base + lane] = before + sum - cuts;
     before += __shfl_sync(~0u, sum, 31);
   }
   if (lane == 0) of.starts[rows] = before;

@@ -13,7 +13,11 @@ using engine::SequenceId;
 using engine::StepResult;
 using engine::StepRow;
 
-constexpr double kTolerance = 2e-2;  // as tests/gpu/fused_test.cpp
+// Of layers whose activations are rounded to bf16, as tests/gpu/fused_test.cpp has it for three:
+// such errors add up as their number's root does.
+double tolerance(int64_t layers) {
+  return std::max(2e-2, 1e-2 * std::sqrt(static_cast<double>(layers)));
+}
 
 std::vector<float> logits_of(Engine& e, std::span<const StepRow> rows) {
   for (const StepRow& row : rows) {
@@ -77,8 +81,10 @@ void CheckedStep::compare(Engine& e, std::span<const StepRow> rows, nlohmann::js
   j["check_rows"] = std::ssize(got) / vocab;
   j["check_same_tokens"] = same;
   j["check_relative_error"] = error;
-  j["right"] = error <= kTolerance;
-  if (error <= kTolerance) return;
+  const double most = tolerance(e.info().layers);
+  j["check_most"] = most;
+  j["right"] = error <= most;
+  if (error <= most) return;
   throw std::runtime_error("the logits are wrong: " + j.dump());
 }
 

@@ -207,7 +207,8 @@ int serve_bench(int argc, char** argv) {
   const auto lengths = lengths_of(o);
   auto e = open_for(o, lengths);
   const double bandwidth = measured_read_bandwidth(*e);
-  e->warm(o.budget, o.longest + 4 * (o.fresh + o.output));
+  // As a worker does for all that may come.
+  e->warm(o.budget, std::max(o.longest + 4 * (o.fresh + o.output), o.prompt + o.fresh));
   Server server(*e, {static_cast<int32_t>(o.batch), static_cast<int32_t>(o.budget),
                      static_cast<int32_t>(o.chunk),
                      !o.together && e->info().runs_ahead,

@@ -8,6 +8,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,8 @@ struct PlanOptions {
   std::function<VendorProducts*()> vendor{};
   bool timed = true;     // the products' kernels are chosen by timing, else by fixed rules
   std::string device{};  // what choices are remembered for: the card and its driver
+  // Of the plans before: what has been chosen and whose kernels are loaded; the caller's.
+  std::set<std::string>* settled = nullptr;
 };
 
 class DecoderPlan {

@@ -54,7 +54,7 @@ GpuExecutable::GpuExecutable(const Program& program, Shared& shared)
   }
   if (!shared.fused) return;
   plan_ = DecoderPlan::make(program_, {shared.processors, shared.warp, shared.vendor,
-                                       shared.timed_choices, shared.device});
+                                       shared.timed_choices, shared.device, &shared.settled});
   if (plan_ == nullptr) return;
   ++shared.counters.fused_programs;
   plan_scratch_ = shared.plans.at_least(plan_->scratch_bytes());

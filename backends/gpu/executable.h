@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@ struct Shared {
   int processors = 0, warp = 0;
   bool graphs = true, timed = false, fused = true, timed_choices = true;
   std::string device;  // the card and its driver, for what is remembered of kernels
+  std::set<std::string> settled;  // PlanOptions
   Clock clock;  // of runs, when they are timed
   SharedMemory arenas, scratch, plans;
   std::function<VendorProducts*()> vendor;  // gives null where there is none

@@ -101,10 +101,29 @@ std::string Plan::key_of(std::span<const Product> of) const {
   return key.str();
 }
 
+// What is remembered for the key, if there is such.
+bool Plan::take_known(const std::string& key, std::span<const Product> of) {
+  const auto names = ChoiceMemory::of_process().find(key);
+  bool known = names && names->size() == of.size();
+  for (size_t i = 0; known && i < of.size(); ++i) known = products_[of[i]].choose((*names)[i]);
+  return known;
+}
+
+// Whether an earlier plan has settled the same, so that nothing is to be run: a bucket of as many
+// rows and another past.
+bool Plan::recall(std::span<const Product> of) {
+  const std::string key = key_of(of);
+  if (options_.settled == nullptr || !options_.settled->contains(key)) return false;
+  const bool one =
+      std::ranges::all_of(of, [&](Product p) { return products_[p].all.size() == 1; });
+  return one || take_known(key, of);
+}
+
 // What is remembered, else what is fastest now. The last pass is with what is chosen: no kernel is
 // loaded later.
-void Plan::settle(const std::string& key, std::span<const Product> of,
-                  const std::function<GpuError()>& pass, Timed& timed) {
+void Plan::settle(std::span<const Product> of, const std::function<GpuError()>& pass,
+                  Timed& timed) {
+  const std::string key = key_of(of);
   std::vector<size_t> counts, vendors;
   for (const Product p : of) {
     counts.push_back(products_[p].all.size());
@@ -118,11 +137,11 @@ void Plan::settle(const std::string& key, std::span<const Product> of,
   const auto take = [&](const std::vector<size_t>& numbers) {
     for (size_t i = 0; i < of.size(); ++i) products_[of[i]].chosen = numbers[i];
   };
-  const auto names = ChoiceMemory::of_process().find(key);
-  bool known = names && names->size() == of.size();
-  for (size_t i = 0; known && i < of.size(); ++i) known = products_[of[i]].choose((*names)[i]);
-  if (known) {
-    if (pass() == GpuError{}) return;
+  const auto settled = [&] {
+    if (options_.settled != nullptr) options_.settled->insert(key);
+  };
+  if (take_known(key, of)) {
+    if (pass() == GpuError{}) return settled();
     (void)LIMPET_GPU(GetLastError)();  // it refuses what it once took: timed anew
   }
   take(starts[0]);
@@ -152,6 +171,7 @@ void Plan::settle(const std::string& key, std::span<const Product> of,
     ++timed.keys;
   }
   gpu_check(pass(), "the kernels that were chosen");
+  settled();
 }
 
 void Plan::choose(const std::vector<std::byte*>& data, GpuStream stream, Timed& timed) {
@@ -159,6 +179,15 @@ void Plan::choose(const std::vector<std::byte*>& data, GpuStream stream, Timed& 
   const auto begun = std::chrono::steady_clock::now();
   data_ = &data;
   stream_ = stream;
+  constexpr std::array all{kQkv, kOut, kGateUp, kDown};
+  constexpr std::array last{kHead};
+  const bool layers = !as_one_ && !recall(all), head = head_ && !recall(last);
+  if (layers || head) time_products(layers, head, timed);
+  timed.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+}
+
+// In practice (plan.cuh).
+void Plan::time_products(bool layers, bool head, Timed& timed) {
   const int64_t rows = std::max(m_.rows, head_ ? head_->rows : 0);
   const int64_t zeros = std::max(rows, value(m_.page_table).shape[1]);
   Parts parts;
@@ -167,36 +196,34 @@ void Plan::choose(const std::vector<std::byte*>& data, GpuStream stream, Timed& 
   const int64_t draws = parts.take(rows * static_cast<int64_t>(sizeof(DrawSpec)));
   const int64_t drawn = parts.take(rows * static_cast<int64_t>(sizeof(DrawnToken)));
   const DeviceMemory memory(parts.bytes());
-  gpu_check(LIMPET_GPU(MemsetAsync)(memory.data(), 0, static_cast<size_t>(parts.bytes()), stream),
+  gpu_check(LIMPET_GPU(MemsetAsync)(memory.data(), 0, static_cast<size_t>(parts.bytes()), stream_),
             "timing kernels");
   std::vector<DrawSpec> greedy(static_cast<size_t>(rows));
   for (DrawSpec& d : greedy) d.draws = 1;
   gpu_check(LIMPET_GPU(MemcpyAsync)(memory.data() + draws, greedy.data(),
                                     greedy.size() * sizeof(DrawSpec),
-                                    LIMPET_GPU(MemcpyHostToDevice), stream),
+                                    LIMPET_GPU(MemcpyHostToDevice), stream_),
             "timing kernels");
   // Anything but zeros, which would be multiplied with less power.
-  gpu_check(LIMPET_GPU(MemsetAsync)(scratch_, 0x3c, static_cast<size_t>(parts_.bytes()), stream),
+  gpu_check(LIMPET_GPU(MemsetAsync)(scratch_, 0x3c, static_cast<size_t>(parts_.bytes()), stream_),
             "timing kernels");
   practice_ = Practice{reinterpret_cast<uint16_t*>(memory.data() + page),
                        reinterpret_cast<const int32_t*>(memory.data() + none),
                        reinterpret_cast<const DrawSpec*>(memory.data() + draws),
                        reinterpret_cast<DrawnToken*>(memory.data() + drawn)};
   try {
-    constexpr std::array all{kQkv, kOut, kGateUp, kDown};
-    if (!as_one_) {
-      settle(key_of(all), all, [&] {
+    if (layers) {
+      settle(std::array{kQkv, kOut, kGateUp, kDown}, [&] {
         // In the place of what a step begins with: a first launch that is no early one.
         GpuError error = norm(m_.layers[0].norm, m_.layers[0].eps, Start::plain);
-        const auto layers = static_cast<size_t>(layers_to_time());
-        for (size_t i = 0; i < layers && error == GpuError{}; ++i) error = layer(i);
+        const auto count = static_cast<size_t>(layers_to_time());
+        for (size_t i = 0; i < count && error == GpuError{}; ++i) error = layer(i);
         return error;
       }, timed);
     }
-    constexpr std::array last{kHead};
-    if (head_) {
-      settle(key_of(last), last, [&] {
-        const GpuError error = head();
+    if (head) {
+      settle(std::array{kHead}, [&] {
+        const GpuError error = this->head();
         return error == GpuError{} && head_->draw ? draw() : error;
       }, timed);
     }
@@ -205,8 +232,7 @@ void Plan::choose(const std::vector<std::byte*>& data, GpuStream stream, Timed& 
     throw;
   }
   practice_.reset();
-  gpu_check(LIMPET_GPU(StreamSynchronize)(stream), "timing kernels");  // before the memory goes
-  timed.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+  gpu_check(LIMPET_GPU(StreamSynchronize)(stream_), "timing kernels");  // before the memory goes
 }
 
 }  // namespace

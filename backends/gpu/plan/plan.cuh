@@ -136,8 +136,10 @@ class Plan final : public DecoderPlan {
   GpuError multiply(Product p, ValueId weight, const ProductInput& in, const TailArgs& t);
   GpuError run_vendor(Product p, int64_t x, ValueId weight, void* y);
 
-  void settle(const std::string& key, std::span<const Product> of,
-              const std::function<GpuError()>& pass, Timed& timed);
+  bool recall(std::span<const Product> of);
+  bool take_known(const std::string& key, std::span<const Product> of);
+  void settle(std::span<const Product> of, const std::function<GpuError()>& pass, Timed& timed);
+  void time_products(bool layers, bool head, Timed& timed);
   double seconds_of(const std::function<GpuError()>& pass);
   std::string key_of(std::span<const Product> of) const;
   int64_t layers_to_time() const;

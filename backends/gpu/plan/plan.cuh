@@ -286,7 +286,6 @@ void Plan::place_parts() {
         static_cast<int64_t>(split_parts_bytes(rows, heads, kv_heads, dim, max_pages)));
     return;
   }
-  
   PagedRows any{};
   any.rows = rows, any.heads = heads, any.kv_heads = kv_heads, any.max_pages = max_pages;
   const int split = prefill_split(any, options_.processors);

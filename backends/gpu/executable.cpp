@@ -140,6 +140,7 @@ GpuGraph GpuExecutable::capture() {
   } catch (...) {
     (void)LIMPET_GPU(StreamEndCapture)(shared_.stream, &graph);
     if (graph != nullptr) (void)LIMPET_GPU(GraphDestroy)(graph);
+    (void)LIMPET_GPU(GetLastError)();  // of the capture that ended so; no later launch's
     throw;
   }
   gpu_check(LIMPET_GPU(StreamEndCapture)(shared_.stream, &graph), "capturing");

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <random>
 #include <stdexcept>
 #include <utility>
 
@@ -175,12 +176,14 @@ void ChoiceMemory::forget() {
   path_.clear();
 }
 
-// Whole or not at all; what another process has added meanwhile stays.
+// Whole or not at all; what another process has added before stays. Of two that write at the same
+// moment one may lose what it found, which is then timed once more.
 void ChoiceMemory::write() {
   ChoiceTable all;
   if (const auto text = text_of(path_)) (void)all.read(*text);
   all.add(table_);
-  const std::string next = path_ + "." + std::to_string(getpid());
+  const std::string next =
+      path_ + "." + std::to_string(getpid()) + "." + std::to_string(std::random_device{}());
   std::ofstream out(next, std::ios::binary | std::ios::trunc);
   out << all.text();
   out.close();

@@ -87,7 +87,7 @@ class Up {
                                        o.device,
                                        "--http",
                                        loopback(o.port + 2 + i)};
-      // Workers of one folder share what was found; each start would time it anew.
+      // The next start finds what was found; else each start would time it anew.
       const bool named = std::ranges::any_of(o.worker_args, [](const std::string& arg) {
         return arg.starts_with("--kernel-choices");
       });

@@ -154,6 +154,7 @@ struct SumExchange {
       publish_barriers();
       expect_bytes(&barriers->sent, bytes);
     }
+    __syncwarp();
     cluster_arrive();
   }
   // By all threads, once each has done with the ring.
@@ -180,6 +181,7 @@ struct SumExchange {
       }
     }
     if constexpr (Parts > 1) await_sent(shared_address(&barriers->sent), 0);
+    __syncwarp();
     if constexpr (bulk) cluster_arrive();
   }
   // Before the block ends: what it has sent in bulk has been read.

@@ -4,6 +4,7 @@
 #pragma once
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <limits>
 #include <map>
 #include <sstream>
@@ -98,6 +99,7 @@ std::string Plan::key_of(std::span<const Product> of) const {
   if (head && head_->draw) key << " and best";
   key << " of " << shape_of(of.front()).rows;
   for (const Product p : of) key << " " << shape_of(p).n << "x" << shape_of(p).k;
+  if (!head) key << ", heads of " << m_.head_dim;
   return key.str();
 }
 
@@ -150,6 +152,7 @@ void Plan::settle(std::span<const Product> of, const std::function<GpuError()>& 
     const auto begun = now();
     std::map<std::vector<size_t>, double> times;
     const auto best = descend_from_each(counts, starts, kWorthIt, [&](const auto& numbers) {
+      if (const auto at = times.find(numbers); at != times.end()) return at->second;
       if (std::chrono::duration<double>(now() - begun).count() > kMostSeconds) {
         return std::numeric_limits<double>::infinity();
       }
@@ -157,6 +160,11 @@ void Plan::settle(std::span<const Product> of, const std::function<GpuError()>& 
       return times[numbers] = seconds_of(pass);
     });
     take(best);
+    if (!std::isfinite(times[best])) {  // nothing ran: nothing to remember
+      take(starts[0]);
+      gpu_check(pass(), "a decoder's products");
+      return;
+    }
     ChoiceTable::Names found;
     std::ostringstream told;
     told << key << ":";
@@ -175,7 +183,7 @@ void Plan::settle(std::span<const Product> of, const std::function<GpuError()>& 
 }
 
 void Plan::choose(const std::vector<std::byte*>& data, GpuStream stream, Timed& timed) {
-  if (std::exchange(chosen_, true) || !options_.timed) return;
+  if (chosen_ || !options_.timed) return;
   const auto begun = std::chrono::steady_clock::now();
   data_ = &data;
   stream_ = stream;
@@ -183,6 +191,7 @@ void Plan::choose(const std::vector<std::byte*>& data, GpuStream stream, Timed& 
   constexpr std::array last{kHead};
   const bool layers = !as_one_ && !recall(all), head = head_ && !recall(last);
   if (layers || head) time_products(layers, head, timed);
+  chosen_ = true;
   timed.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
 }
 
@@ -229,6 +238,7 @@ void Plan::time_products(bool layers, bool head, Timed& timed) {
     }
   } catch (...) {
     practice_.reset();
+    for (ProductChoice& p : products_) p.chosen = 0;
     throw;
   }
   practice_.reset();

@@ -3,10 +3,10 @@
 // A row's keys are cut at multiples of cut_tokens(its position), counted from position 0, whatever
 // the bucket or the batch, but that a row alone has shorter cuts; a block takes one cut of one KV
 // head and the query heads that share it, its four warps two pages each in turn, whose sums are
-// added in order. So the bits of a row depend on its q and its sequence's KV alone. Each warp
-// copies the next pages, of the next cut too, while it works on two, and asks for the next cut's q
-// and pages a cut ahead: while rings are full of copies, any other answer of memory takes
-// microseconds. The parts of a row are merged by a kernel of their own (merge.cuh).
+// added in order. So the bits of a row depend on its q, its sequence's KV and whether it is alone.
+// Each warp copies the next pages, of the next cut too, while it works on two, and asks for the
+// next cut's q and pages a cut ahead: while rings are full of copies, any other answer of memory
+// takes microseconds. The parts of a row are merged by a kernel of their own (merge.cuh).
 //
 // A page of a head is two bulk copies, of keys and values as they lie, marked as read once, so that
 // the parts stay in the second-level cache.

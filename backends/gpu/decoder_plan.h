@@ -25,7 +25,7 @@ class VendorProducts;
 
 struct PlanOptions {
   int processors = 0, warp = 32;
-  // Must for more than 64 rows, may from 2 rows on; asked when it is needed; null: there is none.
+  // Must for more than 64 rows, may from 2 rows on; null, or gives null: there is none.
   std::function<VendorProducts*()> vendor{};
   bool timed = true;     // the products' kernels are chosen by timing, else by fixed rules
   std::string device{};  // what choices are remembered for: the card and its driver

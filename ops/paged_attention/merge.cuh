@@ -33,7 +33,7 @@ struct Merged {
 // place.values(p, i) its elements 4 i … 4 i + 3.
 constexpr int kMergeLanes = 8;
 
-// By a block of kMergeLanes warps, or fewer, when there are fewer parts.
+// By a block of kMergeLanes warps.
 template <int Dim, class Place>
 __device__ __forceinline__ void merge_head(const Place& place, int begin, int end, uint16_t* out) {
   constexpr int kBatch = 4;  // asked for before one is needed

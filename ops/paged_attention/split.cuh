@@ -205,6 +205,8 @@ template <int Dim>
 GpuError launch_split(const PagedRows& a, const SplitSpace& space, int processors,
                       const Launch& how) {
   using Shape = SplitShape<Dim>;
+  static_assert(Shape::shared + RowCuts::bytes(kSplitRows) + BlockParts<Dim>::bytes(kSplitHeads) <=
+                227 * 1024);  // of a block, on the chips that this is for
   const int64_t most = int64_t{a.rows} * head_blocks(a.heads, a.kv_heads) * space.most;
   const auto blocks = std::min<int64_t>(most, int64_t{processors} * Shape::together);
   const size_t shared = Shape::shared + RowCuts::bytes(a.rows) +
@@ -218,7 +220,7 @@ GpuError launch_split(const PagedRows& a, const SplitSpace& space, int processor
     return launch(merge_split<Dim, true>, grid, 32 * kMergeLanes, 1, 0, how, a, space);
   }
   return launch(merge_split<Dim, false>, dim3(static_cast<unsigned>(a.heads), rows),
-                32 * std::min(space.most, kMergeLanes), 1, 0, how, a, space);
+                32 * kMergeLanes, 1, 0, how, a, space);
 }
 inline bool split_supports(const PagedRows& a, int head_dim) {
   return has_fast_attention(head_dim) && a.rows <= kSplitRows;

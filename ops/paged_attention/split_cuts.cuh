@@ -5,12 +5,9 @@
 namespace limpet::ops {
 namespace {
 
-#ifndef LIMPET_SPLIT_TOKENS
-#define LIMPET_SPLIT_TOKENS 512
-#endif
 // Of a cut: of rows from position kShortRow on, alone or among others, and before, where short cuts
 // are sooner done.
-constexpr int kSplitTokens = LIMPET_SPLIT_TOKENS, kAloneTokens = LIMPET_SPLIT_TOKENS / 2;
+constexpr int kSplitTokens = 512, kAloneTokens = 256;
 constexpr int kShortTokens = 128, kShortRow = 1536;
 constexpr int kSplitWarps = 4, kSplitDepth = 3;  // of a block; pages of a warp's ring
 static_assert((kSplitWarps & (kSplitWarps - 1)) == 0 && kSplitTokens <= 512);  // a page a lane
@@ -66,7 +63,7 @@ struct RowCuts {
         per_group((group + kSplitHeads - 1) / kSplitHeads),
         blocks(a.kv_heads * per_group),
         starts(reinterpret_cast<int*>(memory)) {}
-  __host__ __device__ static size_t bytes(int rows) {
+  __host__ __device__ static constexpr size_t bytes(int rows) {
     return static_cast<size_t>(rows + 4) / 4 * 16;
   }
   __device__ __forceinline__ int all() const { return starts[rows] + rows; }

@@ -48,7 +48,7 @@ struct BlockParts {
   __device__ __forceinline__ float2* top(int warp, int head) const {
     return reinterpret_cast<float2*>(values(warp, head) + Dim);
   }
-  static size_t bytes(int heads) { return size_t{4} * kSplitWarps * heads * (Dim + 4); }
+  static constexpr size_t bytes(int heads) { return size_t{4} * kSplitWarps * heads * (Dim + 4); }
 };
 
 // What a warp has seen of a cut: lane 4 g + j knows head g's highest score (in units of log 2) and

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <iterator>
 #include <tuple>
 
@@ -14,10 +13,13 @@
 #include "engine/models/architecture.h"
 #include "tests/gpu/gpus.h"
 #include "tests/gpu/random_models.h"
+#include "tests/gpu/relative.h"
 #include "tests/gpu/same_bits.h"
 
 namespace limpet::engine {
 namespace {
+
+using test::relative;
 
 Program program_of(const test::RandomModel& m, DType dtype, int64_t rows) {
   const test::RandomModelFolder folder(m);
@@ -111,15 +113,6 @@ std::vector<float> run(Engine& e, const std::vector<size_t>& chunks) {
   e.kv().destroy(a);
   e.kv().destroy(b);
   return all;
-}
-
-double relative(const std::vector<float>& got, const std::vector<float>& want) {
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    error += std::pow(got[i] - want[i], 2.0);
-    norm += std::pow(want[i], 2.0);
-  }
-  return got.size() == want.size() ? std::sqrt(error / norm) : 1;
 }
 
 // The logits of steps in which each of n sequences has one row.

@@ -3,17 +3,19 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <random>
 #include <tuple>
 
 #include "engine/engine.h"
 #include "tests/gpu/gpus.h"
 #include "tests/gpu/random_models.h"
+#include "tests/gpu/relative.h"
 #include "tests/gpu/same_bits.h"
 
 namespace limpet::engine {
 namespace {
+
+using test::relative;
 
 // Where ops/paged_attention/split_cuts.cuh cuts: every 128 tokens before position 1536, every 512
 // after; and from 8 cuts (4096) on more warps than merge at once have a cut each (merge.cuh).
@@ -76,15 +78,6 @@ class Past {
   const SequenceId whole_;
   const std::vector<Token> tokens_;
 };
-
-double relative(std::span<const float> got, std::span<const float> want) {
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    error += std::pow(got[i] - want[i], 2.0);
-    norm += std::pow(want[i], 2.0);
-  }
-  return std::sqrt(error / norm);
-}
 
 // The models with fast kernels; not the one whose weights take seconds to draw.
 std::vector<const test::RandomModel*> models() {

@@ -5,8 +5,8 @@
 #include <string>
 
 #include "backends/gpu/bench.h"
+#include "backends/gpu/choice_memory.h"
 #include "backends/gpu/executable.h"
-#include "backends/gpu/kernel_choice.h"
 #include "backends/gpu/pack.h"
 #include "backends/gpu/side_copies.h"
 #include "backends/gpu/staging.h"

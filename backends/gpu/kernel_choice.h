@@ -3,14 +3,12 @@
 // Every kernel or cut of a kernel that could do a product is a candidate with a name of its own
 // ("skinny 2 4", "vendor 3"). descend() looks for the fastest together; a ChoiceTable holds what
 // was found, for each key: the device, its libraries and the shapes. A name that nobody knows any
-// more means that it must be found anew.
+// more means that it must be found anew. Where it is kept: choice_memory.h.
 //
-// Pure but for ChoiceMemory, which has a lock and may have a file.
+// Pure: plain data in and out, the clock is the caller's.
 #pragma once
 #include <functional>
 #include <map>
-#include <mutex>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -18,17 +16,22 @@
 
 namespace limpet {
 
-// Numbers of candidates, one for each product: from `start` on, product by product, what makes the
-// whole faster by more than `gain` (0.01: by 1 %) is kept. `counts`: candidates of each product, at
-// least one. `seconds`: of the whole with these; infinity where one of them cannot be.
-std::vector<size_t> descend(
-    std::span<const size_t> counts, std::vector<size_t> start, double gain,
-    const std::function<double(const std::vector<size_t>&)>& seconds);
+struct Descent {
+  std::vector<size_t> numbers{};  // of candidates, one for each product
+  double seconds = 0;             // of the whole with them; infinity: nothing could be
+  double at_start = 0;            // with what it began with, the first start
+};
+// From `start` on, product by product, what makes the whole faster by more than `gain` (0.01: by
+// 1 %) is kept. `counts`: candidates of each product, at least one. `seconds`: of the whole with
+// these numbers; infinity where one of them cannot be, or time has run out.
+using SecondsOf = std::function<double(const std::vector<size_t>& numbers)>;
+Descent descend(std::span<const size_t> counts, std::vector<size_t> start, double gain,
+                const SecondsOf& seconds);
 // From each start, which may lie where no single change leads to: the best of what was found, an
 // earlier start's unless the gain is larger.
-std::vector<size_t> descend_from_each(
-    std::span<const size_t> counts, const std::vector<std::vector<size_t>>& starts, double gain,
-    const std::function<double(const std::vector<size_t>&)>& seconds);
+Descent descend_from_each(std::span<const size_t> counts,
+                          const std::vector<std::vector<size_t>>& starts, double gain,
+                          const SecondsOf& seconds);
 
 class ChoiceTable {
  public:
@@ -42,6 +45,7 @@ class ChoiceTable {
   std::string text() const;
   // Adds what text() wrote, over what is there; or tells what is wrong, and adds nothing.
   std::string read(std::string_view text);
+  static constexpr size_t kMostText = 1 << 20;  // that it takes
   // Over what is there.
   void add(const ChoiceTable& other);
   size_t size() const { return of_.size(); }
@@ -49,34 +53,6 @@ class ChoiceTable {
 
  private:
   std::map<std::string, Names> of_;
-};
-
-// What all backends of the process know. Any thread.
-class ChoiceMemory {
- public:
-  static ChoiceMemory& of_process();
-
-  std::optional<ChoiceTable::Names> find(const std::string& key);
-  void put(const std::string& key, ChoiceTable::Names names);
-  // Reads the file, which may be missing, writes there what it lacks, and from now on what is put.
-  // What the process knows stays as it is: bits depend on it. Gives what is wrong with the file, or
-  // nothing; one that cannot be read is written anew.
-  std::string keep_in(const std::string& path);
-  // Adds a line for whoever asks for news(). Of more than 256 the first are kept.
-  void tell(std::string line);
-  // The lines since the last time: what was told, and that the file could not be written.
-  std::vector<std::string> news();
-  ChoiceTable known();
-  void forget();  // all, and the file
-
- private:
-  void add_news(std::string line);
-  void write();
-
-  std::mutex lock_;
-  ChoiceTable table_;
-  std::string path_;
-  std::vector<std::string> news_;
 };
 
 }  // namespace limpet

@@ -2,21 +2,19 @@
 //
 // The weight is the tall operand (64 rows a group of four warps), the rows of x the narrow one, so
 // a weight is read once and padding costs nothing that matters. A block streams one tile of weight
-// rows over its part of k through a ring of shared memory; the blocks of a cluster share k and add
-// their sums through each other's shared memory, in order, so bits do not depend on timing. A tile
-// holds whole pairs: its upper half are their first rows, its lower half their second ones.
+// rows over its part of k through a ring of shared memory; the blocks of a cluster share k and send
+// each pair's sums to the block that ends it, which adds them in order, so bits do not depend on
+// timing. A tile holds whole pairs: its upper half are their first rows, its lower half their
+// second ones.
 //
 // Needs warp-group products, clusters, k a multiple of 64 and no less for each part of a split
 // (skinny_supports).
 //
-// Measured on an H100 in chains of Llama-3.1-8B's layers, cold, tails included, as a fraction of
-// the read bandwidth of the same run (3.15 TB/s): 8 rows: qkv 0.84, out 0.78, gate/up 0.95, down
-// 0.83, head 0.99; 64 rows: 0.66, 0.57, 0.86, 0.75, 0.96 (cuBLASLt's products alone: 0.80, 0.75,
-// 0.88, 0.87, 0.90). What is lost at 64 rows: each block reads x from the L2 cache again; a ring
-// of 8 stages on one block a processor was not faster. On an H200 (4.43 TB/s), the same chains, the
-// best cut of each: 8 rows: 0.76, 0.70, 0.89, 0.74, 0.99; 64 rows: 0.57, 0.48, 0.78, 0.63, 0.91. By
-// cuBLASLt a layer of 64 rows without its attention takes as long (142 us), norms and gate as
-// kernels of their own.
+// Measured on an H200 in chains of Llama-3.1-8B's layers, cold, tails included, as a fraction of
+// the read bandwidth of the same run (4.4 TB/s), the best cut of each: 8 rows: qkv 0.80, out 0.73,
+// gate/up 0.95, down 0.78, head 0.99; 64 rows: 0.58, 0.50, 0.80, 0.65, 0.91. With sums read from
+// the other blocks behind barriers that wait for all writes: 8 rows 0.76, 0.70, 0.89, 0.74, 0.99.
+// What is lost at 64 rows: each block reads x from the L2 cache again, and ends late.
 #pragma once
 #include <algorithm>
 #include <vector>

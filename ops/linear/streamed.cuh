@@ -2,9 +2,9 @@
 //
 // One thread feeds a ring of weights in shared memory (a tile of 128 or 256 rows, 64 of k a stage),
 // another one of x; two groups of four warps multiply and give stages back, each ring by barriers
-// of its own: nobody waits for the whole block. Half of a processor's
-// shared memory makes a block, so that the next kernel's blocks lie beside this one's and have
-// their ring full of weights before await_previous() returns.
+// of its own: nobody waits for the whole block. Half of a processor's shared memory makes a block,
+// so that the next kernel's blocks lie beside this one's and have their ring full of weights before
+// await_previous() returns; or all of it.
 //
 // A cluster is `parts` blocks that share k, times `mates` tiles that multiply the same x: each mate
 // brings a slice of it to all of them, so that the second-level cache is read once for it. Parts of
@@ -13,6 +13,9 @@
 //
 // Needs warp-group products, tile maps (gpu_tensor_map.cuh), k a multiple of 64, and tiles that
 // hold whole heads (streamed_supports).
+//
+// Measured as skinny.cuh says: 64 rows: qkv 0.61, out 0.50, gate/up 0.87, down 0.69, head 0.94; 8
+// rows: 0.80, 0.70, 0.90, 0.85, 0.98.
 #pragma once
 #include "ops/gpu_tensor_map.cuh"
 #include "ops/linear/skinny_ends.cuh"

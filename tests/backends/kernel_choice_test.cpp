@@ -1,10 +1,7 @@
 #include "backends/gpu/kernel_choice.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
-#include <fstream>
 #include <limits>
 
 namespace limpet {
@@ -24,23 +21,25 @@ TEST(Descend, FindsTheFastestOfEachProduct) {
   const Numbers counts = {3, 1, 4};
   const auto best = descend(counts, {0, 0, 1}, 0.01,
                             [&](const Numbers& c) { return sum_of(times, c); });
-  EXPECT_EQ(best, (Numbers{1, 0, 2}));
+  EXPECT_EQ(best.numbers, (Numbers{1, 0, 2}));
+  EXPECT_EQ(best.seconds, 6);
+  EXPECT_EQ(best.at_start, 16);
 }
 
 TEST(Descend, KeepsWhatItBeganWithUnlessTheGainIsLarger) {
   const std::vector<std::vector<double>> times = {{100, 99.5, 98}};
   const auto seconds = [&](const Numbers& c) { return sum_of(times, c); };
-  EXPECT_EQ(descend(Numbers{2}, {0}, 0.01, seconds), Numbers{0});
-  EXPECT_EQ(descend(Numbers{3}, {0}, 0.01, seconds), Numbers{2});
+  EXPECT_EQ(descend(Numbers{2}, {0}, 0.01, seconds).numbers, Numbers{0});
+  EXPECT_EQ(descend(Numbers{3}, {0}, 0.01, seconds).numbers, Numbers{2});
 }
 
 TEST(Descend, NeverKeepsWhatCannotBe) {
   const auto seconds = [](const Numbers& c) {
     return c[0] == 0 ? 1.0 : std::numeric_limits<double>::infinity();
   };
-  EXPECT_EQ(descend(Numbers{3}, {0}, 0.01, seconds), Numbers{0});
+  EXPECT_EQ(descend(Numbers{3}, {0}, 0.01, seconds).numbers, Numbers{0});
   // Nor stays with it when it is what it began with.
-  EXPECT_EQ(descend(Numbers{3}, {2}, 0.01, seconds), Numbers{0});
+  EXPECT_EQ(descend(Numbers{3}, {2}, 0.01, seconds).numbers, Numbers{0});
 }
 
 // What is fastest for one product may depend on the others: the whole is timed, not its parts.
@@ -50,7 +49,7 @@ TEST(Descend, TimesTheWhole) {
     ++calls;
     return c == Numbers{1, 1} ? 1.0 : c == Numbers{1, 0} ? 2.0 : 3.0;
   });
-  EXPECT_EQ(best, (Numbers{1, 1}));
+  EXPECT_EQ(best.numbers, (Numbers{1, 1}));
   EXPECT_EQ(calls, 3u);
 }
 
@@ -59,22 +58,48 @@ TEST(DescendFromEach, FindsWhatNoSingleChangeLeadsTo) {
   const auto seconds = [](const Numbers& c) {
     return c == Numbers{1, 1} ? 0.9 : c == Numbers{0, 0} ? 1.0 : c[0] == 2 ? 0.5 : 2.0;
   };
-  EXPECT_EQ(descend(Numbers{2, 2}, {0, 0}, 0.01, seconds), (Numbers{0, 0}));
-  EXPECT_EQ(descend_from_each(Numbers{2, 2}, {{0, 0}, {1, 1}}, 0.01, seconds), (Numbers{1, 1}));
-  EXPECT_EQ(descend_from_each(Numbers{2, 2}, {{1, 1}, {0, 0}}, 0.01, seconds), (Numbers{1, 1}));
-  EXPECT_EQ(descend_from_each(Numbers{3, 2}, {{0, 0}, {1, 1}}, 0.01, seconds), (Numbers{2, 0}));
+  EXPECT_EQ(descend(Numbers{2, 2}, {0, 0}, 0.01, seconds).numbers, (Numbers{0, 0}));
+  EXPECT_EQ(descend_from_each(Numbers{2, 2}, {{0, 0}, {1, 1}}, 0.01, seconds).numbers,
+            (Numbers{1, 1}));
+  EXPECT_EQ(descend_from_each(Numbers{2, 2}, {{1, 1}, {0, 0}}, 0.01, seconds).numbers,
+            (Numbers{1, 1}));
+  EXPECT_EQ(descend_from_each(Numbers{3, 2}, {{0, 0}, {1, 1}}, 0.01, seconds).numbers,
+            (Numbers{2, 0}));
 }
 
 TEST(DescendFromEach, KeepsTheFirstUnlessTheGainIsLarger) {
   const auto seconds = [](const Numbers& c) {
     return c == Numbers{0, 0} ? 1.0 : c == Numbers{1, 1} ? 0.995 : 2.0;
   };
-  EXPECT_EQ(descend_from_each(Numbers{2, 2}, {{0, 0}, {1, 1}}, 0.01, seconds), (Numbers{0, 0}));
+  EXPECT_EQ(descend_from_each(Numbers{2, 2}, {{0, 0}, {1, 1}}, 0.01, seconds).numbers,
+            (Numbers{0, 0}));
   // What was not timed in time is not kept.
   const auto late = [&](const Numbers& c) {
     return c == Numbers{0, 0} ? 1.0 : std::numeric_limits<double>::infinity();
   };
-  EXPECT_EQ(descend_from_each(Numbers{2, 2}, {{0, 0}, {1, 1}}, 0.01, late), (Numbers{0, 0}));
+  EXPECT_EQ(descend_from_each(Numbers{2, 2}, {{0, 0}, {1, 1}}, 0.01, late).numbers,
+            (Numbers{0, 0}));
+}
+
+// Time runs out in the second descent: what it had found by then is kept, nothing is timed again.
+TEST(DescendFromEach, KeepsWhatWasFoundWhenTimeRanOut) {
+  size_t calls = 0;
+  const auto seconds = [&](const Numbers& c) {
+    if (++calls > 5) return std::numeric_limits<double>::infinity();
+    return c == Numbers{1, 1} ? 0.5 : c == Numbers{0, 0} ? 1.0 : 2.0;
+  };
+  const Descent best = descend_from_each(Numbers{2, 2}, {{0, 0}, {1, 1}}, 0.01, seconds);
+  EXPECT_EQ(best.numbers, (Numbers{1, 1}));
+  EXPECT_EQ(best.seconds, 0.5);
+  EXPECT_EQ(best.at_start, 1.0);
+  EXPECT_EQ(calls, 6u);
+}
+
+TEST(DescendFromEach, TellsThatNothingCouldBe) {
+  const auto never = [](const Numbers&) { return std::numeric_limits<double>::infinity(); };
+  const Descent best = descend_from_each(Numbers{2, 2}, {{0, 0}, {1, 1}}, 0.01, never);
+  EXPECT_EQ(best.numbers, (Numbers{0, 0}));
+  EXPECT_EQ(best.seconds, std::numeric_limits<double>::infinity());
 }
 
 TEST(ChoiceTable, ReadsWhatItWrote) {
@@ -105,65 +130,6 @@ TEST(ChoiceTable, TellsWhatIsWrongAndAddsNothing) {
   EXPECT_EQ(table.size(), 1u);
   EXPECT_THROW(table.put("a\tb", {"name"}), std::logic_error);
   EXPECT_THROW(table.put("key", {}), std::logic_error);
-}
-
-class ChoiceFile : public ::testing::Test {
- protected:
-  ChoiceFile() { std::filesystem::create_directories(folder_); }
-  ~ChoiceFile() override { std::filesystem::remove_all(folder_); }
-  std::filesystem::path folder_ = std::filesystem::temp_directory_path() /
-                                  ("limpet-choices-" + std::to_string(getpid()));
-  std::string path_ = (folder_ / "choices").string();
-};
-
-TEST_F(ChoiceFile, IsReadByTheNextProcessAndKeepsWhatOthersAdded) {
-  ChoiceMemory a, b, c;
-  EXPECT_EQ(a.keep_in(path_), "");
-  EXPECT_EQ(b.keep_in(path_), "");
-  a.put("one", {"x"});
-  b.put("two", {"y"});
-  EXPECT_EQ(c.keep_in(path_), "");
-  EXPECT_EQ(c.find("one"), ChoiceTable::Names{"x"});
-  EXPECT_EQ(c.find("two"), ChoiceTable::Names{"y"});
-  EXPECT_EQ(a.find("two"), std::nullopt);
-  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1);
-}
-
-// Two engines of a process compute the same bits, whatever other processes find meanwhile.
-TEST_F(ChoiceFile, DoesNotChangeWhatTheProcessKnowsAndGetsIt) {
-  ChoiceMemory a, b, c;
-  EXPECT_EQ(a.keep_in(path_), "");
-  a.put("one", {"x"});
-  b.put("one", {"other"});
-  b.put("two", {"y"});
-  EXPECT_EQ(b.keep_in(path_), "");
-  EXPECT_EQ(b.find("one"), ChoiceTable::Names{"other"});
-  EXPECT_EQ(c.keep_in(path_), "");
-  EXPECT_EQ(c.find("one"), ChoiceTable::Names{"other"});
-  EXPECT_EQ(c.find("two"), ChoiceTable::Names{"y"});
-}
-
-TEST_F(ChoiceFile, ThatIsBrokenIsToldAndWrittenAnew) {
-  std::ofstream(path_) << "something else\n";
-  ChoiceMemory a, b;
-  EXPECT_NE(a.keep_in(path_), "");
-  a.put("one", {"x"});
-  EXPECT_EQ(b.keep_in(path_), "");
-  EXPECT_EQ(b.find("one"), ChoiceTable::Names{"x"});
-}
-
-TEST_F(ChoiceFile, ThatCannotBeWrittenIsTold) {
-  ChoiceMemory a;
-  EXPECT_EQ(a.keep_in((folder_ / "none" / "choices").string()), "");
-  EXPECT_TRUE(a.news().empty());
-  a.tell("first");
-  a.put("one", {"x"});
-  const auto news = a.news();
-  ASSERT_EQ(news.size(), 2u);
-  EXPECT_EQ(news[0], "first");
-  EXPECT_NE(news[1].find(folder_.string()), std::string::npos) << news[1];
-  EXPECT_TRUE(a.news().empty());
-  EXPECT_EQ(a.find("one"), ChoiceTable::Names{"x"});
 }
 
 }  // namespace

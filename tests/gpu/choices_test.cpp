@@ -9,7 +9,7 @@
 #include <tuple>
 #include <vector>
 
-#include "backends/gpu/kernel_choice.h"
+#include "backends/gpu/choice_memory.h"
 #include "engine/engine.h"
 #include "tests/gpu/gpus.h"
 #include "tests/gpu/random_models.h"

@@ -6,12 +6,14 @@
 // ring of 190 KB a processor, 25 MB in all, goes on being filled; on an H200 (4.5 TB/s) for 5.6 us.
 //
 // Measured on an H200, whole steps after 1,024 tokens, as a fraction of the read bandwidth, and
-// with a kernel for each product: 8B 0.847 (0.805), 1B 0.640 (0.588), 0.6B 0.340 (0.300). By the
-// clock of a processor, at 0.6B's shapes, a layer is 22 us: 11 in five meetings, 4 in attention, 7
-// in the products. Tried and worse: words that carry a tag, polled for themselves instead of a
-// counter (0.457 at 1B); parts merged by all of a head's blocks (0.597); asking the second-level
-// cache for 128 or 256 KB beyond the ring (0.620, 0.612; 8B 0.832). Of 2, 3, 4 and 6 slots on their
-// way 2 was fastest at 1B and 8B; slots of 16 KB were slower.
+// with a kernel for each product: 8B 0.847 (0.805), 1B 0.640 (0.588), 0.6B 0.340 (0.300). With
+// weights marked as read once, in a call with the same without: 8B 0.865 (0.851), 1B 0.661
+// (0.648), 0.6B 0.348 (0.344). By the clock of a processor, at 0.6B's shapes, a layer is 22 us:
+// 11 in five meetings, 4 in attention, 7 in the products. Tried and worse: words that carry a
+// tag, polled for themselves instead of a counter (0.457 at 1B); parts merged by all of a head's
+// blocks (0.597); asking the second-level cache for 128 or 256 KB beyond the ring (0.620, 0.612;
+// 8B 0.832). Of 2, 3, 4 and 6 slots on their way 2 was fastest at 1B and 8B; slots of 16 KB were
+// slower.
 #pragma once
 #include <algorithm>
 #include <cstddef>

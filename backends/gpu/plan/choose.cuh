@@ -6,11 +6,10 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
-#include <map>
 #include <sstream>
 #include <utility>
 
-#include "backends/gpu/kernel_choice.h"
+#include "backends/gpu/choice_memory.h"
 #include "backends/gpu/plan/plan.cuh"
 
 namespace limpet {
@@ -150,21 +149,19 @@ void Plan::settle(std::span<const Product> of, const std::function<GpuError()>& 
   if (std::ranges::any_of(counts, [](size_t n) { return n > 1; })) {
     const auto now = [] { return std::chrono::steady_clock::now(); };
     const auto begun = now();
-    std::map<std::vector<size_t>, double> times;
-    const auto best = descend_from_each(counts, starts, kWorthIt, [&](const auto& numbers) {
-      if (const auto at = times.find(numbers); at != times.end()) return at->second;
+    const Descent best = descend_from_each(counts, starts, kWorthIt, [&](const auto& numbers) {
       if (std::chrono::duration<double>(now() - begun).count() > kMostSeconds) {
         return std::numeric_limits<double>::infinity();
       }
       take(numbers);
-      return times[numbers] = seconds_of(pass);
+      return seconds_of(pass);
     });
-    take(best);
-    if (!std::isfinite(times[best])) {  // nothing ran: nothing to remember
+    if (!std::isfinite(best.seconds)) {  // nothing ran: nothing to remember
       take(starts[0]);
       gpu_check(pass(), "a decoder's products");
       return;
     }
+    take(best.numbers);
     ChoiceTable::Names found;
     std::ostringstream told;
     told << key << ":";
@@ -172,8 +169,8 @@ void Plan::settle(std::span<const Product> of, const std::function<GpuError()>& 
       found.push_back(products_[p].now().name);
       told << (found.size() > 1 ? ", " : " ") << found.back();
     }
-    told << "; a pass in " << times[best] * 1e6 << " us, by the fixed rules in "
-         << times[starts[0]] * 1e6;
+    told << "; a pass in " << best.seconds * 1e6 << " us, by the fixed rules in "
+         << best.at_start * 1e6;
     ChoiceMemory::of_process().put(key, std::move(found));
     ChoiceMemory::of_process().tell(told.str());
     ++timed.keys;

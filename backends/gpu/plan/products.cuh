@@ -25,7 +25,6 @@ inline Way way_of(int64_t rows) {
 }
 
 enum Product : size_t { kQkv, kOut, kGateUp, kDown, kHead, kProducts };
-constexpr size_t kLayerProducts = kHead;
 
 struct Candidate {
   enum class Kind { gemv, skinny, vendor } kind = Kind::skinny;

@@ -128,6 +128,19 @@ __device__ __forceinline__ void arrive_when_copied(uint64_t* b) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(b))
                : "memory");
 }
+// Four barriers next to each other, of one parity.
+__device__ __forceinline__ void await_four(uint64_t* b, int parity) {
+  asm volatile(
+      "{\n.reg .pred p, q, r, s;\n"
+      "W: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 q, [%0 + 8], %1;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 r, [%0 + 16], %1;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 s, [%0 + 24], %1;\n"
+      "and.pred p, p, q;\nand.pred r, r, s;\nand.pred p, p, r;\n@p bra D;\nbra W;\nD:\n}" ::"r"(
+          shared_address(b)),
+      "r"(parity)
+      : "memory");
+}
 // bytes: a multiple of 16; both addresses too.
 __device__ __forceinline__ void copy_bulk(void* shared, const void* global, uint32_t bytes,
                                           uint64_t* barrier) {

@@ -1,9 +1,10 @@
 // Attention of one row over its paged KV, from the ring.
 //
-// Keys are cut at multiples of kCut positions; the cuts of all KV heads, head after head, are dealt
-// out to the blocks in runs of equal length. A block makes one part of each head that its run
-// meets; the block that makes the last one merges them in order (Dao et al. 2023): the bits depend
-// on the position, the row and the number of processors, not on who came last.
+// Keys are cut at multiples of kCut positions. Each KV head has as many blocks as the others, which
+// take its cuts in runs of equal length: a block with two heads would go twice through what it
+// waits for. A run is a part; the block that makes a head's last one merges them in order (Dao et
+// al. 2023): the bits depend on the position, the row and the number of processors, not on who came
+// last.
 //
 // Each block turns the query heads that it needs itself; the one with the row's own position
 // appends its key and value, too. All of it from the product's raw sums: heads are whole only
@@ -18,46 +19,36 @@ namespace one_row {
 namespace {
 
 constexpr int kCut = 64, kPage = 16;  // positions
+#if LIMPET_GPU_PTX
+static_assert(kCut / kPage == kPieces, "a page is a piece of a slot");
+#endif
 constexpr int kMostGroup = 8;         // query heads of a KV head
 
 // Parts of a head, at most; and the floats that parts of all heads take.
-__host__ __device__ inline int most_parts(int kv_heads, int blocks) {
-  return blocks / kv_heads + 2;
-}
+__host__ __device__ inline int most_parts(int kv_heads, int blocks) { return blocks / kv_heads; }
 inline int64_t part_floats(int kv_heads, int group, int head_dim, int blocks) {
   return int64_t{kv_heads} * most_parts(kv_heads, blocks) * group * (head_dim + 2);
 }
 
 #if LIMPET_GPU_PTX
-// Which cuts there are, and whose they are.
+// Which cuts of which head are this block's; none: it has nothing to do.
 struct Cuts {
-  int last, first;         // positions seen
-  int cut0, count, items;  // the first cut, cuts of a head, cuts of all heads
-  int begin, end;          // items of this block
+  int last, first;       // positions seen
+  int head, begin, end;  // the block's run of cuts, counted from position 0
+  int parts, part;       // of the head, and the run's place among them
 
+  // At least as many blocks as heads.
   __device__ __forceinline__ Cuts(int position, int window, int kv_heads)
-      : last(position),
-        first(window > 0 && position >= window ? position - window + 1 : 0),
-        cut0(first / kCut),
-        count(last / kCut - cut0 + 1),
-        items(kv_heads * count),
-        begin(share(static_cast<int>(blockIdx.x))),
-        end(share(static_cast<int>(blockIdx.x) + 1)) {}
-  __device__ __forceinline__ int share(int block) const {
-    return static_cast<int>(static_cast<long long>(items) * block / static_cast<int>(gridDim.x));
-  }
-  __device__ __forceinline__ int block_of(int item) const {
-    return static_cast<int>((static_cast<long long>(item + 1) * static_cast<int>(gridDim.x) - 1) /
-                            items);
-  }
-  // Parts of a head, and which of them is the one that begins with `item`.
-  __device__ __forceinline__ int parts_of(int head) const {
-    if (items < static_cast<int>(gridDim.x)) return count;
-    return block_of((head + 1) * count - 1) - block_of(head * count) + 1;
-  }
-  __device__ __forceinline__ int part_of(int head, int item) const {
-    if (items < static_cast<int>(gridDim.x)) return item - head * count;
-    return static_cast<int>(blockIdx.x) - block_of(head * count);
+      : last(position), first(window > 0 && position >= window ? position - window + 1 : 0) {
+    const int blocks = most_parts(kv_heads, static_cast<int>(gridDim.x));
+    const int cut0 = first / kCut, count = last / kCut - cut0 + 1;
+    head = static_cast<int>(blockIdx.x) / blocks;
+    const int index = static_cast<int>(blockIdx.x) % blocks;
+    const auto share = [&](int of) {
+      return static_cast<int>(static_cast<long long>(count) * of / blocks);
+    };
+    begin = cut0 + share(index), end = head < kv_heads ? cut0 + share(index + 1) : begin;
+    parts = min(count, blocks), part = count < blocks ? begin - cut0 : index;
   }
 };
 
@@ -68,19 +59,25 @@ __device__ __forceinline__ void copy_cuts(Ring& ring, const Step& a, const Layer
   constexpr int tile = kPage * Dim * 2;
   const Cuts cuts(position, l.window, a.kv_heads);
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  for (int item = cuts.begin; item < cuts.end; ++item) {
-    const int head = item / cuts.count, page0 = (cuts.cut0 + item % cuts.count) * (kCut / kPage);
+  for (int cut = cuts.begin; cut < cuts.end; ++cut) {
+    const int page0 = cut * (kCut / kPage);
     const int begin = max(0, cuts.first / kPage - page0);
     const int end = min(kCut / kPage, cuts.last / kPage - page0 + 1);
     const bool copies = lane >= begin && lane < end;
     const int id = copies ? table[page0 + lane] : 0;
-    if (lane == 0) ring.open(static_cast<uint32_t>((end - begin) * 2 * tile));
+    if (lane == 0) {
+      ring.open();
+#pragma unroll
+      for (int p = 0; p < kPieces; ++p) {
+        ring.open_piece(p, p >= begin && p < end ? static_cast<uint32_t>(2 * tile) : 0);
+      }
+    }
     __syncwarp();
     if (copies) {
       const uint16_t* keys =
-          a.pool + ops::pool_row(id, a.pool_layers, l.index, 0, a.kv_heads, head, 0, Dim);
-      ring.copy(lane * 2 * tile, keys, tile);
-      ring.copy((lane * 2 + 1) * tile, keys + int64_t{a.kv_heads} * kPage * Dim, tile);
+          a.pool + ops::pool_row(id, a.pool_layers, l.index, 0, a.kv_heads, cuts.head, 0, Dim);
+      ring.copy(lane, lane * 2 * tile, keys, tile);
+      ring.copy(lane, (lane * 2 + 1) * tile, keys + int64_t{a.kv_heads} * kPage * Dim, tile);
     }
     ring.advance();
   }
@@ -89,9 +86,11 @@ __device__ __forceinline__ void copy_cuts(Ring& ring, const Step& a, const Layer
 
 // What the block keeps in shared memory.
 template <int Dim, int G>
-struct AttentionRoom {
-  float q[G][Dim];
+struct alignas(16) AttentionRoom {
+  uint16_t q[G][Dim];             // bf16
   uint16_t key[Dim], value[Dim];  // of the row's own position
+  float weights[kWarps][8][G];    // of the warp's positions of a cut
+  float factors[kWarps][G];       // of what the warp had before it
   float values[kWarps][G][Dim];
   float2 tops[kWarps][G];  // highest score, in units of log 2, and sum
   bool last;               // the block made a head's last part
@@ -132,7 +131,7 @@ __device__ __forceinline__ void turn_heads(const Step& a, const Layer& l, int po
       const uint16_t first = ops::as_bf16(x[i].x * turn[i].x - x[i].y * turn[i].y);
       const uint16_t second = ops::as_bf16(x[i].y * turn[i].x + x[i].x * turn[i].y);
       if (job < group) {
-        room.q[job][f] = ops::as_float(first), room.q[job][s] = ops::as_float(second);
+        room.q[job][f] = first, room.q[job][s] = second;
         continue;
       }
       uint16_t* kept = job == group ? room.key : room.value;
@@ -150,120 +149,136 @@ __device__ __forceinline__ void unpack(const uint4& v, float (&to)[8]) {
   to[6] = ops::low_bf16(v.w), to[7] = ops::high_bf16(v.w);
 }
 
-// What a warp has seen of a run: 8 positions of each cut. Lanes / 8 of a head's elements in a row
-// are a position's; `mine` is the head whose scores this lane keeps.
+// N floats next to each other in shared memory.
+template <int N>
+__device__ __forceinline__ void load_floats(const float* from, float (&to)[N]) {
+  if constexpr (N == 2) {
+    const float2 v = *reinterpret_cast<const float2*>(from);
+    to[0] = v.x, to[1] = v.y;
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; i += 4) {
+      const float4 v = *reinterpret_cast<const float4*>(from + i);
+      to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
+    }
+  }
+}
+
+// What a warp has seen of a run: 8 positions of each cut. Scores by matrix products: lane 4 g + j
+// has those of head g at positions 2 j and 2 j + 1, and the head's highest and sum. The order of a
+// head's elements is the same for q and keys, but not theirs: a lane has 8 in a row of each 32
+// (multiply_16x8x16). Values by plain sums: Dim / 8 lanes for a position, 8 elements each.
 template <int Dim, int G>
 struct Seen {
   static constexpr int lanes = Dim / 8, together = 32 / lanes, passes = 8 / together;
-  int chunk, place, mine;
-  float q[G][8], sums[G][8] = {};
+  int warp, g, j;    // of the scores
+  int chunk, place;  // of the values
+  uint4 q[Dim / 32];
+  float sums[G][8] = {};
   float highest = -INFINITY, total = 0;
 
   __device__ __forceinline__ Seen(const AttentionRoom<Dim, G>& room, int group) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    chunk = lane % lanes, place = lane / lanes, mine = chunk / (lanes / G);
+    warp = static_cast<int>(threadIdx.x) / 32, g = lane / 4, j = lane % 4;
+    chunk = lane % lanes, place = lane / lanes;
 #pragma unroll
-    for (int g = 0; g < G; ++g) {
-#pragma unroll
-      for (int e = 0; e < 8; ++e) q[g][e] = g < group ? room.q[g][chunk * 8 + e] : 0.0f;
+    for (int c = 0; c < Dim / 32; ++c) {
+      q[c] = g < group ? *reinterpret_cast<const uint4*>(room.q[g % G] + c * 32 + j * 8)
+                       : make_uint4(0, 0, 0, 0);
     }
   }
-  // Of all lanes of a position, that which keeps head g's.
-  __device__ __forceinline__ int keeper(int g) const { return place * lanes + g * (lanes / G); }
-  // A position's scores, of which this lane gets its head's.
-  __device__ __forceinline__ float score(const uint4& key) const {
-    float k[8], v[G];
-    unpack(key, k);
+  // Of head g, at positions 2 j and 2 j + 1; key: of position g, from the lane's first element on.
+  __device__ __forceinline__ float2 score(const unsigned char* key) const {
+    float even[4] = {}, odd[4] = {};
 #pragma unroll
-    for (int g = 0; g < G; ++g) {
-      float even = 0, odd = 0;
-#pragma unroll
-      for (int e = 0; e < 8; e += 2) {
-        even = fmaf(q[g][e], k[e], even), odd = fmaf(q[g][e + 1], k[e + 1], odd);
-      }
-      v[g] = even + odd;
+    for (int c = 0; c < Dim / 32; ++c) {
+      const uint4 k = *reinterpret_cast<const uint4*>(key + c * 64);
+      ops::multiply_16x8x16(even, q[c].x, 0, q[c].y, 0, k.x, k.y);
+      ops::multiply_16x8x16(odd, q[c].z, 0, q[c].w, 0, k.z, k.w);
     }
-    int width = lanes / 2;
-#pragma unroll
-    for (int n = G; n > 1; n /= 2, width /= 2) {
-      const bool upper = threadIdx.x & static_cast<unsigned>(width);
-#pragma unroll
-      for (int i = 0; i < n / 2; ++i) {
-        const float kept = upper ? v[i + n / 2] : v[i], sent = upper ? v[i] : v[i + n / 2];
-        v[i] = kept + ops::shuffle_xor(sent, width);
-      }
-    }
-#pragma unroll
-    for (; width > 0; width /= 2) v[0] += ops::shuffle_xor(v[0], width);
-    return v[0];
+    return make_float2(even[0] + odd[0], even[1] + odd[1]);
   }
   // One cut, whose first position is token0.
   __device__ __forceinline__ void see(const unsigned char* slot, int token0, int first, int last,
-                                      float scale, const AttentionRoom<Dim, G>& room) {
+                                      float scale, AttentionRoom<Dim, G>& room) {
     constexpr int tile = kPage * Dim * 2;
-    const int base = static_cast<int>(threadIdx.x) / 32 * 8 + place;
     const auto row = [&](int t, int which) {
-      return slot + (t / kPage * 2 + which) * tile + t % kPage * Dim * 2 + chunk * 16;
+      return slot + (t / kPage * 2 + which) * tile + t % kPage * Dim * 2;
     };
-    float weight[passes], top = -INFINITY;
-#pragma unroll
-    for (int p = 0; p < passes; ++p) {
-      const int t = base + p * together, token = token0 + t;
-      const auto* own = reinterpret_cast<const unsigned char*>(room.key) + chunk * 16;
-      const float s = score(*reinterpret_cast<const uint4*>(token == last ? own : row(t, 0)));
-      weight[p] = token < first || token > last ? -INFINITY : s * scale;
-      top = fmaxf(top, weight[p]);
-    }
-#pragma unroll
-    for (int width = 16; width >= lanes; width /= 2) top = fmaxf(top, ops::shuffle_xor(top, width));
-    const float now = fmaxf(highest, top), level = now == -INFINITY ? 0.0f : now;
+    const int mine = warp * 8 + g;
+    const auto* own_key = reinterpret_cast<const unsigned char*>(room.key);
+    const float2 scores = score((token0 + mine == last ? own_key : row(mine, 0)) + j * 16);
+    const int token = token0 + warp * 8 + 2 * j;
+    const auto masked = [&](float v, int t) {
+      return t < first || t > last ? -INFINITY : v * scale;
+    };
+    float2 weight = make_float2(masked(scores.x, token), masked(scores.y, token + 1));
+    float now = fmaxf(highest, fmaxf(weight.x, weight.y));
+    now = fmaxf(now, ops::shuffle_xor(now, 1)), now = fmaxf(now, ops::shuffle_xor(now, 2));
+    const float level = now == -INFINITY ? 0.0f : now;
     const float factor = ops::exp2_fast(highest - level);
-    highest = now, total *= factor;
+    weight.x = ops::exp2_fast(weight.x - level), weight.y = ops::exp2_fast(weight.y - level);
+    highest = now, total = fmaf(total, factor, weight.x + weight.y);
+    if (g < G) {
+      room.weights[warp][2 * j][g] = weight.x, room.weights[warp][2 * j + 1][g] = weight.y;
+      if (j == 0) room.factors[warp][g] = factor;
+    }
+    uint4 packed[passes];
+    const auto* own = reinterpret_cast<const unsigned char*>(room.value);
 #pragma unroll
-    for (int p = 0; p < passes; ++p)
-      weight[p] = ops::exp2_fast(weight[p] - level), total += weight[p];
+    for (int p = 0; p < passes; ++p) {
+      const int t = warp * 8 + place + p * together, seen = token0 + t;
+      packed[p] = make_uint4(0, 0, 0, 0);  // what was never written may be NaN
+      if (seen >= first && seen <= last) {
+        packed[p] = *reinterpret_cast<const uint4*>((seen == last ? own : row(t, 1)) + chunk * 16);
+      }
+    }
+    __syncwarp();
+    float by[G];
+    load_floats<G>(room.factors[warp], by);
 #pragma unroll
-    for (int g = 0; g < G; ++g) {
-      const float by = ops::shuffle(factor, keeper(g));
+    for (int h = 0; h < G; ++h) {
 #pragma unroll
-      for (int e = 0; e < 8; ++e) sums[g][e] *= by;
+      for (int e = 0; e < 8; ++e) sums[h][e] *= by[h];
     }
 #pragma unroll
     for (int p = 0; p < passes; ++p) {
-      const int t = base + p * together, token = token0 + t;
-      uint4 packed = make_uint4(0, 0, 0, 0);  // what was never written may be NaN
-      const auto* own = reinterpret_cast<const unsigned char*>(room.value) + chunk * 16;
-      if (token >= first && token <= last) {
-        packed = *reinterpret_cast<const uint4*>(token == last ? own : row(t, 1));
-      }
       float v[8];
-      unpack(packed, v);
+      unpack(packed[p], v);
+      load_floats<G>(room.weights[warp][place + p * together], by);
 #pragma unroll
-      for (int g = 0; g < G; ++g) {
-        const float by = ops::shuffle(weight[p], keeper(g));
+      for (int h = 0; h < G; ++h) {
 #pragma unroll
-        for (int e = 0; e < 8; ++e) sums[g][e] = fmaf(by, v[e], sums[g][e]);
+        for (int e = 0; e < 8; ++e) sums[h][e] = fmaf(by[h], v[e], sums[h][e]);
       }
     }
   }
   __device__ __forceinline__ void put(AttentionRoom<Dim, G>& room) {
-    const int warp = static_cast<int>(threadIdx.x) / 32;
+    total += ops::shuffle_xor(total, 1), total += ops::shuffle_xor(total, 2);
+    if (g < G && j == 0) room.tops[warp][g] = make_float2(highest, total);
+    // Each place gets the sums of its share of the heads' elements.
+    float v[G * 8];
+#pragma unroll
+    for (int i = 0; i < G * 8; ++i) v[i] = sums[i / 8][i % 8];
+    int n = G * 8, at = 0;
 #pragma unroll
     for (int width = 16; width >= lanes; width /= 2) {
-      total += ops::shuffle_xor(total, width);
+      n /= 2;
+      const bool upper = threadIdx.x & static_cast<unsigned>(width);
+      at += upper ? n : 0;
 #pragma unroll
-      for (int g = 0; g < G; ++g) {
-#pragma unroll
-        for (int e = 0; e < 8; ++e) sums[g][e] += ops::shuffle_xor(sums[g][e], width);
+      for (int i = 0; i < G * 4; ++i) {
+        if (i >= n) continue;
+        const float kept = upper ? v[i + n] : v[i], sent = upper ? v[i] : v[i + n];
+        v[i] = kept + ops::shuffle_xor(sent, width);
       }
     }
-    if (place != 0) return;
 #pragma unroll
-    for (int g = 0; g < G; ++g) {
-#pragma unroll
-      for (int e = 0; e < 8; ++e) room.values[warp][g][chunk * 8 + e] = sums[g][e];
+    for (int i = 0; i < G * 8 / together; i += 4) {
+      const int head = (at + i) / 8, element = (at + i) % 8;
+      *reinterpret_cast<float4*>(&room.values[warp][head][chunk * 8 + element]) =
+          make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
     }
-    if (chunk % (lanes / G) == 0) room.tops[warp][mine] = make_float2(highest, total);
   }
 };
 
@@ -306,29 +321,37 @@ __device__ __forceinline__ void put_part(const Step& a, int kv_head, int parts, 
   }
 }
 
+// Two elements a thread: those of most groups at once, so that they are waited for once.
 template <int Dim>
 __device__ __forceinline__ void merge_parts(const Step& a, int kv_head, int parts) {
   constexpr int batch = 20;  // asked for before one is needed: all, for most heads
   const int group = a.heads / a.kv_heads;
-  for (int i = static_cast<int>(threadIdx.x); i < group * Dim; i += kThreads) {
-    float top = -INFINITY, total = 0, sum = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < group * Dim / 2; i += kThreads) {
+    float top = -INFINITY, total = 0;
+    float2 sum = make_float2(0, 0);
     for (int p0 = 0; p0 < parts; p0 += batch) {
-      float2 tops[batch];
-      float values[batch];
+      float2 tops[batch], values[batch];
 #pragma unroll
       for (int b = 0; b < batch; ++b) {
         const PartPlace<Dim> place(a, kv_head, min(p0 + b, parts - 1));
-        tops[b] = __ldcg(place.top(i / Dim)), values[b] = __ldcg(place.values + i);
+        tops[b] = __ldcg(place.top(i / (Dim / 2)));
+        values[b] = __ldcg(reinterpret_cast<const float2*>(place.values) + i);
       }
+      // The highest first: then nothing waits for the one before but the sums.
+      float now = top;
+#pragma unroll
+      for (int b = 0; b < batch; ++b) now = fmaxf(now, tops[b].x);
+      const float old = ops::exp2_fast(top - now);
+      top = now, total *= old, sum.x *= old, sum.y *= old;
 #pragma unroll
       for (int b = 0; b < batch; ++b) {
-        if (p0 + b >= parts) continue;
-        const float now = fmaxf(top, tops[b].x), old = ops::exp2_fast(top - now);
-        const float by = ops::exp2_fast(tops[b].x - now);
-        top = now, total = fmaf(old, total, by * tops[b].y), sum = fmaf(old, sum, by * values[b]);
+        const float by = p0 + b < parts ? ops::exp2_fast(tops[b].x - now) : 0.0f;
+        total = fmaf(by, tops[b].y, total);
+        sum.x = fmaf(by, values[b].x, sum.x), sum.y = fmaf(by, values[b].y, sum.y);
       }
     }
-    a.exchange.attended[kv_head * group * Dim + i] = ops::as_bf16(sum / total);
+    reinterpret_cast<uint32_t*>(a.exchange.attended)[kv_head * group * Dim / 2 + i] =
+        ops::pack_bf16(sum.x / total, sum.y / total);
   }
 }
 
@@ -337,31 +360,25 @@ __device__ __forceinline__ void attend(Ring& ring, const Step& a, const Layer& l
                                        int position, const int32_t* table,
                                        AttentionRoom<Dim, G>& room) {
   const Cuts cuts(position, l.window, a.kv_heads);
-  const float scale = l.scale * 1.4426950408889634f;
-  for (int item = cuts.begin; item < cuts.end;) {
-    const int head = item / cuts.count, from = item;
-    const int end = min(cuts.end, (head + 1) * cuts.count);
-    turn_heads(a, l, position, head, table, end == (head + 1) * cuts.count, room);
-    block_meets();
-    Seen<Dim, G> seen(room, a.heads / a.kv_heads);
-    for (; item < end; ++item) {
-      const int token0 = (cuts.cut0 + item - head * cuts.count) * kCut;
-      seen.see(ring.take(), token0, cuts.first, cuts.last, scale, room);
-      ring.release();
-    }
-    seen.put(room);
-    block_meets();
-    const int parts = cuts.parts_of(head);
-    put_part(a, head, parts, cuts.part_of(head, from), room);
-    block_meets();
-    if (parts == 1) continue;
-    if (threadIdx.x == 0) {
-      const uint32_t before = ops::add_both_ways(a.exchange.made + layer * a.kv_heads + head, 1);
-      room.last = before + 1 == static_cast<uint32_t>(parts);
-    }
-    block_meets();
-    if (room.last) merge_parts<Dim>(a, head, parts);
+  if (cuts.begin == cuts.end) return;
+  turn_heads(a, l, position, cuts.head, table, cuts.end == cuts.last / kCut + 1, room);
+  block_meets();
+  Seen<Dim, G> seen(room, a.heads / a.kv_heads);
+  for (int cut = cuts.begin; cut < cuts.end; ++cut) {
+    seen.see(ring.take(), cut * kCut, cuts.first, cuts.last, l.scale * 1.4426950408889634f, room);
+    ring.release();
   }
+  seen.put(room);
+  block_meets();
+  put_part(a, cuts.head, cuts.parts, cuts.part, room);
+  if (cuts.parts == 1) return;
+  block_meets();
+  if (threadIdx.x == 0) {
+    const uint32_t before = ops::add_both_ways(a.exchange.made + layer * a.kv_heads + cuts.head, 1);
+    room.last = before + 1 == static_cast<uint32_t>(cuts.parts);
+  }
+  block_meets();
+  if (room.last) merge_parts<Dim>(a, cuts.head, cuts.parts);
 }
 #endif
 

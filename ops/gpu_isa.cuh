@@ -169,23 +169,52 @@ __device__ __forceinline__ void order_before_copies() {
 __device__ __forceinline__ void sync_some(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
-// Counters that blocks of one launch meet at. What a thread wrote before it added is there for who
-// has seen the sum and then looks past the first-level cache (__ldcg).
-__device__ __forceinline__ void add_release(uint32_t* at, uint32_t v) {
-  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
+// What blocks of one launch give each other: words of 32 or 64 bits that are written and read as
+// one, past the first-level cache. Nothing is ordered by them, so that nobody waits until a write
+// has arrived: who reads must be able to tell from the word itself that it is the one meant.
+__device__ __forceinline__ void send_word(uint32_t* to, uint32_t v) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(v) : "memory");
 }
-__device__ __forceinline__ uint32_t add_both_ways(uint32_t* at, uint32_t v) {  // the sum before
-  uint32_t before;
-  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
-               : "=r"(before)
-               : "l"(at), "r"(v)
+__device__ __forceinline__ void send_two_words(uint32_t* to, uint32_t a, uint32_t b) {
+  asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(a), "r"(b) : "memory");
+}
+__device__ __forceinline__ void send_long(uint64_t* to, uint64_t v) {
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(v) : "memory");
+}
+__device__ __forceinline__ uint4 look_at_four_words(const uint32_t* at) {
+  uint4 v;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(at)
                : "memory");
-  return before;
-}
-__device__ __forceinline__ uint32_t load_acquire(const uint32_t* at) {
-  uint32_t v;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
   return v;
+}
+__device__ __forceinline__ uint64_t look_at_long(const uint64_t* at) {
+  uint64_t v;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(at) : "memory");
+  return v;
+}
+__device__ __forceinline__ ulonglong2 look_at_two_longs(const uint64_t* at) {
+  ulonglong2 v;
+  asm volatile("ld.relaxed.gpu.global.v2.u64 {%0,%1}, [%2];"
+               : "=l"(v.x), "=l"(v.y)
+               : "l"(at)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ uint32_t look_at_word(const uint32_t* at) {
+  uint32_t v;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
+  return v;
+}
+// Counters.
+__device__ __forceinline__ void count_one(uint32_t* at) {
+  asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(at) : "memory");
+}
+__device__ __forceinline__ uint32_t count_one_of(uint32_t* at) {  // the sum before
+  uint32_t before;
+  asm volatile("atom.relaxed.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(at) : "memory");
+  return before;
 }
 __device__ __forceinline__ void prefetch(const void* at) {  // its line, to the second-level cache
   asm volatile("prefetch.global.L2 [%0];" ::"l"(at));

@@ -19,18 +19,17 @@ namespace one_row {
 namespace {
 
 constexpr int kCut = 64, kPage = 16;  // positions
-#if LIMPET_GPU_PTX
-static_assert(kCut / kPage == kPieces, "a page is a piece of a slot");
-#endif
 constexpr int kMostGroup = 8;         // query heads of a KV head
 
-// Parts of a head, at most; and the floats that parts of all heads take.
+// Parts of a head, at most; and the words of 64 bits that parts of all heads take.
 __host__ __device__ inline int most_parts(int kv_heads, int blocks) { return blocks / kv_heads; }
-inline int64_t part_floats(int kv_heads, int group, int head_dim, int blocks) {
+inline int64_t part_words(int kv_heads, int group, int head_dim, int blocks) {
   return int64_t{kv_heads} * most_parts(kv_heads, blocks) * group * (head_dim + 2);
 }
 
 #if LIMPET_GPU_PTX
+static_assert(kCut / kPage == kPieces);  // a page is a piece of a slot
+
 // Which cuts of which head are this block's; none: it has nothing to do.
 struct Cuts {
   int last, first;       // positions seen
@@ -100,7 +99,7 @@ struct alignas(16) AttentionRoom {
 // its key and value.
 template <int Dim, int G>
 __device__ __forceinline__ void turn_heads(const Step& a, const Layer& l, int position, int kv_head,
-                                           const int32_t* table, bool own,
+                                           const int32_t* table, uint32_t tag, bool own,
                                            AttentionRoom<Dim, G>& room) {
   constexpr int N = Dim / 64;  // pairs a lane
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -115,12 +114,23 @@ __device__ __forceinline__ void turn_heads(const Step& a, const Layer& l, int po
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       const int p = i * 32 + lane, f = pairs.first(p), s = pairs.second(p);
-      x[i] = make_float2(__ldcg(a.exchange.qkv + head * Dim + f),
-                         __ldcg(a.exchange.qkv + head * Dim + s));
       by[i] = norm == nullptr ? make_float2(1, 1) : make_float2(norm[f], norm[s]);
       turn[i] = job <= group && p < a.rotary / 2 ? make_float2(a.rope[p], a.rope[a.rotary / 2 + p])
                                                  : make_float2(1, 0);
     }
+    const uint64_t* raw = a.exchange.qkv + head * Dim;
+    bool there;
+    do {
+      there = true;
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        const int p = i * 32 + lane;
+        const uint64_t first = ops::look_at_long(raw + pairs.first(p));
+        const uint64_t second = ops::look_at_long(raw + pairs.second(p));
+        x[i] = make_float2(value_of(first), value_of(second));
+        there = has_tag(first, tag) && has_tag(second, tag) && there;
+      }
+    } while (!there);
 #pragma unroll
     for (int i = 0; i < N; ++i) squares += x[i].x * x[i].x + x[i].y * x[i].y;
     const float factor = norm == nullptr ? 1.0f : rsqrtf(ops::warp_sum(squares) / Dim + l.head_eps);
@@ -285,23 +295,21 @@ struct Seen {
 // Part `part` of a KV head: values [group][Dim], then highest score and sum of each head.
 template <int Dim>
 struct PartPlace {
-  float* values;
+  uint64_t* values;
   int group;
   __device__ __forceinline__ PartPlace(const Step& a, int kv_head, int part)
       : group(a.heads / a.kv_heads) {
     const int most = most_parts(a.kv_heads, static_cast<int>(gridDim.x));
     values = a.exchange.parts + (int64_t{kv_head} * most + part) * group * (Dim + 2);
   }
-  __device__ __forceinline__ float2* top(int g) const {
-    return reinterpret_cast<float2*>(values + group * Dim) + g;
-  }
+  __device__ __forceinline__ uint64_t* top(int g) const { return values + group * Dim + 2 * g; }
 };
 
 // The warps' sums together: the head's output where it is all there is, else a part.
 template <int Dim, int G>
-__device__ __forceinline__ void put_part(const Step& a, int kv_head, int parts, int part,
+__device__ __forceinline__ void put_part(const Step& a, const Cuts& cuts, uint32_t tag,
                                          const AttentionRoom<Dim, G>& room) {
-  const PartPlace<Dim> place(a, kv_head, part);
+  const PartPlace<Dim> place(a, cuts.head, cuts.part);
   for (int i = static_cast<int>(threadIdx.x); i < place.group * Dim; i += kThreads) {
     const int g = i / Dim, d = i % Dim;
     float top = -INFINITY, total = 0, sum = 0;
@@ -312,56 +320,64 @@ __device__ __forceinline__ void put_part(const Step& a, int kv_head, int parts, 
       const float by = ops::exp2_fast(room.tops[w][g].x - top);
       total = fmaf(by, room.tops[w][g].y, total), sum = fmaf(by, room.values[w][g][d], sum);
     }
-    if (parts == 1) {
-      a.exchange.attended[kv_head * place.group * Dim + i] = ops::as_bf16(sum / total);
+    if (cuts.parts == 1) {
+      ops::send_word(a.exchange.attended + cuts.head * place.group * Dim + i,
+                     tagged(ops::as_bf16(sum / total), tag));
     } else {
-      __stcg(place.values + i, sum);
-      if (d == 0) __stcg(place.top(g), make_float2(top, total));
+      give(place.values + i, sum, tag);
+      if (d == 0) give(place.top(g), top, tag), give(place.top(g) + 1, total, tag);
     }
   }
 }
 
-// Two elements a thread: those of most groups at once, so that they are waited for once.
+// Two elements a thread, of one head for a warp; lane b weighs part b of a batch.
 template <int Dim>
-__device__ __forceinline__ void merge_parts(const Step& a, int kv_head, int parts) {
-  constexpr int batch = 20;  // asked for before one is needed: all, for most heads
-  const int group = a.heads / a.kv_heads;
+__device__ __forceinline__ void merge_parts(const Step& a, const Cuts& cuts, uint32_t tag) {
+  constexpr int batch = 20;  // looked at before one is needed: all, for most heads
+  const int group = a.heads / a.kv_heads, lane = static_cast<int>(threadIdx.x) % 32;
   for (int i = static_cast<int>(threadIdx.x); i < group * Dim / 2; i += kThreads) {
     float top = -INFINITY, total = 0;
     float2 sum = make_float2(0, 0);
-    for (int p0 = 0; p0 < parts; p0 += batch) {
-      float2 tops[batch], values[batch];
+    for (int p0 = 0; p0 < cuts.parts; p0 += batch) {
+      const int some = min(batch, cuts.parts - p0);
+      ulonglong2 weighs, values[batch];
+      bool there;
+      do {
+        const PartPlace<Dim> one(a, cuts.head, p0 + min(lane, some - 1));
+        weighs = ops::look_at_two_longs(one.top(i / (Dim / 2)));
+        there = has_tag(weighs.x, tag) && has_tag(weighs.y, tag);
+#pragma unroll
+        for (int b = 0; b < batch; ++b) {
+          const PartPlace<Dim> place(a, cuts.head, p0 + min(b, some - 1));
+          values[b] = ops::look_at_two_longs(place.values + 2 * i);
+          there = has_tag(values[b].x, tag) && has_tag(values[b].y, tag) && there;
+        }
+      } while (!there);
+      __syncwarp();
+      const float mine = lane < some ? value_of(weighs.x) : -INFINITY;
+      const float now = fmaxf(top, ops::warp_max(mine)), old = ops::exp2_fast(top - now);
+      const float weight = ops::exp2_fast(mine - now);
+      top = now, sum.x *= old, sum.y *= old;
+      total = fmaf(total, old, ops::warp_sum(weight * value_of(weighs.y)));
 #pragma unroll
       for (int b = 0; b < batch; ++b) {
-        const PartPlace<Dim> place(a, kv_head, min(p0 + b, parts - 1));
-        tops[b] = __ldcg(place.top(i / (Dim / 2)));
-        values[b] = __ldcg(reinterpret_cast<const float2*>(place.values) + i);
-      }
-      // The highest first: then nothing waits for the one before but the sums.
-      float now = top;
-#pragma unroll
-      for (int b = 0; b < batch; ++b) now = fmaxf(now, tops[b].x);
-      const float old = ops::exp2_fast(top - now);
-      top = now, total *= old, sum.x *= old, sum.y *= old;
-#pragma unroll
-      for (int b = 0; b < batch; ++b) {
-        const float by = p0 + b < parts ? ops::exp2_fast(tops[b].x - now) : 0.0f;
-        total = fmaf(by, tops[b].y, total);
-        sum.x = fmaf(by, values[b].x, sum.x), sum.y = fmaf(by, values[b].y, sum.y);
+        const float by = ops::shuffle(weight, b);
+        sum.x = fmaf(by, value_of(values[b].x), sum.x);
+        sum.y = fmaf(by, value_of(values[b].y), sum.y);
       }
     }
-    reinterpret_cast<uint32_t*>(a.exchange.attended)[kv_head * group * Dim / 2 + i] =
-        ops::pack_bf16(sum.x / total, sum.y / total);
+    give_two(a.exchange.attended + cuts.head * group * Dim + 2 * i, sum.x / total, sum.y / total,
+             tag);
   }
 }
 
 template <int Dim, int G>
 __device__ __forceinline__ void attend(Ring& ring, const Step& a, const Layer& l, int layer,
-                                       int position, const int32_t* table,
+                                       int position, const int32_t* table, uint32_t tag,
                                        AttentionRoom<Dim, G>& room) {
   const Cuts cuts(position, l.window, a.kv_heads);
   if (cuts.begin == cuts.end) return;
-  turn_heads(a, l, position, cuts.head, table, cuts.end == cuts.last / kCut + 1, room);
+  turn_heads(a, l, position, cuts.head, table, tag, cuts.end == cuts.last / kCut + 1, room);
   block_meets();
   Seen<Dim, G> seen(room, a.heads / a.kv_heads);
   for (int cut = cuts.begin; cut < cuts.end; ++cut) {
@@ -370,15 +386,15 @@ __device__ __forceinline__ void attend(Ring& ring, const Step& a, const Layer& l
   }
   seen.put(room);
   block_meets();
-  put_part(a, cuts.head, cuts.parts, cuts.part, room);
+  put_part(a, cuts, tag, room);
   if (cuts.parts == 1) return;
   block_meets();
   if (threadIdx.x == 0) {
-    const uint32_t before = ops::add_both_ways(a.exchange.made + layer * a.kv_heads + cuts.head, 1);
+    const uint32_t before = ops::count_one_of(a.exchange.made + layer * a.kv_heads + cuts.head);
     room.last = before + 1 == static_cast<uint32_t>(cuts.parts);
   }
   block_meets();
-  if (room.last) merge_parts<Dim>(a, cuts.head, cuts.parts);
+  if (room.last) merge_parts<Dim>(a, cuts, tag);
 }
 #endif
 

@@ -67,22 +67,23 @@ __global__ void __launch_bounds__(kThreads + 32, 1) run_layers(const __grid_cons
   Residual residual(a);
   residual.embed(a);
   residual.take_norm(a.layer[0].norm);
-  residual.give(a);
+  residual.give(a, 1);
   for (int i = 0; i < a.layers; ++i) {
     const Layer& l = a.layer[i];
     const Layer* next = i + 1 < a.layers ? &a.layer[i + 1] : nullptr;
     all.meet();
     if (next != nullptr) prefetch_norms(a, *next);
-    project(ring, a, l, sums);
+    const uint32_t tag = static_cast<uint32_t>(i) + 1;  // of x: 2 a layer, and one before all
+    project(ring, a, l, 2 * tag - 1, tag, sums);
     all.meet();
-    attend(ring, a, l, i, position, table, room.attention);
+    attend(ring, a, l, i, position, table, tag, room.attention);
     all.meet();
-    residual.add(ring, a, a.exchange.attended, a.heads * Dim, l.mlp_norm, others);
+    residual.add(ring, a, {a.exchange.attended, tag}, a.heads * Dim, l.mlp_norm, 2 * tag, others);
     all.meet();
-    gate(ring, a, l, sums);
+    gate(ring, a, l, 2 * tag, tag, sums);
     all.meet();
-    residual.add(ring, a, a.exchange.gated, a.inner, next == nullptr ? nullptr : next->norm,
-                 others);
+    residual.add(ring, a, {a.exchange.gated, tag}, a.inner,
+                 next == nullptr ? nullptr : next->norm, 2 * tag + 1, others);
   }
   residual.finish(a);
 }
@@ -152,9 +153,8 @@ inline bool supports(const Step& a, int processors, int shared_bytes) {
     return placed.slots >= kFewestSlots;
   });
 }
-// The exchange in memory of exchange_bytes(), 256-byte aligned. Its first counter_bytes() must be
-// zero when the launch runs.
-inline int64_t counter_bytes(const Step& a) { return 256 + int64_t{4} * a.layers * a.kv_heads; }
+// The exchange in memory of exchange_bytes(), 256-byte aligned, all of which must be zero when the
+// launch runs.
 inline int64_t place_exchange(Step& a, int processors, std::byte* memory) {
   int64_t bytes = 0;
   const auto take = [&](auto*& to, int64_t n) {
@@ -165,7 +165,7 @@ inline int64_t place_exchange(Step& a, int processors, std::byte* memory) {
   take(a.exchange.arrived, 1), take(a.exchange.made, int64_t{a.layers} * a.kv_heads);
   take(a.exchange.normed, a.hidden), take(a.exchange.squares, blocks);
   take(a.exchange.qkv, int64_t{a.heads + 2 * a.kv_heads} * a.head_dim);
-  take(a.exchange.parts, part_floats(a.kv_heads, group, a.head_dim, blocks));
+  take(a.exchange.parts, part_words(a.kv_heads, group, a.head_dim, blocks));
   take(a.exchange.attended, int64_t{a.heads} * a.head_dim), take(a.exchange.gated, a.inner);
   return bytes;
 }

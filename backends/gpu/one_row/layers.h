@@ -16,17 +16,17 @@ struct Layer {
   int window, index;  // index: of the KV pool's layers
 };
 
-// What blocks give each other from phase to phase, and the counters that they meet at
-// (meeting.cuh).
+// What blocks give each other from phase to phase, each value with its tag, and the counters that
+// they meet at (meeting.cuh).
 struct Exchange {
-  uint16_t* normed;    // bf16 [hidden]: x * norm, without 1 / rms
-  float* squares;      // [blocks]: each block's part of the sum of squares of x
-  float* qkv;          // [(heads + 2 kv_heads) * head_dim]
-  float* parts;        // of attention.cuh
-  uint16_t* attended;  // bf16 [heads * head_dim]
-  uint16_t* gated;     // bf16 [inner]
   uint32_t* arrived;   // [1]: at the meetings of all blocks
   uint32_t* made;      // [layers * kv_heads]: parts of each layer and KV head
+  uint32_t* normed;    // bf16 [hidden]: x * norm, without 1 / rms
+  uint64_t* squares;   // [blocks]: each block's part of the sum of squares of x
+  uint64_t* qkv;       // [(heads + 2 kv_heads) * head_dim]
+  uint64_t* parts;     // of attention.cuh
+  uint32_t* attended;  // bf16 [heads * head_dim]
+  uint32_t* gated;     // bf16 [inner]
 };
 
 constexpr int kMostLayers = 96;

@@ -40,21 +40,32 @@ __device__ __forceinline__ float sum_each(float (&v)[Rows]) {
   return v[0];
 }
 
+// What a product multiplies by: bf16 values with a tag.
+struct Given {
+  const uint32_t* x;
+  uint32_t tag;
+};
+
 // Teams: 1, or 2 that take rows in turn where k is too small for all warps. Rows at a time: as many
 // as a slot has at least when k needs this S (rows_of_slot, slots of 32 KiB).
 template <int S, int Teams, int Rows>
-__device__ __forceinline__ void multiply_rows(Ring& ring, const uint16_t* x, int k,
+__device__ __forceinline__ void multiply_rows(Ring& ring, const Given& in, int k,
                                               const Share& share, float* parts) {
   constexpr int W = kWarps / Teams;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int team = warp / W, w = warp % W, row_bytes = 2 * k;
   const int per_slot = rows_of_slot(ring.slot_bytes, k), all = 2 * (share.end - share.begin);
   uint4 xs[S];
+  bool there;
+  do {
+    there = true;
 #pragma unroll
-  for (int s = 0; s < S; ++s) {
-    const int at = ((s * W + w) * 32 + lane) * 8;
-    xs[s] = at < k ? __ldcg(reinterpret_cast<const uint4*>(x + at)) : make_uint4(0, 0, 0, 0);
-  }
+    for (int s = 0; s < S; ++s) {
+      const int at = ((s * W + w) * 32 + lane) * 8;
+      xs[s] = make_uint4(0, 0, 0, 0);
+      if (at < k) there = look_at_eight(in.x + at, in.tag, xs[s]) && there;
+    }
+  } while (!there);
   for (int row0 = 0; row0 < all; row0 += per_slot) {
     const unsigned char* slot = ring.take();
     const int some = min(per_slot, all - row0);
@@ -86,20 +97,20 @@ __device__ __forceinline__ void multiply_rows(Ring& ring, const uint16_t* x, int
 }
 
 // By all threads that compute; they have met when it returns.
-__device__ __forceinline__ Sums multiply(Ring& ring, const uint16_t* x, int k, const Share& share,
+__device__ __forceinline__ Sums multiply(Ring& ring, const Given& in, int k, const Share& share,
                                          float* parts) {
   if (k <= 1024) {
-    multiply_rows<1, 2, 8>(ring, x, k, share, parts);
+    multiply_rows<1, 2, 8>(ring, in, k, share, parts);
   } else if (k <= 2048) {
-    multiply_rows<1, 1, 8>(ring, x, k, share, parts);
+    multiply_rows<1, 1, 8>(ring, in, k, share, parts);
   } else if (k <= 4096) {
-    multiply_rows<2, 1, 4>(ring, x, k, share, parts);
+    multiply_rows<2, 1, 4>(ring, in, k, share, parts);
   } else if (k <= 8192) {
-    multiply_rows<4, 1, 2>(ring, x, k, share, parts);
+    multiply_rows<4, 1, 2>(ring, in, k, share, parts);
   } else if (k <= 14336) {
-    multiply_rows<7, 1, 1>(ring, x, k, share, parts);
+    multiply_rows<7, 1, 1>(ring, in, k, share, parts);
   } else {
-    multiply_rows<10, 1, 1>(ring, x, k, share, parts);
+    multiply_rows<10, 1, 1>(ring, in, k, share, parts);
   }
   block_meets();
   return {parts};
@@ -110,18 +121,31 @@ constexpr int kMostK = 20480;
 // needed after it; by whole warps.
 constexpr int kMostBlocks = 160;
 struct Factor {
-  float parts[kMostBlocks / 32];
-  __device__ __forceinline__ explicit Factor(const float* squares) {
+  const uint64_t* squares;
+  uint32_t tag;
+  uint64_t parts[kMostBlocks / 32];
+  __device__ __forceinline__ Factor(const uint64_t* from, uint32_t t) : squares(from), tag(t) {
+    look();
+  }
+  __device__ __forceinline__ void look() {
 #pragma unroll
     for (int i = 0; i < kMostBlocks / 32; ++i) {
       const int block = i * 32 + static_cast<int>(threadIdx.x) % 32;
-      parts[i] = block < static_cast<int>(gridDim.x) ? __ldcg(squares + block) : 0.0f;
+      parts[i] = block < static_cast<int>(gridDim.x) ? ops::look_at_long(squares + block)
+                                                     : uint64_t{tag} << 32;
     }
   }
-  __device__ __forceinline__ float get(int width, float eps) const {
+  __device__ __forceinline__ bool there() const {
+    bool all = true;
+#pragma unroll
+    for (int i = 0; i < kMostBlocks / 32; ++i) all = all && has_tag(parts[i], tag);
+    return all;
+  }
+  __device__ __forceinline__ float get(int width, float eps) {
+    while (!there()) look();
     float sum = 0;
 #pragma unroll
-    for (int i = 0; i < kMostBlocks / 32; ++i) sum += parts[i];
+    for (int i = 0; i < kMostBlocks / 32; ++i) sum += value_of(parts[i]);
     return rsqrtf(ops::warp_sum(sum) * (1.0f / static_cast<float>(width)) + eps);
   }
 };
@@ -130,35 +154,38 @@ __device__ __forceinline__ bool warp_has_pairs(const Share& share) {
   return static_cast<int>(threadIdx.x) / 32 * 32 < share.end - share.begin;
 }
 
-// q, k, v = sum * factor + bias
-__device__ __forceinline__ void project(Ring& ring, const Step& a, const Layer& l, float* parts) {
+// q, k, v = sum * factor + bias. x: the tag of what it is made from.
+__device__ __forceinline__ void project(Ring& ring, const Step& a, const Layer& l, uint32_t x,
+                                        uint32_t tag, float* parts) {
   const Share share((a.heads + 2 * a.kv_heads) * a.head_dim / 2, true);
   const int pair = share.begin + static_cast<int>(threadIdx.x);
   const bool mine = pair < share.end;
   float2 bias = make_float2(0, 0);
   if (mine && l.qkv_bias != nullptr) bias = reinterpret_cast<const float2*>(l.qkv_bias)[pair];
-  const Factor asked(a.exchange.squares);
-  const Sums sums = multiply(ring, a.exchange.normed, a.hidden, share, parts);
+  Factor asked(a.exchange.squares, x);
+  const Sums sums = multiply(ring, {a.exchange.normed, x}, a.hidden, share, parts);
   if (!warp_has_pairs(share)) return;
   const float factor = asked.get(a.hidden, l.eps);
   if (!mine) return;
   const int row = 2 * static_cast<int>(threadIdx.x);
-  __stcg(reinterpret_cast<float2*>(a.exchange.qkv) + pair,
-         make_float2(sums[row] * factor + bias.x, sums[row + 1] * factor + bias.y));
+  give(a.exchange.qkv + 2 * pair, sums[row] * factor + bias.x, tag);
+  give(a.exchange.qkv + 2 * pair + 1, sums[row + 1] * factor + bias.y, tag);
 }
 
 // gated = bf16(silu(gate) * up)
-__device__ __forceinline__ void gate(Ring& ring, const Step& a, const Layer& l, float* parts) {
+__device__ __forceinline__ void gate(Ring& ring, const Step& a, const Layer& l, uint32_t x,
+                                     uint32_t tag, float* parts) {
   const Share share(a.inner, true);
-  const Factor asked(a.exchange.squares);
-  const Sums sums = multiply(ring, a.exchange.normed, a.hidden, share, parts);
+  Factor asked(a.exchange.squares, x);
+  const Sums sums = multiply(ring, {a.exchange.normed, x}, a.hidden, share, parts);
   if (!warp_has_pairs(share)) return;
   const float factor = asked.get(a.hidden, l.mlp_eps);
   const int pair = share.begin + static_cast<int>(threadIdx.x);
   if (pair >= share.end) return;
   const int row = 2 * static_cast<int>(threadIdx.x);
   const float g = sums[row] * factor, up = sums[row + 1] * factor;
-  a.exchange.gated[pair] = ops::as_bf16(g / (1.0f + __expf(-g)) * up);
+  ops::send_word(a.exchange.gated + pair,
+                 tagged(ops::as_bf16(g / (1.0f + __expf(-g)) * up), tag));
 }
 
 // The residual stream: it stays with the first warp, a pair of elements a lane.
@@ -179,26 +206,24 @@ struct Residual {
   }
   // x += in · weightᵀ, and for what follows bf16(x * norm) and a part of the sum of squares; a norm
   // of null: nothing follows.
-  __device__ __forceinline__ void add(Ring& ring, const Step& a, const uint16_t* in, int k,
-                                      const float* following, float* parts) {
+  __device__ __forceinline__ void add(Ring& ring, const Step& a, const Given& in, int k,
+                                      const float* following, uint32_t tag, float* parts) {
     take_norm(following);
     const Sums sums = multiply(ring, in, k, share, parts);
     if (mine) {
       const int row = 2 * static_cast<int>(threadIdx.x);
       x.x += sums[row], x.y += sums[row + 1];
     }
-    if (following != nullptr) give(a);
+    if (following != nullptr) give(a, tag);
   }
   __device__ __forceinline__ void take_norm(const float* following) {
     if (mine && following != nullptr) norm = reinterpret_cast<const float2*>(following)[pair];
   }
-  __device__ __forceinline__ void give(const Step& a) const {
+  __device__ __forceinline__ void give(const Step& a, uint32_t tag) const {
     if (threadIdx.x >= 32) return;
     const float squares = ops::warp_sum(mine ? x.x * x.x + x.y * x.y : 0.0f);
-    if (threadIdx.x == 0) __stcg(a.exchange.squares + blockIdx.x, squares);
-    if (!mine) return;
-    __stcg(reinterpret_cast<uint32_t*>(a.exchange.normed) + pair,
-           ops::pack_bf16(x.x * norm.x, x.y * norm.y));
+    if (threadIdx.x == 0) one_row::give(a.exchange.squares + blockIdx.x, squares, tag);
+    if (mine) give_two(a.exchange.normed + 2 * pair, x.x * norm.x, x.y * norm.y, tag);
   }
   __device__ __forceinline__ void finish(const Step& a) const {
     if (mine) reinterpret_cast<float2*>(a.result)[pair] = x;

@@ -144,10 +144,9 @@ bool Plan::runs_as_one() const {
 
 GpuError Plan::layers_of_one_row() {
   one_row::Step a = one_row_shapes();
-  (void)one_row::place_exchange(a, options_.processors, scratch_ + exchange_);
+  const int64_t bytes = one_row::place_exchange(a, options_.processors, scratch_ + exchange_);
   const GpuError error =
-      LIMPET_GPU(MemsetAsync)(scratch_ + exchange_, 0,
-                              static_cast<size_t>(one_row::counter_bytes(a)), stream_);
+      LIMPET_GPU(MemsetAsync)(scratch_ + exchange_, 0, static_cast<size_t>(bytes), stream_);
   if (error != GpuError{}) return error;
   a.table = of<const uint16_t>(m_.table), a.table_stride = table_stride();
   a.rope = of<const float>(m_.rope);

@@ -1,10 +1,10 @@
 // Attention of one row over its paged KV, from the ring.
 //
-// Keys are cut at multiples of kCut positions. Each KV head has as many blocks as the others, which
-// take its cuts in runs of equal length: a block with two heads would go twice through what it
-// waits for. A run is a part; the block that makes a head's last one merges them in order (Dao et
-// al. 2023): the bits depend on the position, the row and the number of processors, not on who came
-// last.
+// Keys are cut at multiples of kCut positions. Each KV head has as many blocks as the others,
+// which take its cuts in runs of equal length, to within a cut: a block with two heads would go
+// twice through what it waits for. A run is a part; the block that makes a head's last one
+// merges all in one tree (Dao et al. 2023): the bits depend on the position, the row and the
+// number of processors, not on who came last.
 //
 // Each block turns the query heads that it needs itself; the one with the row's own position
 // appends its key and value, too. All of it from the product's raw sums: heads are whole only
@@ -175,9 +175,9 @@ __device__ __forceinline__ void load_floats(const float* from, float (&to)[N]) {
 }
 
 // What a warp has seen of a run: 8 positions of each cut. Scores by matrix products: lane 4 g + j
-// has those of head g at positions 2 j and 2 j + 1, and the head's highest and sum. The order of a
-// head's elements is the same for q and keys, but not theirs: a lane has 8 in a row of each 32
-// (multiply_16x8x16). Values by plain sums: Dim / 8 lanes for a position, 8 elements each.
+// has those of head g at positions 2 j and 2 j + 1, the head's highest and a share of its sum. The
+// order of a head's elements is the same for q and keys, but not theirs: a lane has 8 in a row of
+// each 32 (multiply_16x8x16). Values by plain sums: Dim / 8 lanes for a position, 8 elements each.
 template <int Dim, int G>
 struct Seen {
   static constexpr int lanes = Dim / 8, together = 32 / lanes, passes = 8 / together;

@@ -5,15 +5,16 @@
 // while sums are finished, the next kernel starts and its first bytes are on their way. Here the
 // ring of 190 KB a processor, 25 MB in all, goes on being filled; on an H200 (4.5 TB/s) for 5.6 us.
 //
-// Measured on an H200, whole steps after 1,024 tokens, as a fraction of the read bandwidth, and
-// with a kernel for each product: 8B 0.847 (0.805), 1B 0.640 (0.588), 0.6B 0.340 (0.300). With
-// weights marked as read once, in a call with the same without: 8B 0.865 (0.851), 1B 0.661
-// (0.648), 0.6B 0.348 (0.344). By the clock of a processor, at 0.6B's shapes, a layer is 22 us:
-// 11 in five meetings, 4 in attention, 7 in the products. Tried and worse: words that carry a
-// tag, polled for themselves instead of a counter (0.457 at 1B); parts merged by all of a head's
-// blocks (0.597); asking the second-level cache for 128 or 256 KB beyond the ring (0.620, 0.612;
-// 8B 0.832). Of 2, 3, 4 and 6 slots on their way 2 was fastest at 1B and 8B; slots of 16 KB were
-// slower.
+// Measured on an H200, whole steps after 1,024 tokens, as a fraction of the read bandwidth: 8B
+// 0.89, 1B 0.76, 0.6B 0.44; with a kernel for each product 0.805, 0.588 and 0.300. What it took,
+// one after the other, at 1B: weights marked as read once, 0.648 to 0.661; blocks of a head's
+// own, scores by matrix products and fewer pieces on their way, 0.677 to 0.703; values that
+// carry a tag instead of writes that are waited for, 0.713 to 0.756. Tried and worse: such
+// values polled for themselves, without a counter (0.46 for 0.64); a word for each block instead
+// of the counter (0.57 for 0.69); parts merged by all of a head's blocks (0.597); asking the
+// second-level cache for 128 or 256 KB beyond the ring (0.620, 0.612); the first rows of the
+// output's weight kept in registers while attention runs (on an H100 0.910 for 0.935 at 8B);
+// slots of 16 KB.
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -120,6 +121,7 @@ size_t place_ring(Step& a, int blocks, int shared_bytes) {
   return static_cast<size_t>(a.slots) * a.slot_bytes + beside;
 }
 constexpr int kFewestSlots = 3;
+static_assert(2 * kPieces <= kFewestSlots * kPieces);  // no more on their way than there are
 
 template <int Dim, int G>
 GpuError launch_layers(Step a, int processors, int shared_bytes, GpuStream stream) {

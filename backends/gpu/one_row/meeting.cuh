@@ -5,7 +5,8 @@
 // 0.8 us each time. So each value carries a tag, the number of the phase that made it, in the same
 // word; who reads looks again until all tags are right. A meeting only makes it likely that they
 // are, and keeps a phase from overwriting what another block may still read: a block comes to it
-// with all that it has read in its registers.
+// when it has seen the tags of all that it reads in the phase, in its registers. So tags are looked
+// at before the next meeting, whether or not the values are needed yet.
 //
 // All of this memory is zero before the launch; no tag is.
 #pragma once

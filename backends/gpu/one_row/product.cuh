@@ -1,7 +1,7 @@
 // One row of x times the block's rows of a weight, from the ring.
 //
 // x stays in registers: warp w of a team of W has elements (s W + w) 256 + lane * 8 … + 7 for
-// s < S. Each warp leaves its part of every output's sum; finish() adds them in order.
+// s < S. Each warp leaves its part of every output's sum; Sums adds them.
 #pragma once
 #include "backends/gpu/one_row/meeting.cuh"
 #include "backends/gpu/one_row/ring.cuh"

@@ -42,7 +42,7 @@ struct Ring {
   int slot = 0, turn = 0;                  // where this thread is
   int asked = 0, late = 0, late_turn = 0;  // producer: the oldest piece that may be on its way
 
-  // in_flight: pieces, at most; a slot's at least.
+  // in_flight: pieces, at least a slot's, at most those of all slots.
   __device__ __forceinline__ Ring(unsigned char* m, uint64_t* barriers, int n, int bytes,
                                   int flying)
       : memory(m),

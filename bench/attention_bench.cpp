@@ -177,7 +177,7 @@ int attention_bench(int argc, char** argv) {
   app.add_option("--heads", o.heads, "query heads")->capture_default_str();
   app.add_option("--kv-heads", o.kv_heads, "of which each serves as many query heads")
       ->capture_default_str();
-  app.add_option("--head-dim", o.head_dim, "a multiple of 16, from 32 to 256")
+  app.add_option("--head-dim", o.head_dim, "32, 48, 64, 80, 96, 112, 128, 160, 192 or 256")
       ->capture_default_str();
   app.add_option("--window", o.window, "tokens that a row sees; 0: all")->capture_default_str();
   app.add_option("--layers", o.layers, "of the pool; 0: as many as take 16 GiB, at most 256")

@@ -51,7 +51,6 @@ void decode_point(Engine& e, const Options& o, const Point& p, double bandwidth,
 
   auto j = describe("decode", e, o);
   const double step = median(seconds);
-  const auto bytes = static_cast<double>(weight_bytes(e, o) + kv_bytes(e, p.batch * p.context));
   j["batch"] = p.batch;
   j["context"] = p.context;
   j["steps"] = o.steps;
@@ -60,8 +59,7 @@ void decode_point(Engine& e, const Options& o, const Point& p, double bandwidth,
   j["tokens_per_second"] = static_cast<double>(p.batch) / step;
   j["weight_bytes"] = weight_bytes(e, o);
   j["kv_bytes"] = kv_bytes(e, p.batch * p.context);
-  j["read_bandwidth"] = bandwidth;
-  j["fraction"] = bytes / step / bandwidth;
+  tell_reading(j, weight_bytes(e, o) + kv_bytes(e, p.batch * p.context), step, bandwidth);
   tell_counters(j, before, after);
   if (o.timed) {
     j["busy_seconds_per_step"] =
@@ -134,7 +132,7 @@ int turn2_bench(int argc, char** argv) {
   }
   auto j = describe("turn2", *e, o);
   const double bandwidth = measured_read_bandwidth(*e);
-  const auto bytes = static_cast<double>(weight_bytes(*e, o) + kv_bytes(*e, o.context));
+  const int64_t bytes = weight_bytes(*e, o) + kv_bytes(*e, o.context);
   const double first = median({warm.begin() + 1, warm.end()});
   j["context"] = o.context;
   j["new_tokens"] = o.fresh;
@@ -143,8 +141,8 @@ int turn2_bench(int argc, char** argv) {
   j["resident_seconds"] = first;
   j["reprefill_seconds"] = cold.back();
   j["ratio"] = cold.back() / first;
-  j["read_bandwidth"] = bandwidth;
-  j["over_one_pass"] = first / (bytes / bandwidth);
+  tell_reading(j, bytes, first, bandwidth);
+  j["over_one_pass"] = first / (static_cast<double>(bytes) / bandwidth);
   if (o.check) {
     const size_t last = fresh.size() - (fresh.size() - 1) % static_cast<size_t>(o.chunk) - 1;
     if (last > 0) prefill(*e, resident, std::span(fresh).first(last), o.chunk);
@@ -186,6 +184,12 @@ int prefill_bench(int argc, char** argv) {
   const auto table = static_cast<double>(e->info().vocab * e->info().hidden);
   const double products = static_cast<double>(weight_bytes(*e, o)) / width - table;
   j["gflop_per_second"] = 2e-9 * products * static_cast<double>(o.context) / median(seconds);
+  // Each step reads the weights once, and the KV of the steps before it.
+  int64_t bytes = 0;
+  for (int64_t past = 0; past < o.context; past += o.chunk) {
+    bytes += weight_bytes(*e, o) + kv_bytes(*e, past);
+  }
+  tell_reading(j, bytes, median(seconds), measured_read_bandwidth(*e));
   tell_counters(j, before, after);
   std::printf("%s\n", j.dump().c_str());
   return 0;
@@ -252,16 +256,20 @@ int bucket_bench(int argc, char** argv) {
   const SequenceId a = sequence_of(*wide, o, o.context, 5);
   const SequenceId b = sequence_of(*close, o, o.context, 5);
   const auto before = wide->counters();
-  std::vector<double> ratios;
+  std::vector<double> ratios, wide_steps;
   for (size_t s = 0; s < fresh.size(); ++s) {
     const double in_wide = plain_step(*wide, a, std::span(fresh).subspan(s, 1));
     const double in_close = plain_step(*close, b, std::span(fresh).subspan(s, 1));
-    if (s >= 2) ratios.push_back(in_wide / in_close);  // the first compiles
+    if (s < 2) continue;  // the first compiles
+    ratios.push_back(in_wide / in_close), wide_steps.push_back(in_wide);
   }
   const auto after = wide->counters();
   auto j = describe("bucket", *wide, o);
   j["context"] = o.context;
   j["step_ratio_median"] = median(ratios);
+  j["seconds_per_step"] = median(wide_steps);
+  tell_reading(j, weight_bytes(*wide, o) + kv_bytes(*wide, o.context), median(wide_steps),
+               measured_read_bandwidth(*wide));
   j["compiles"] = after.compiles - before.compiles;
   tell_counters(j, before, after);
   j["buckets"] = warmed.compiles;
@@ -324,6 +332,9 @@ int copyback_bench(int argc, char** argv) {
   j["resident_seconds_per_step"] = median(resident);
   j["copied_seconds_per_step"] = median(copied);
   j["ratio"] = median(copied) / median(resident);
+  // Of the resident step; the other reads as much on the device.
+  tell_reading(j, weight_bytes(*e, o) + kv_bytes(*e, o.context), median(resident),
+               measured_read_bandwidth(*e));
   tell_counters(j, before, e->counters());
   std::printf("%s\n", j.dump().c_str());
   return 0;

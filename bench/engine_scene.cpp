@@ -135,6 +135,12 @@ int64_t weight_bytes(const Engine& e, const Options& o) {
 
 int64_t kv_bytes(const Engine& e, int64_t tokens) { return tokens * e.info().page_bytes / 16; }
 
+void tell_reading(nlohmann::json& j, int64_t bytes, double seconds, double bandwidth) {
+  j["bytes"] = bytes;
+  j["read_bandwidth"] = bandwidth;
+  j["fraction"] = static_cast<double>(bytes) / seconds / bandwidth;
+}
+
 nlohmann::json describe(const std::string& bench, const Engine& e, const Options& o) {
   return {{"bench", bench},       {"shapes", o.shapes},   {"dtype", o.dtype},
           {"int8_weights", o.int8_weights},

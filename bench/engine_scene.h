@@ -55,6 +55,8 @@ engine::SequenceId sequence_of(engine::Engine& e, const Options& o, int64_t cont
 // nothing worth counting), and the sequences' KV.
 int64_t weight_bytes(const engine::Engine& e, const Options& o);
 int64_t kv_bytes(const engine::Engine& e, int64_t tokens);
+// What had to be read in `seconds`, and how fast this process can read: their fraction.
+void tell_reading(nlohmann::json& j, int64_t bytes, double seconds, double bandwidth);
 
 // The scenario, the engine and what it counted since `before`.
 nlohmann::json describe(const std::string& bench, const engine::Engine& e, const Options& o);

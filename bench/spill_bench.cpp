@@ -148,9 +148,10 @@ double recompute_seconds(Engine& e, const Options& o) {
 }
 
 void tell_beside(nlohmann::json& j, Engine& e, Bench& b, const Options& o) {
+  const int64_t context = std::min<int64_t>(o.context, 1024);
   std::vector<SequenceId> ids;
   for (int64_t i = 0; i < o.batch; ++i) {
-    ids.push_back(sequence_of(e, o, std::min<int64_t>(o.context, 1024), 30 + i));
+    ids.push_back(sequence_of(e, o, context, 30 + i));
   }
   DecodeLoop loop(e, ids);
   b.decode_beside(loop, 8, std::nullopt);  // compiles
@@ -165,6 +166,8 @@ void tell_beside(nlohmann::json& j, Engine& e, Bench& b, const Options& o) {
   loop.end();
   j["batch"] = o.batch;
   j["decode_seconds_per_step"] = median(alone);
+  tell_reading(j, weight_bytes(e, o) + kv_bytes(e, o.batch * context), median(alone),
+               measured_read_bandwidth(e));
   j["decode_slowed_by_spill"] = median(spill) / median(alone) - 1;
   j["decode_slowed_by_restore"] = median(restore) / median(alone) - 1;
   j["bytes_spilled_beside_decode"] = b.mover().counters().spilled - before.spilled;

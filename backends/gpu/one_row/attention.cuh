@@ -3,8 +3,8 @@
 // Keys are cut at multiples of kCut positions. Each KV head has as many blocks as the others,
 // which take its cuts in runs of equal length, to within a cut: a block with two heads would go
 // twice through what it waits for. A run is a part; the block that makes a head's last one
-// merges all in one tree (Dao et al. 2023): the bits depend on the position, the row and the
-// number of processors, not on who came last.
+// merges all in one fixed order (Dao et al. 2023): the bits depend on the position, the row and
+// the number of processors, not on who came last.
 //
 // Each block turns the query heads that it needs itself; the one with the row's own position
 // appends its key and value, too. All of it from the product's raw sums: heads are whole only

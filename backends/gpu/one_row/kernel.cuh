@@ -11,9 +11,9 @@
 // own, scores by matrix products and fewer pieces on their way, 0.677 to 0.703; values that
 // carry a tag instead of writes that are waited for, 0.713 to 0.756. Tried and worse: such
 // values polled for themselves, without a counter (0.46 for 0.64); a word for each block instead
-// of the counter (0.57 for 0.69); parts merged by all of a head's blocks (0.597); asking the
+// of the counter (0.57 for 0.70); parts merged by all of a head's blocks (0.597); asking the
 // second-level cache for 128 or 256 KB beyond the ring (0.620, 0.612); the first rows of the
-// output's weight kept in registers while attention runs (on an H100 0.910 for 0.935 at 8B);
+// output's weight kept in registers while attention runs (on an H100 0.911 for 0.935 at 8B);
 // slots of 16 KB.
 #pragma once
 #include <algorithm>

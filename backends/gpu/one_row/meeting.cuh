@@ -1,12 +1,13 @@
 // Where the blocks of a launch wait for each other, and the form of what they give each other.
 //
-// A write and a counter that tells of it go their own ways: to order them, who writes would have to
-// wait until the write has arrived, behind 60 KB of copies that are on their way to its processor:
-// 0.8 us each time. So each value carries a tag, the number of the phase that made it, in the same
-// word; who reads looks again until all tags are right. A meeting only makes it likely that they
-// are, and keeps a phase from overwriting what another block may still read: a block comes to it
-// when it has seen the tags of all that it reads in the phase, in its registers. So tags are looked
-// at before the next meeting, whether or not the values are needed yet.
+// A write and a counter that tells of it go their own ways: to order them, who writes would have
+// to wait until the write has arrived, behind the 48 or 64 KB that are on their way to its
+// processor: 0.8 us each time. So each value carries a tag, the number of the phase that made it,
+// in the same word; who reads looks again until all tags are right. A meeting only makes it
+// likely that they are, and keeps a phase from overwriting what another block may still read: a
+// block comes to it when it has seen the tags of all that it uses of the phase, in its registers.
+// So tags are looked at before the next meeting. (No memory model orders a read before another
+// block's later write by relaxed counters; that a value has arrived does.)
 //
 // All of this memory is zero before the launch; no tag is.
 #pragma once

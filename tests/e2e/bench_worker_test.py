@@ -12,7 +12,29 @@ def bench(bin_dir, *args):
     return json.loads(r.stdout)
 
 
+# What an engine's line has, whatever its figures: what had to be read, how fast this process can
+# read, their fraction, and that nothing was moved but by those whose purpose it is.
+READING = {
+    "decode": ["--points", "2x32", "--steps", "4"],
+    "turn2": ["--context", "256", "--new", "16"],
+    "bucket": ["--context", "256", "--steps", "4"],
+    "prefill": ["--context", "256", "--chunk", "64", "--steps", "4"],
+    "copyback": ["--context", "256", "--steps", "2"],
+    "spill": ["--context", "256", "--batch", "2", "--steps", "4"],
+}
+
+
+def reads(bin_dir):
+    for name, options in READING.items():
+        line = bench(bin_dir, name, *options)
+        for field in ("bytes", "read_bandwidth", "fraction", "engine_steps"):
+            assert line[field] > 0, (field, line)
+        assert (line["kv_bytes_moved"] > 0) == (name in ("copyback", "spill")), line
+        assert line["weight_bytes_moved"] == 0, line
+
+
 def main(bin_dir):
+    reads(bin_dir)
     s = bench(bin_dir, "spill", "--context", "400", "--chunk", "128", "--batch", "2", "--steps", "4",
               "--disk-bytes", "1")
     assert s["pages"] == 25 and s["kv_bytes"] == 25 * s["page_bytes"], s

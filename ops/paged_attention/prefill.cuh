@@ -106,10 +106,11 @@ template <int Dim>
 __global__ void merge_prefill(const PagedRows a, const PrefillParts parts) {
   const int unit = static_cast<int>(blockIdx.x) * kMergeLanes + static_cast<int>(threadIdx.x) / 32;
   const int row = unit / a.heads;
+  const bool counted = row < counted_rows(a.count, a.rows);
+  const int last = counted ? a.positions[row] : 0;
   start_next();
   await_previous();
-  if (row >= counted_rows(a.count, a.rows)) return;
-  const int last = a.positions[row];
+  if (!counted) return;
   const int first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
   const int64_t at = int64_t{unit} * parts.parts;
   const PrefillPartsOf place{parts.values + at * Dim, parts.tops + at * 2, Dim};

@@ -16,9 +16,12 @@ struct GroupShape {
   static constexpr bool fits = Dim == 64 || Dim == 128;
   static constexpr int copiers = 128, threads = kPrefillWarps * 32 + copiers;
   static constexpr int half_bytes = kPrefillKeys * 128;  // 64 elements of each key or value
-  static constexpr int tile_bytes = Dim / 64 * half_bytes, stages = Dim <= 64 ? 8 : 5;
-  static constexpr int query_bytes = 2 * tile_bytes;  // 64 queries a group, laid out as keys are
-  static constexpr int ring = stages * 2 * tile_bytes, shared = ring + query_bytes + stages * 16;
+  static constexpr int tile_bytes = Dim / 64 * half_bytes, stages = Dim <= 64 ? 12 : 6;
+  static constexpr int ring = stages * 2 * tile_bytes, shared = ring + stages * 16;
+  // Tiles on their way at once while the ring fills: with more the queries would come later.
+  static constexpr int ahead = 64 * 1024 / (2 * tile_bytes);
+  // Of a thread: scores of two tiles, queries, sums.
+  static constexpr int registers = 216, copier_registers = 72;
 };
 
 // A ring of tiles: where a role stands in it.
@@ -26,6 +29,7 @@ struct GroupRing {
   unsigned char* tiles;
   uint64_t *full, *empty;
   int stage = 0, round = 0;
+  int copied = 0, landing = 0, landing_round = 0;  // of the copying warps: the next to land
 
   __device__ __forceinline__ void next(int stages) {
     if (++stage == stages) stage = 0, round ^= 1;
@@ -46,21 +50,29 @@ __device__ __forceinline__ void copy_walk(const PagedRows& a, const PrefillWalk&
   const uint16_t* keys =
       a.pool + pool_row(0, a.layers, a.layer, 0, a.kv_heads, kv_head, row, Dim) + chunk * 8;
   const int64_t to_values = static_cast<int64_t>(a.kv_heads) * kPageTokens * Dim;
-  constexpr int kPages = kPrefillKeys / kPageTokens;
-  int pages[kPages], next[kPages];
-  const auto ask = [&](int token0) {
-#pragma unroll
-    for (int p = 0; p < kPages; ++p) {
-      next[p] = walk.table[min(token0 + p * kPageTokens, walk.last) / kPageTokens];
-    }
+  // Entries of the page table, a lane each, asked for 32 pages ahead: what is needed at once takes
+  // as long to come as a tile.
+  int first = walk.begin / kPageTokens, entries = 0, following = 0;
+  const auto entry_of = [&](int page) {
+    return walk.table[min(page + thread % 32, walk.last / kPageTokens)];
   };
-  if (walk.begin <= walk.last) ask(walk.begin);
+  if (walk.begin <= walk.last) entries = entry_of(first), following = entry_of(first + 32);
   for (int token0 = walk.begin; token0 <= walk.last; token0 += kPrefillKeys) {
+    if (token0 / kPageTokens - first == 32) {
+      first += 32, entries = following, following = entry_of(first + 32);
+    }
+    int pages[kPrefillKeys / kPageTokens];
 #pragma unroll
-    for (int p = 0; p < kPages; ++p) pages[p] = next[p];
-    ask(token0 + kPrefillKeys);
+    for (int p = 0; p < kPrefillKeys / kPageTokens; ++p) {
+      pages[p] = __shfl_sync(~0u, entries, token0 / kPageTokens - first + p);
+    }
     if (!waited && token0 + kPrefillKeys > early) await_previous(), waited = true;
     await_barrier(ring.empty + ring.stage, ring.round ^ 1);
+    if (ring.copied >= Shape::ahead && ring.copied < Shape::stages) {
+      await_barrier(ring.full + ring.landing, ring.landing_round);
+      if (++ring.landing == Shape::stages) ring.landing = 0, ring.landing_round ^= 1;
+    }
+    ++ring.copied;
     unsigned char* to = ring.tiles + ring.stage * 2 * Shape::tile_bytes +
                         chunk / 8 * Shape::half_bytes;
 #pragma unroll
@@ -78,56 +90,56 @@ __device__ __forceinline__ void copy_walk(const PagedRows& a, const PrefillWalk&
   }
 }
 
-// A group's queries into shared memory; those that are not there become zeros.
+// The walk of a group of warps: scores of the next tile run beside the softmax of this one.
 template <int Dim>
-__device__ __forceinline__ void load_queries(const PagedRows& a, const PrefillTile& tile,
-                                             unsigned char* to) {
+__device__ __forceinline__ void see_walk(PrefillSeen<Dim>& seen, const uint4 (&q)[Dim / 16],
+                                         const PrefillPlaces& places, const PrefillWalk& walk,
+                                         float scale, int window, GroupRing& ring) {
   using Shape = GroupShape<Dim>;
-  constexpr int kChunks = Dim / 8;
-  const int group = static_cast<int>(threadIdx.x) / 128;
-  sync_some(1 + group, 128);  // the products of the queries before have ended
-#pragma unroll 4
-  for (int i = static_cast<int>(threadIdx.x) % 128; i < 64 * kChunks; i += 128) {
-    const int query = i / kChunks, chunk = i % kChunks;
-    uint4 v = make_uint4(0, 0, 0, 0);
-    if (tile.has(group * 64 + query)) {
-      v = load_fresh(a.q + tile.at(a, group * 64 + query) * Dim + chunk * 8);
+  float s[kPrefillKeys / 8][4];
+  const auto begin_scores = [&](float (&to)[kPrefillKeys / 8][4]) {
+    await_barrier(ring.full + ring.stage, ring.round);
+    publish_to_products();
+    const unsigned char* keys = ring.tiles + ring.stage * 2 * Shape::tile_bytes;
+    ring.next(Shape::stages);
+#pragma unroll
+    for (int n = 0; n < kPrefillKeys / 8; ++n) to[n][0] = to[n][1] = to[n][2] = to[n][3] = 0;
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < Dim / 16; ++k) {
+      multiply_rows_by_rows_async(
+          to, q[k], tile_descriptor(keys + k / 4 * Shape::half_bytes) + k % 4 * 2);
     }
-    *reinterpret_cast<uint4*>(to + chunk / 8 * Shape::half_bytes + swizzled(query, chunk % 8)) = v;
-  }
-  publish_to_products();
-  sync_some(1 + group, 128);
-}
-
-// One tile, by a group of warps.
-template <int Dim>
-__device__ __forceinline__ void see_tile(PrefillSeen<Dim>& seen, const PrefillPlaces& places,
-                                         const unsigned char* queries, const unsigned char* keys,
-                                         float scale, int token0, int window, bool edge) {
-  using Shape = GroupShape<Dim>;
-  float s[kPrefillKeys / 8][4] = {};
-  begin_products();
-#pragma unroll
-  for (int k = 0; k < Dim / 16; ++k) {
-    const int at = k / 4 * Shape::half_bytes;
-    multiply_async(s, tile_descriptor(queries + at) + k % 4 * 2,
-                   tile_descriptor(keys + at) + k % 4 * 2);
-  }
-  commit_products();
+    commit_products();
+  };
+  int stage = ring.stage;
+  begin_scores(s);
   await_products<0>();
-  seen.weigh(s, places, scale, token0, window, edge);
-  uint4 weights[kPrefillKeys / 16];
+  for (int token0 = walk.begin; token0 <= walk.last; token0 += kPrefillKeys) {
+    const int now = stage;
+    float next[kPrefillKeys / 8][4];
+    stage = ring.stage;
+    if (token0 + kPrefillKeys <= walk.last) begin_scores(next);
+    seen.weigh(s, places, scale, token0, window, walk.edge(token0, window));
+    uint4 weights[kPrefillKeys / 16];
 #pragma unroll
-  for (int n = 0; n < kPrefillKeys / 16; ++n) weights[n] = PrefillSeen<Dim>::rows_of(s, n);
-  const unsigned char* values = keys + Shape::tile_bytes;
-  begin_products();
+    for (int n = 0; n < kPrefillKeys / 16; ++n) weights[n] = PrefillSeen<Dim>::rows_of(s, n);
+    const unsigned char* values = ring.tiles + now * 2 * Shape::tile_bytes + Shape::tile_bytes;
+    begin_products();
 #pragma unroll
-  for (int n = 0; n < kPrefillKeys / 16; ++n) {
-    multiply_rows_async(seen.sums, weights[n],
-                        columns_descriptor(values + n * 16 * 128, Shape::half_bytes));
+    for (int n = 0; n < kPrefillKeys / 16; ++n) {
+      multiply_rows_async(seen.sums, weights[n],
+                          columns_descriptor(values + n * 16 * 128, Shape::half_bytes));
+    }
+    commit_products();
+    await_products<0>();
+    if (threadIdx.x % 32 == 0) arrive(ring.empty + now);
+#pragma unroll
+    for (int n = 0; n < kPrefillKeys / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) s[n][e] = next[n][e];
+    }
   }
-  commit_products();
-  await_products<0>();
 }
 #endif
 
@@ -140,8 +152,7 @@ __global__ void __launch_bounds__(GroupShape<Dim>::threads, 1)
   extern __shared__ __align__(1024) unsigned char memory[];
   const int thread = static_cast<int>(threadIdx.x), kv_head = static_cast<int>(blockIdx.x);
   const int part = static_cast<int>(blockIdx.z);
-  unsigned char* queries = memory + Shape::ring + thread / 128 * Shape::tile_bytes;
-  auto* full = reinterpret_cast<uint64_t*>(memory + Shape::ring + Shape::query_bytes);
+  auto* full = reinterpret_cast<uint64_t*>(memory + Shape::ring);
   GroupRing ring{memory, full, full + Shape::stages};
   if (thread < Shape::stages) {
     init_barrier(ring.full + thread, Shape::copiers);
@@ -151,6 +162,7 @@ __global__ void __launch_bounds__(GroupShape<Dim>::threads, 1)
   __syncthreads();
   start_next();
   if (thread >= kPrefillWarps * 32) {
+    leave_registers<Shape::copier_registers>();
     bool waited = false;
     for_each_run(a, [&](int row, int next) {
       const PrefillWalk walk(a, parts, row, next, part);
@@ -160,25 +172,23 @@ __global__ void __launch_bounds__(GroupShape<Dim>::threads, 1)
     });
     return;
   }
-  await_previous();
+  take_registers<Shape::registers>();
+  bool waited = false;
   const float scale = a.scale * 1.4426950408889634f;
   for_each_run(a, [&](int row, int next) {
     const PrefillWalk walk(a, parts, row, next, part);
     if (walk.begin > walk.last) return;
-    const PrefillTile tile(a, row, next, kv_head);
-    const PrefillPlaces places(a, tile);
-    load_queries<Dim>(a, tile, queries);
+    const PrefillPlaces places(a, PrefillTile(a, row, next, kv_head));
+    if (!waited) await_previous(), waited = true;  // for queries alone
+    const uint16_t* const from[2] = {a.q + places.output[0] * Dim, a.q + places.output[1] * Dim};
+    uint4 q[Dim / 16];
+#pragma unroll
+    for (int k = 0; k < Dim / 16; ++k) q[k] = PrefillQueries<Dim>::fragment(from, k, thread % 4);
     PrefillSeen<Dim> seen;
-    for (int token0 = walk.begin; token0 <= walk.last; token0 += kPrefillKeys) {
-      await_barrier(ring.full + ring.stage, ring.round);
-      publish_to_products();
-      see_tile<Dim>(seen, places, queries, memory + ring.stage * 2 * Shape::tile_bytes, scale,
-                    token0, a.window, walk.edge(token0, a.window));
-      if (thread % 32 == 0) arrive(ring.empty + ring.stage);
-      ring.next(Shape::stages);
-    }
+    see_walk<Dim>(seen, q, places, walk, scale, a.window, ring);
     seen.write(places, a, parts, part);
   });
+  if (!waited) await_previous();
 #endif
 }
 #endif

@@ -63,7 +63,8 @@ class Decoder {
   const int rows, past, max_pages, processors;
   GpuStream stream{};
   Device<uint16_t> qkv_w, out_w, gate_w, down_w, head_w, pool, scaled, q, att, gated, wide_rows;
-  Device<float> norms, head_norms, biases, x, rope, raw, parts, values, tops;
+  Device<float> norms, head_norms, biases, x, rope, raw, values, tops;
+  Device<uint32_t> parts;  // SplitSpace, as poisoned
   Device<uint64_t> sums;  // of each norm, then the bests
   Device<int32_t> ids, positions, sequence, table, count;
 
@@ -109,7 +110,7 @@ class Decoder {
     sums.fill(0);
     const PagedRows a = attention(0);
     if (n <= kSplitRows) {
-      parts = Device<float>(split_parts_bytes(n, m.heads, m.kv_heads, m.dim, max_pages) / 4);
+      parts = Device<uint32_t>(split_space_bytes(n, m.heads, m.kv_heads, m.dim, max_pages) / 4);
     }
     const int split = prefill_split(a, processors);
     if (split != 0) {
@@ -204,7 +205,8 @@ class Decoder {
     }
   }
   void attend(int layer, Start start) const {
-    const SplitSpace space{parts.get(), split_parts_of(rows, max_pages)};
+    const SplitSpace space =
+        split_space(parts.get(), rows, m.heads, m.kv_heads, m.dim, max_pages);
     must(launch_split(attention(layer), space, m.dim, processors, {stream, start}), "attention");
   }
   void attend_many(int layer, Start start) const {

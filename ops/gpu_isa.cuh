@@ -178,6 +178,11 @@ __device__ __forceinline__ void send_word(uint32_t* to, uint32_t v) {
 __device__ __forceinline__ void send_two_words(uint32_t* to, uint32_t a, uint32_t b) {
   asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(a), "r"(b) : "memory");
 }
+__device__ __forceinline__ void send_four_words(uint32_t* to, const uint4& v) {
+  asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y),
+               "r"(v.z), "r"(v.w)
+               : "memory");
+}
 __device__ __forceinline__ void send_long(uint64_t* to, uint64_t v) {
   asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(v) : "memory");
 }
@@ -185,6 +190,14 @@ __device__ __forceinline__ uint4 look_at_four_words(const uint32_t* at) {
   uint4 v;
   asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(at)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ uint2 look_at_two_words(const uint32_t* at) {
+  uint2 v;
+  asm volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];"
+               : "=r"(v.x), "=r"(v.y)
                : "l"(at)
                : "memory");
   return v;

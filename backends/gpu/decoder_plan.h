@@ -55,6 +55,10 @@ class DecoderPlan {
   // Memory that is free between runs, which the caller gives once.
   virtual int64_t scratch_bytes() const = 0;
   virtual void give_scratch(std::byte* memory) = 0;
+  // Memory whose bytes are all 0xff before the first run of any plan that shares it, and again
+  // after each run: what blocks of one launch await from each other. The caller gives it once.
+  virtual int64_t awaited_bytes() const = 0;
+  virtual void give_awaited(std::byte* memory) = 0;
 };
 
 // Device memory of a RowsAttention (backend.h).

@@ -24,6 +24,7 @@ struct Shared {
   std::set<std::string> settled;  // PlanOptions
   Clock clock;  // of runs, when they are timed
   SharedMemory arenas, scratch, plans;
+  SharedMemory awaited;  // DecoderPlan's
   std::function<VendorProducts*()> vendor;  // gives null where there is none
   BackendCounters counters;
 };
@@ -90,7 +91,7 @@ class GpuExecutable final : public Executable {
   Shared& shared_;
   Context context_;
   std::unique_ptr<DecoderPlan> plan_;
-  std::shared_ptr<DeviceMemory> arena_, scratch_, plan_scratch_;
+  std::shared_ptr<DeviceMemory> arena_, scratch_, plan_scratch_, plan_awaited_;
   std::vector<std::byte*> bound_;
   std::vector<Call> calls_;
   bool linked_ = false;

@@ -25,6 +25,9 @@ namespace limpet::ops {
 namespace {
 
 #if LIMPET_GPU_PTX
+// Stages of weights on their way at once before the kernel before this one has ended: with whole
+// rings on their way its last reads, and this one's of x, would wait behind them.
+constexpr int kSkinnyAhead = 2;
 struct SkinnyCut {
   int groups = 2;  // of four warps, 64 weight rows each: 1 or 2
   int split = 4;   // blocks that share k: 1, 2, 4 or 8
@@ -231,12 +234,16 @@ __global__ void __launch_bounds__(Groups * 128, Groups == 2 ? 2 : 3)
   const Exchange sums{reinterpret_cast<float*>(ring), &barriers, part};
   sums.begin();
   const SkinnyCopies<Shape, Columns> copies(g, in, pair0, t.rows - 1, begin * 64);
-  for (int i = 0; i < Depth - 1 && i < steps; ++i) copies.copy_weight(ring + i * Shape::stage, i);
   start_next();
+  for (int i = 0; i < Depth - 1 && i < steps; ++i) {
+    copies.copy_weight(ring + i * Shape::stage, i);
+    commit_copies();
+    if (i + 1 >= kSkinnyAhead) await_copies<kSkinnyAhead - 1>();
+  }
   await_previous();
   for (int i = 0; i < Depth - 1; ++i) {
     if (i < steps) copies.copy_x(ring + i * Shape::stage, i);
-    commit_copies();  // the first group has the weights above, too
+    commit_copies();
   }
   SkinnyEnds<T, Shape::rows, Shape::threads, Columns, Parts> ends;
   ends.share = ends.pairs * part, ends.rows = t.counted();

@@ -36,13 +36,16 @@ constexpr StreamCut kStreamCuts[] = {{128, 4, 2, 2}, {128, 4, 1, 2}, {128, 2, 2,
 
 struct StreamRings {
   int weights, xs;  // stages
-  int mates;
+  int mates, blocks;
 };
 constexpr int kStreamBarriers = 1024;  // bytes for them and the factors of rows
+// Bytes of weights on their way to a processor at once while rings fill, which keep memory busy:
+// with whole rings on their way x would come microseconds later.
+constexpr int kStreamAhead = 64 * 1024;
 inline StreamRings stream_rings(const StreamCut& cut, int columns) {
   const int room = (cut.blocks == 2 ? 115712 : 232448) - kStreamBarriers;
   const int xs = columns <= 16 ? 8 : columns == 32 || cut.blocks == 1 ? 4 : 512 / cut.tile;
-  return {(room - xs * columns * 128) / (cut.tile * 128), xs, cut.mates};
+  return {(room - xs * columns * 128) / (cut.tile * 128), xs, cut.mates, cut.blocks};
 }
 // Whether this cut of a product of so many rows can be. The device: skinny_supports.
 inline bool streamed_supports(int k, int head_dim, int rows, const StreamCut& cut) {
@@ -95,13 +98,17 @@ struct StreamSource {
   const TileMap* map;
   uint32_t ring, barriers, stage_bytes;
   int depth, steps, column, row;
-  int issued = 0;
-  RingSlot slot{};
+  int issued = 0, ahead = 1 << 30;  // tiles on their way at once, while the ring fills
+  RingSlot slot{}, landing{};
 
   // blocks: 0, or which of the cluster get it; offset: of this tile in the stage.
   __device__ __forceinline__ void bring(uint32_t blocks, uint32_t offset, bool once) {
     const uint32_t full = barriers + slot.at * 16;
     const uint32_t to = ring + slot.at * stage_bytes + offset;
+    if (issued >= ahead && issued < depth) {
+      await_barrier(barriers + landing.at * 16, landing.parity);
+      landing.next(depth);
+    }
     if (issued >= depth) await_barrier(full + 8, slot.parity ^ 1);
     expect_bytes(full, stage_bytes);
     if (once) {
@@ -208,7 +215,8 @@ __global__ void __launch_bounds__(320, 2)
     }
     publish_barriers();
     publish_to_products();
-    while (source.issued < min(rings.weights, steps)) source.bring(0, 0, true);
+    source.ahead = min(rings.weights, max(2, kStreamAhead / (rings.blocks * Shape::weight_bytes)));
+    while (source.issued < min(source.ahead, steps)) source.bring(0, 0, true);
   } else if (thread == Shape::threads + 32) {
     for (int s = 0; s < rings.xs; ++s) {
       init_barrier(place.x_barriers + s * 16, 1);
@@ -224,7 +232,7 @@ __global__ void __launch_bounds__(320, 2)
   start_next();
   __syncthreads();
   if (cluster > 1) cluster_arrive(), cluster_wait();  // barriers of others are there
-  await_previous();
+  if (thread != Shape::threads) await_previous();  // no kernel writes weights
   if (thread >= Shape::threads) {
     if (thread == Shape::threads) {
       while (source.issued < steps) source.bring(0, 0, true);

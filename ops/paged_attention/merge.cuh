@@ -21,6 +21,18 @@ struct Merged {
     sum.x = fmaf(old, sum.x, f * v.x), sum.y = fmaf(old, sum.y, f * v.y);
     sum.z = fmaf(old, sum.z, f * v.z), sum.w = fmaf(old, sum.w, f * v.w);
   }
+  // From here on relative to `now`, no less than the highest score of what comes next.
+  __device__ __forceinline__ void turn_to(float now) {
+    const float old = top == now ? 1.0f : exp2_fast(top - now);
+    top = now, total *= old;
+    sum.x *= old, sum.y *= old, sum.z *= old, sum.w *= old;
+  }
+  __device__ __forceinline__ void add_below(float highest, float share, const float4& v) {
+    const float f = highest == -INFINITY ? 0.0f : exp2_fast(highest - top);
+    total = fmaf(f, share, total);
+    sum.x = fmaf(f, v.x, sum.x), sum.y = fmaf(f, v.y, sum.y);
+    sum.z = fmaf(f, v.z, sum.z), sum.w = fmaf(f, v.w, sum.w);
+  }
   __device__ __forceinline__ void write(uint16_t* to) const {
     const float by = 1.0f / total;
     *reinterpret_cast<uint2*>(to) =
@@ -32,40 +44,6 @@ struct Merged {
 // one tree, however many warps work on it. place.top(p) is part p's highest score and its sum,
 // place.values(p, i) its elements 4 i … 4 i + 3.
 constexpr int kMergeLanes = 8;
-
-// By a block of kMergeLanes warps.
-template <int Dim, class Place>
-__device__ __forceinline__ void merge_head(const Place& place, int begin, int end, uint16_t* out) {
-  constexpr int kBatch = 4;  // asked for before one is needed
-  __shared__ float4 sums[kMergeLanes][Dim / 4];
-  __shared__ float2 tops[kMergeLanes];
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  for (int i = lane; i < Dim / 4; i += 32) {
-    Merged all;
-    for (int p0 = begin + warp; p0 < end; p0 += kMergeLanes * kBatch) {
-      float2 top[kBatch];
-      float4 values[kBatch];
-#pragma unroll
-      for (int b = 0; b < kBatch; ++b) {
-        const int p = min(p0 + b * kMergeLanes, end - 1);
-        top[b] = place.top(p), values[b] = place.values(p, i);
-      }
-#pragma unroll
-      for (int b = 0; b < kBatch; ++b) {
-        if (p0 + b * kMergeLanes < end) all.add(top[b].x, top[b].y, values[b]);
-      }
-    }
-    sums[warp][i] = all.sum;
-    if (i == 0) tops[warp] = make_float2(all.top, all.total);
-  }
-  __syncthreads();
-  const int lanes = min(end - begin, kMergeLanes);
-  for (int i = static_cast<int>(threadIdx.x); i < Dim / 4; i += static_cast<int>(blockDim.x)) {
-    Merged all;
-    for (int l = 0; l < lanes; ++l) all.add(tops[l].x, tops[l].y, sums[l][i]);
-    all.write(out + i * 4);
-  }
-}
 
 // By a warp.
 template <int Dim, class Place>

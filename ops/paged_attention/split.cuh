@@ -1,24 +1,23 @@
 // Attention of single rows over their paged KV, as in paged_attention.h, for decode steps.
 //
 // A row's keys are cut at multiples of cut_tokens(its position), counted from position 0, whatever
-// the bucket or the batch, but that a row alone has shorter cuts; a block takes one cut of one KV
-// head and the query heads that share it, its four warps two pages each in turn, whose sums are
-// added in order. So the bits of a row depend on its q, its sequence's KV and whether it is alone.
-// Each warp copies the next pages, of the next cut too, while it works on two, and asks for the
-// next cut's q and pages a cut ahead: while rings are full of copies, any other answer of memory
-// takes microseconds. The parts of a row are merged by a kernel of their own (merge.cuh).
+// the bucket or the batch; a block takes one cut of one KV head and the query heads that share it,
+// its four warps two pages each in turn, whose sums are added in order. So the bits of a row depend
+// on its q and its sequence's KV alone. Each warp copies the next pages, of the next cut too, while
+// it works on two, and asks for the next cut's q and pages a cut ahead: while rings are full of
+// copies, any other answer of memory takes microseconds. The block whose part of a row comes last
+// merges them (split_parts.cuh).
 //
 // A page of a head is two bulk copies, of keys and values as they lie, marked as read once, so that
 // the parts stay in the second-level cache.
 //
 // head_dim: one of head_sizes.h; pages of 16 tokens, bf16; at most kSplitRows rows.
 //
-// Measured on an H200 (it reads 4.5 TB/s) at 32 query and 8 KV heads of 128, cold, layer after
-// layer, merges included: 64 sequences of 2048 tokens 128 µs a layer (4.2 TB/s), 32 of 4096 125
-// (4.3), 8 of 16384 125 (4.3), 8 of 4096 37 (3.6), one of 8192 15 (2.2); one of 1024 takes 6 µs. Of
-// 64 x 2048: the copies alone 118, with scores and sums 124. Before, with copies of 16 bytes and
-// cuts of 256, 148; without the mark 7 to 8 more; with cuts of 256 5 more; with parts merged by the
-// block that comes last, instead of by a kernel, 8 more (8 of 16384: 45): it waits for its writes.
+// Measured on an H100 (it reads 3.08 TB/s) at 32 query and 8 KV heads of 128, cold, layer after
+// layer, merges included: 64 sequences of 2048 tokens 182 µs a layer (2.95 TB/s), 32 of 4096 183
+// (2.93), 8 of 4096 46.8 (2.87), one of 16384 27.9 (2.40), one of 8192 16.6 (2.02). In the same
+// calls, with parts merged by a kernel of their own, without the last cut's quarter more and with
+// whole rings on their way from the start: 191, 187, 52.6, 28.9, 17.9.
 #pragma once
 #include "ops/paged_attention/head_sizes.h"
 #include "ops/paged_attention/split_seen.cuh"
@@ -45,7 +44,11 @@ struct PageCopies {
   Cut cut, following;
   const uint16_t* keys = nullptr;  // of page 0, for the cut's head
   CutWalk walk;
-  int page = 0, entry = 0, next_entry, slot = 0;
+  struct Entries {  // of a cut's pages, by lanes: those from the first and from the 33rd on
+    int first = 0, more = 0;
+  };
+  Entries entries, following_entries;
+  int page = 0, slot = 0;
 
   __device__ PageCopies(const PagedRows& args, const RowCuts& cuts, const PageRing& r,
                         const CutWalk& w)
@@ -53,19 +56,23 @@ struct PageCopies {
         warp(static_cast<int>(threadIdx.x) / 32),
         page_elements(pool_row(1, a.layers, 0, 0, a.kv_heads, 0, 0, Dim)), walk(w) {
     following = walk.next(a);
-    next_entry = table_entry(following);
+    following_entries = entries_of(following);
     open();
   }
-  __device__ __forceinline__ int table_entry(const Cut& c) const {
-    if (c.row < 0 || c.page + lane >= c.end) return 0;
-    return a.page_table[int64_t{a.row_sequence[c.row]} * a.max_pages + c.page + lane];
+  __device__ __forceinline__ Entries entries_of(const Cut& c) const {
+    Entries e;
+    if (c.row < 0) return e;
+    const int32_t* at = a.page_table + int64_t{of.sequences[c.row]} * a.max_pages + c.page + lane;
+    if (c.page + lane < c.end) e.first = at[0];
+    if (c.page + lane + 32 < c.end) e.more = at[32];
+    return e;
   }
   // Takes the next cut that has pages for this warp; its table entries were asked for before.
   __device__ __forceinline__ void open() {
     do {
-      cut = following, entry = next_entry, page = cut.first_page(warp);
+      cut = following, entries = following_entries, page = cut.first_page(warp);
       if (cut.row >= 0) following = walk.next(a);
-      next_entry = table_entry(following);
+      following_entries = entries_of(following);
     } while (cut.row >= 0 && page >= cut.end);
     keys = a.pool + pool_row(0, a.layers, a.layer, 0, a.kv_heads, cut.kv_head, 0, Dim);
   }
@@ -78,7 +85,8 @@ struct PageCopies {
   __device__ __forceinline__ void copy() {
     if (cut.row < 0) return;
     constexpr int kHalf = SplitShape<Dim>::page_bytes / 2;
-    const int id = __shfl_sync(~0u, entry, page - cut.page);
+    const int at = page - cut.page;
+    const int id = __shfl_sync(~0u, at < 32 ? entries.first : entries.more, at % 32);
     if (lane == 0) {
       unsigned char* to = ring.pages + slot * 2 * kHalf;
       const uint16_t* k = keys + id * page_elements;
@@ -120,6 +128,9 @@ __global__ void __launch_bounds__(kSplitWarps * 32, SplitShape<Dim>::together)
   bool waited = false;
 #pragma unroll 1
   for (int i = 0; i < kSplitDepth; ++i) {
+    // One page on its way a warp: with whole rings on their way the kernel before this one would
+    // wait for what it still has to read.
+    if (i > 0 && copies.cut.row >= 0) await_barrier(ring.barriers + i - 1, 0);
     if (!waited && !copies.early()) await_previous(), waited = true;
     copies.copy();
   }
@@ -167,37 +178,14 @@ __global__ void __launch_bounds__(kSplitWarps * 32, SplitShape<Dim>::together)
       for (int i = two ? 2 : 1; i > 0; --i) copies.copy();  // the one place: its code is long
       page = (page / 2 + kSplitWarps) * 2;
     }
+    const bool announces = threadIdx.x == 0 && cut.parts > 1;
+    const uint32_t before = announces ? announce_part(space, cut.unit) : 0;
     seen.put(parts, cut.heads);
     __syncthreads();
     put_cut(a, space, parts, cut);
-    __syncthreads();
+    const bool last = announces && before + 1 == static_cast<uint32_t>(cut.parts);
+    if (__syncthreads_or(last)) merge_parts<Dim>(a, space, cut);
     cut = next;
-  }
-}
-
-// grid: (heads, rows); a block takes a head, or, Alone, each of its warps one. A row of one part is
-// complete.
-template <int Dim, bool Alone>
-__global__ void merge_split(const PagedRows a, const SplitSpace space) {
-  const int first_head = static_cast<int>(blockIdx.x) * (Alone ? kMergeLanes : 1);
-  const int head = first_head + (Alone ? static_cast<int>(threadIdx.x) / 32 : 0);
-  const int row = static_cast<int>(blockIdx.y);
-  const bool counted = row < counted_rows(a.count, a.rows) && head < a.heads;
-  const int last = counted ? a.positions[row] : 0;
-  const int first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
-  const int parts = cut_of(a.rows, last, last) - cut_of(a.rows, first, last) + 1;
-  const int group = a.heads / a.kv_heads, kv_head = head / group, within = head - kv_head * group;
-  const int per_group = (group + kSplitHeads - 1) / kSplitHeads;
-  const int unit = (row * a.kv_heads + kv_head) * per_group + within / kSplitHeads;
-  start_next();
-  await_previous();
-  if (parts == 1) return;
-  const SplitParts<Dim> place{space, unit, within % kSplitHeads};
-  uint16_t* out = a.out + (int64_t{row} * a.heads + head) * Dim;
-  if constexpr (Alone) {
-    merge_head_alone<Dim>(place, 0, parts, out);
-  } else {
-    merge_head<Dim>(place, 0, parts, out);
   }
 }
 
@@ -211,16 +199,8 @@ GpuError launch_split(const PagedRows& a, const SplitSpace& space, int processor
   const auto blocks = std::min<int64_t>(most, int64_t{processors} * Shape::together);
   const size_t shared = Shape::shared + RowCuts::bytes(a.rows) +
                         BlockParts<Dim>::bytes(std::min(a.heads / a.kv_heads, kSplitHeads));
-  const GpuError error = launch(attend_split<Dim>, dim3(static_cast<unsigned>(blocks)),
-                                kSplitWarps * 32, 1, shared, how, a, space);
-  if (error != GpuError{} || space.most == 1) return error;
-  const auto rows = static_cast<unsigned>(a.rows);
-  if (space.most <= kMergeLanes || a.rows * a.heads >= 4 * processors) {
-    const dim3 grid(static_cast<unsigned>((a.heads + kMergeLanes - 1) / kMergeLanes), rows);
-    return launch(merge_split<Dim, true>, grid, 32 * kMergeLanes, 1, 0, how, a, space);
-  }
-  return launch(merge_split<Dim, false>, dim3(static_cast<unsigned>(a.heads), rows),
-                32 * kMergeLanes, 1, 0, how, a, space);
+  return launch(attend_split<Dim>, dim3(static_cast<unsigned>(blocks)), kSplitWarps * 32, 1, shared,
+                how, a, space);
 }
 inline bool split_supports(const PagedRows& a, int head_dim) {
   return has_fast_attention(head_dim) && a.rows <= kSplitRows;

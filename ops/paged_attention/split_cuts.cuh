@@ -5,13 +5,11 @@
 namespace limpet::ops {
 namespace {
 
-// Of a cut: of rows from position kShortRow on, alone or among others, and before, where short cuts
-// are sooner done.
-constexpr int kSplitTokens = 512, kAloneTokens = 256;
-constexpr int kShortTokens = 128, kShortRow = 1536;
+// Of a cut: of rows from position kShortRow on, and before, where short cuts are sooner done.
+constexpr int kSplitTokens = 512, kShortTokens = 128, kShortRow = 1536;
 constexpr int kSplitWarps = 4, kSplitDepth = 3;  // of a block; pages of a warp's ring
-static_assert((kSplitWarps & (kSplitWarps - 1)) == 0 && kSplitTokens <= 512);  // a page a lane
-constexpr int kSplitRows = 512, kSplitHeads = 8;  // heads of one product
+static_assert((kSplitWarps & (kSplitWarps - 1)) == 0 && kSplitTokens <= 512);  // two pages a lane
+constexpr int kSplitRows = 128, kSplitHeads = 8;  // heads of one product
 
 struct PagedRows {          // what the attention kernels read and write
   const uint16_t* q;        // bf16 [rows, heads * head_dim], rotated
@@ -21,35 +19,30 @@ struct PagedRows {          // what the attention kernels read and write
   int rows, heads, kv_heads, layer, layers, max_pages, window;
   float scale;
 };
-struct SplitSpace {
-  float* parts;  // split_parts_bytes()
-  int most;      // parts of a row, split_parts_of()
-};
-// Tokens of a cut, for a row at position `last` of a launch of so many rows.
-__host__ __device__ inline int cut_tokens(int rows, int last) {
-  return last < kShortRow ? kShortTokens : rows == 1 ? kAloneTokens : kSplitTokens;
+// Tokens of a cut, for a row at position `last`.
+__host__ __device__ inline int cut_tokens(int last) {
+  return last < kShortRow ? kShortTokens : kSplitTokens;
 }
-// position / cut_tokens(rows, last), which costs more
-__device__ __forceinline__ int cut_of(int rows, int position, int last) {
-  return last < kShortRow ? position / kShortTokens
-         : rows == 1      ? position / kAloneTokens
-                          : position / kSplitTokens;
+// The cut of a position; the last one takes up to a quarter of a cut more: one of few tokens takes
+// a block nearly as long to begin and to end. Divisions are by constants, which cost less.
+__host__ __device__ inline int last_cut(int last) {
+  return last < kShortRow ? (last - kShortTokens / 4) / kShortTokens
+                          : (last - kSplitTokens / 4) / kSplitTokens;
+}
+__device__ __forceinline__ int cut_of(int position, int last) {
+  return min(last < kShortRow ? position / kShortTokens : position / kSplitTokens, last_cut(last));
 }
 __host__ __device__ inline int head_blocks(int heads, int kv_heads) {
   return kv_heads * ((heads / kv_heads + kSplitHeads - 1) / kSplitHeads);
 }
-inline int split_parts_of(int rows, int max_pages) {
-  const int tokens = max_pages * kPageTokens, most = cut_tokens(rows, kShortRow);
-  return std::max((std::min(tokens, kShortRow) + kShortTokens - 1) / kShortTokens,
-                  (tokens + most - 1) / most);
-}
-inline size_t split_parts_bytes(int rows, int heads, int kv_heads, int head_dim, int max_pages) {
-  return size_t{4} * rows * head_blocks(heads, kv_heads) * split_parts_of(rows, max_pages) *
-         kSplitHeads * (head_dim + 2);
+inline int split_parts_of(int max_pages) {
+  const int tokens = max_pages * kPageTokens;
+  return 1 + std::max(last_cut(std::min(tokens, kShortRow) - 1), last_cut(tokens - 1));
 }
 
 #if LIMPET_GPU_PTX
-// What every warp asks again and again: how heads are grouped, and, in shared memory, the cuts.
+// What every warp asks again and again: how heads are grouped, and, in shared memory, the rows and
+// their cuts: when a block starts, each load that waits for another one costs a microsecond.
 //
 // The last cut of each row, which may be short, comes after all others: blocks that take cuts in
 // turn have about as much to read, whatever the rows' lengths, and those that run together read
@@ -57,14 +50,16 @@ inline size_t split_parts_bytes(int rows, int heads, int kv_heads, int head_dim,
 struct RowCuts {
   int rows, group, per_group, blocks;  // heads of a KV head, head blocks of it, head blocks
   int* starts;                         // [rows + 1]: cuts but the last of the rows before each
+  int *lasts, *sequences;              // [rows]: positions, sequences
 
   __device__ RowCuts(const PagedRows& a, unsigned char* memory)
       : rows(static_cast<int>(counted_rows(a.count, a.rows))), group(a.heads / a.kv_heads),
         per_group((group + kSplitHeads - 1) / kSplitHeads),
         blocks(a.kv_heads * per_group),
-        starts(reinterpret_cast<int*>(memory)) {}
+        starts(reinterpret_cast<int*>(memory)), lasts(starts + a.rows + 1),
+        sequences(lasts + a.rows) {}
   __host__ __device__ static constexpr size_t bytes(int rows) {
-    return static_cast<size_t>(rows + 4) / 4 * 16;
+    return static_cast<size_t>(3 * rows + 4) / 4 * 16;
   }
   __device__ __forceinline__ int all() const { return starts[rows] + rows; }
 };
@@ -95,14 +90,14 @@ struct Cut {
       row += __popc(__ballot_sync(~0u, r < of.rows && of.starts[r + 1] <= cut));
     }
     unit = row * of.blocks + block;
-    last = a.positions[row];
+    last = of.lasts[row];
     first = first_seen(a, last);
     parts = of.starts[row + 1] - of.starts[row] + 1;
     part = cut >= before ? parts - 1 : cut - of.starts[row];
-    const int at = cut_of(a.rows, first, last) + part;
-    const int pages = cut_tokens(a.rows, last) / kPageTokens;
+    const int at = cut_of(first, last) + part;
+    const int pages = cut_tokens(last) / kPageTokens;
     page = max(first / kPageTokens, at * pages);
-    end = min(last / kPageTokens + 1, (at + 1) * pages);
+    end = at == last_cut(last) ? last / kPageTokens + 1 : (at + 1) * pages;
   }
   // A warp's first page (end or beyond: none), and the one after `p`.
   __device__ __forceinline__ int first_page(int warp) const {
@@ -138,17 +133,22 @@ __device__ __forceinline__ void count_cuts(const PagedRows& a, const RowCuts& of
   const int rows = of.rows;
   int before = 0;
   for (int base = 0; base < a.rows; base += 32) {
-    const int last = base + lane < a.rows ? a.positions[base + lane] : 0;
+    const bool there = base + lane < a.rows;
+    const int last = there ? a.positions[base + lane] : 0;
+    const int sequence = there ? a.row_sequence[base + lane] : 0;
     const bool counted = base + lane < rows;
     const int cuts =
-        counted ? cut_of(a.rows, last, last) - cut_of(a.rows, first_seen(a, last), last) : 0;
+        counted ? last_cut(last) - cut_of(first_seen(a, last), last) : 0;
     int sum = cuts;
 #pragma unroll
     for (int lanes = 1; lanes < 32; lanes *= 2) {
       const int other = __shfl_up_sync(~0u, sum, lanes);
       if (lane >= lanes) sum += other;
     }
-    if (counted) of.starts[base + lane] = before + sum - cuts;
+    if (counted) {
+      of.starts[base + lane] = before + sum - cuts;
+      of.lasts[base + lane] = last, of.sequences[base + lane] = sequence;
+    }
     before += __shfl_sync(~0u, sum, 31);
   }
   if (lane == 0) of.starts[rows] = before;

@@ -3,8 +3,7 @@
 // K goes from shared memory into the fragments of tensor cores with 16-byte reads: lane j of a quad
 // owns 8 elements in a row, for q and K alike, so the order of k does not matter.
 #pragma once
-#include "ops/paged_attention/merge.cuh"
-#include "ops/paged_attention/split_cuts.cuh"
+#include "ops/paged_attention/split_parts.cuh"
 
 namespace limpet::ops {
 namespace {
@@ -21,17 +20,6 @@ struct SplitShape {
   // Byte offset of a 16-byte chunk of a token's K or V.
   static __device__ __forceinline__ int at(int token, int chunk) {
     return (token * chunks + chunk) * 16;
-  }
-};
-
-// Where a part of a row and block of heads lies.
-template <int Dim>
-struct PartPlace {
-  float* values;  // [heads][Dim]
-  __device__ __forceinline__ PartPlace(const SplitSpace& space, int unit, int part)
-      : values(space.parts + (int64_t{unit} * space.most + part) * kSplitHeads * (Dim + 2)) {}
-  __device__ __forceinline__ float2* top(int head) const {
-    return reinterpret_cast<float2*>(values + kSplitHeads * Dim) + head;
   }
 };
 
@@ -192,24 +180,11 @@ __device__ __forceinline__ void put_cut(const PagedRows& a, const SplitSpace& sp
     if (cut.parts == 1) {
       all.write(out + i * 4);
     } else {
-      __stcg(reinterpret_cast<float4*>(place.values) + i, all.sum);
-      if (at == 0) __stcg(place.top(head), make_float2(all.top, all.total));
+      place.put(i, all.sum);
+      if (at == 0) place.put_top(head, all.top, all.total);
     }
   }
 }
-// All parts of a row and block of heads.
-template <int Dim>
-struct SplitParts {
-  const SplitSpace& space;
-  int unit, head;  // of the unit
-  __device__ __forceinline__ float2 top(int p) const {
-    return __ldcg(PartPlace<Dim>(space, unit, p).top(head));
-  }
-  __device__ __forceinline__ float4 values(int p, int i) const {
-    const PartPlace<Dim> place(space, unit, p);
-    return __ldcg(reinterpret_cast<const float4*>(place.values + head * Dim) + i);
-  }
-};
 #endif
 
 }  // namespace

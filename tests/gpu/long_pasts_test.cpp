@@ -18,10 +18,14 @@ namespace {
 using test::relative;
 
 // Where ops/paged_attention/split_cuts.cuh cuts: every 128 tokens before position 1536, every 512
-// after; and from 8 cuts (4096) on more warps than merge at once have a cut each (merge.cuh).
-constexpr int64_t kPositions[] = {127,  128,  129,  1023, 1024, 1025, 1407, 1408, 1409, 1535, 1536,
-                                  1537, 2047, 2048, 2049, 4095, 4096, 4097, 4607, 4608, 4609};
-constexpr int64_t kTokens = 4700, kPages = 340;
+// after, the last cut a quarter longer. The kernel for one row (backends/gpu/one_row/attention.cuh)
+// cuts every 64.
+constexpr int64_t kPositions[] = {63,   64,   65,   127,  128,  129,  159,  160,  161,  191,
+                                  192,  193,  1023, 1024, 1025, 1055, 1056, 1057, 1087, 1088,
+                                  1089, 1407, 1408, 1409, 1535, 1536, 1537, 1663, 1664, 1665,
+                                  2047, 2048, 2049, 2175, 2176, 2177, 4095, 4096, 4097, 4159,
+                                  4160, 4161, 4223, 4224, 4225, 4607, 4608, 4609};
+constexpr int64_t kTokens = 4700, kPages = 400;
 
 // KV in which every page weighs, and the first and last token of each 128 as much as all the others
 // together. Attention outweighs the residual stream then: a page or such a token left out moves the
@@ -33,9 +37,9 @@ HostKv telling_kv(const EngineInfo& info) {
     HostKv::Layer layer;
     std::vector<float> sign(static_cast<size_t>(kv.kv_dim));
     for (int64_t t = 0; t < kTokens; ++t) {
-      const bool edge = t % 128 == 0 || t % 128 == 127;
+      const bool edge = t % 64 == 0 || t % 64 == 63;
       for (size_t i = 0; i < sign.size(); ++i) {
-        if (edge || t % 16 == 0 || t % 128 == 1) sign[i] = rng() % 2 == 0 ? 1.0f : -1.0f;
+        if (edge || t % 16 == 0 || t % 64 == 1) sign[i] = rng() % 2 == 0 ? 1.0f : -1.0f;
         layer.k.push_back(static_cast<float>(static_cast<int64_t>(rng() % 257) - 128) / 128);
         layer.v.push_back(sign[i] * (edge ? 512.0f : 16.0f));
       }
@@ -108,6 +112,7 @@ TEST_P(GpuLongPasts, RowsOfSequencesOfManyLengthsGiveWhatTheyGiveOpByOp) {
   Past fused(*engine, kv), plain(*other, kv);
   const auto width = static_cast<size_t>(engine->info().vocab);
   const std::vector<float> want = plain.at(kPositions);
+  ASSERT_EQ(want.size(), std::size(kPositions) * width);
   const auto wanted = [&](int64_t position) {
     const auto row = static_cast<size_t>(std::ranges::find(kPositions, position) - kPositions);
     return std::span(want).subspan(row * width, width);

@@ -76,7 +76,8 @@ struct AttentionCase {
 struct AttentionRun {
   Device<uint16_t> q, out, pool;
   Device<int32_t> positions, sequence, table, count;
-  Device<float> values, tops, split;
+  Device<float> values, tops;
+  Device<uint32_t> split;  // as poisoned: kAwaited
   PagedRows a;
 
   // The rows [first, first + rows) of the case; spare: rows of the shape beyond those.
@@ -94,12 +95,18 @@ struct AttentionRun {
     sequence = Device<int32_t>(part(c.sequence, 1));
     a = {q.get(), out.get(), pool.get(), positions.get(), sequence.get(), table.get(), count.get(),
          rows + spare, c.heads, c.kv_heads, c.layer, c.layers, c.max_pages, c.window, c.scale};
-    split = Device<float>(split_parts_bytes(a.rows, c.heads, c.kv_heads, c.dim, c.max_pages) / 4);
+    split = Device<uint32_t>(
+        split_space_bytes(a.rows, c.heads, c.kv_heads, c.dim, c.max_pages) / 4);
   }
   std::vector<uint16_t> decode(int dim, int processors) {
     out.poison();
-    const SplitSpace space{split.get(), split_parts_of(a.rows, a.max_pages)};
+    const SplitSpace space =
+        split_space(split.get(), a.rows, a.heads, a.kv_heads, dim, a.max_pages);
     must(launch_split(a, space, dim, processors, {}), "split attention");
+    const auto awaited = split.read();
+    if (std::ranges::count(awaited, kAwaited) != std::ssize(awaited)) {
+      throw std::runtime_error("split attention left words that the next launch takes for its own");
+    }
     return out.read();
   }
   std::vector<uint16_t> prefill(int dim, int split_tokens) {
@@ -132,8 +139,7 @@ inline void test_attention_case(Report& report, const AttentionCase& c, const st
   report.expect(name + " split bits on 3 processors", by_few == decoded ? 0 : 1, 0);
   const auto whole = check(" prefill", run.prefill(c.dim, 0), true);
   const auto parts = check(" prefill in parts", run.prefill(c.dim, 256), true);
-  // A row in a smaller bucket of rows, with the pages of a larger one: the same bits. In a bucket
-  // of one it is cut otherwise.
+  // A row in smaller buckets of rows, with the pages of a larger one: the same bits.
   AttentionCase wider = c;
   wider.max_pages = c.max_pages + 40;
   wider.table.assign(c.pasts.size() * wider.max_pages, 0);
@@ -143,15 +149,13 @@ inline void test_attention_case(Report& report, const AttentionCase& c, const st
   }
   for (const int row : {0, c.rows / 2, c.rows - 1}) {
     AttentionRun alone(wider, row, 1, 1), one(wider, row, 1, 0);
-    const std::vector<double> of_row(want.begin() + row * width, want.begin() + (row + 1) * width);
-    report.expect(name + " split of row " + std::to_string(row) + " alone",
-                  relative(doubles(one.decode(c.dim, processors)), of_row), 6e-3);
     const auto same = [&](const char* what, const std::vector<uint16_t>& one,
                           const std::vector<uint16_t>& batch) {
       const bool equal = std::equal(one.begin(), one.begin() + width, batch.begin() + row * width);
       report.expect(name + what + " bits of row " + std::to_string(row), equal ? 0 : 1, 0);
     };
     same(" split", alone.decode(c.dim, processors), decoded);
+    same(" split of one", one.decode(c.dim, processors), decoded);
     AttentionRun batch(wider, 0, c.rows, 0);
     same(" prefill", [&] {
       auto got = batch.prefill(c.dim, 256);
@@ -166,8 +170,8 @@ inline void test_long_rows(Report& report, int processors) {
   uint64_t seed = 900;
   for (const int window : {0, 1700}) {
     for (const int dim : {64, 128}) {
-      const AttentionCase rows(8, 2, dim, window, {1535, 1536, 2047, 2048, 2600, 3300},
-                               std::vector<int>(6, 1), seed++);
+      const AttentionCase rows(8, 2, dim, window, {1535, 1536, 2047, 2048, 2175, 2176, 2600, 3300},
+                               std::vector<int>(8, 1), seed++);
       test_attention_case(report, rows,
                           "long rows of " + std::to_string(dim) + " window " +
                               std::to_string(window), processors);
@@ -189,8 +193,8 @@ inline void test_attention(Report& report, int processors, int each) {
                                " of " + std::to_string(s.dim) + " window " + std::to_string(window);
       // Decode rows at the edges of pages and parts.
       const AttentionCase rows(s.heads, s.kv, s.dim, window,
-                               {0, 1, 15, 16, 17, 255, 256, 257, 511, 700, 1100},
-                               std::vector<int>(11, 1), seed++);
+                               {0, 1, 15, 16, 17, 159, 160, 255, 256, 257, 511, 700, 1100},
+                               std::vector<int>(13, 1), seed++);
       test_attention_case(report, rows, name + " decode", processors);
       // Chunks of several sequences, and a decode row among them.
       const AttentionCase chunks(s.heads, s.kv, s.dim, window, {0, 300, 77, 520}, {70, 33, 1, 5},

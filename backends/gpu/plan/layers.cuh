@@ -41,7 +41,8 @@ GpuError Plan::attend(const MatchedLayer& l) {
   const int dim = static_cast<int>(m_.head_dim);
   const Launch how{stream_, Start::early};
   if (!together()) {
-    const SplitSpace space{at<float>(split_), split_parts_of(rows.rows, rows.max_pages)};
+    const SplitSpace space = split_space(awaited_, rows.rows, rows.heads, rows.kv_heads, dim,
+                                         rows.max_pages);
     return launch_split(rows, space, dim, options_.processors, how);
   }
   const int split = prefill_split(rows, options_.processors);

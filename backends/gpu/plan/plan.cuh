@@ -79,6 +79,8 @@ class Plan final : public DecoderPlan {
   void choose(const std::vector<std::byte*>& data, GpuStream stream, Timed& timed) override;
   int64_t scratch_bytes() const override { return parts_.bytes(); }
   void give_scratch(std::byte* memory) override { scratch_ = memory; }
+  int64_t awaited_bytes() const override { return awaited_bytes_; }
+  void give_awaited(std::byte* memory) override { awaited_ = memory; }
 
  private:
   const ProgramValue& value(ValueId id) const { return program_.values[static_cast<size_t>(id)]; }
@@ -153,12 +155,12 @@ class Plan final : public DecoderPlan {
   std::array<ProductChoice, kProducts> products_{};
   Parts parts_;
   int64_t x_ = 0, scaled_ = 0, squares_ = 0, q_ = 0, attended_ = 0, gated_ = 0, raw_ = 0;
-  int64_t both_ = 0, split_ = 0, values_ = 0, tops_ = 0, rounded_ = 0, bests_ = 0;
-  int64_t exchange_ = 0;
+  int64_t both_ = 0, values_ = 0, tops_ = 0, rounded_ = 0, bests_ = 0;
+  int64_t exchange_ = 0, awaited_bytes_ = 0;
   const bool as_one_;  // all layers as one kernel
   bool chosen_ = false;
   std::optional<Practice> practice_;
-  std::byte* scratch_ = nullptr;
+  std::byte *scratch_ = nullptr, *awaited_ = nullptr;
   const std::vector<std::byte*>* data_ = nullptr;
   GpuStream stream_{};
 };
@@ -282,8 +284,8 @@ void Plan::place_parts() {
     return;
   }
   if (!together()) {
-    split_ = parts_.take(
-        static_cast<int64_t>(split_parts_bytes(rows, heads, kv_heads, dim, max_pages)));
+    awaited_bytes_ =
+        static_cast<int64_t>(split_space_bytes(rows, heads, kv_heads, dim, max_pages));
     return;
   }
   PagedRows any{};

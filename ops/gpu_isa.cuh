@@ -169,6 +169,9 @@ __device__ __forceinline__ void order_before_copies() {
 __device__ __forceinline__ void sync_some(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
+__device__ __forceinline__ void arrive_some(int barrier, int threads) {  // without waiting
+  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
 // What blocks of one launch give each other: words of 32 or 64 bits that are written and read as
 // one, past the first-level cache. Nothing is ordered by them, so that nobody waits until a write
 // has arrived: who reads must be able to tell from the word itself that it is the one meant.

@@ -99,16 +99,13 @@ struct StreamSource {
   uint32_t ring, barriers, stage_bytes;
   int depth, steps, column, row;
   int issued = 0, ahead = 1 << 30;  // tiles on their way at once, while the ring fills
-  RingSlot slot{}, landing{};
+  RingSlot slot{};
 
   // blocks: 0, or which of the cluster get it; offset: of this tile in the stage.
   __device__ __forceinline__ void bring(uint32_t blocks, uint32_t offset, bool once) {
     const uint32_t full = barriers + slot.at * 16;
     const uint32_t to = ring + slot.at * stage_bytes + offset;
-    if (issued >= ahead && issued < depth) {
-      await_barrier(barriers + landing.at * 16, landing.parity);
-      landing.next(depth);
-    }
+    if (issued >= ahead && issued < depth) await_barrier(barriers + (issued - ahead) * 16, 0);
     if (issued >= depth) await_barrier(full + 8, slot.parity ^ 1);
     expect_bytes(full, stage_bytes);
     if (once) {
@@ -215,7 +212,7 @@ __global__ void __launch_bounds__(320, 2)
     }
     publish_barriers();
     publish_to_products();
-    source.ahead = min(rings.weights, max(2, kStreamAhead / (rings.blocks * Shape::weight_bytes)));
+    source.ahead = kStreamAhead / (rings.blocks * Shape::weight_bytes);
     while (source.issued < min(source.ahead, steps)) source.bring(0, 0, true);
   } else if (thread == Shape::threads + 32) {
     for (int s = 0; s < rings.xs; ++s) {
@@ -232,7 +229,8 @@ __global__ void __launch_bounds__(320, 2)
   start_next();
   __syncthreads();
   if (cluster > 1) cluster_arrive(), cluster_wait();  // barriers of others are there
-  if (thread != Shape::threads) await_previous();  // no kernel writes weights
+  // By whole warps: one that brings weights, which no kernel writes, goes on.
+  if (thread / 32 != Shape::threads / 32) await_previous();
   if (thread >= Shape::threads) {
     if (thread == Shape::threads) {
       while (source.issued < steps) source.bring(0, 0, true);

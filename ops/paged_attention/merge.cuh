@@ -40,9 +40,8 @@ struct Merged {
   }
 };
 
-// Parts p, p + kMergeLanes, … of a head are added one after the other, and these sums in order:
-// one tree, however many warps work on it. place.top(p) is part p's highest score and its sum,
-// place.values(p, i) its elements 4 i … 4 i + 3.
+// Parts p, p + kMergeLanes, … of a head are added one after the other, and these sums in order.
+// place.top(p) is part p's highest score and its sum, place.values(p, i) its elements 4 i … + 3.
 constexpr int kMergeLanes = 8;
 
 // By a warp.

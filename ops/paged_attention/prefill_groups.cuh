@@ -1,8 +1,8 @@
 // Prefill attention (prefill.cuh) by warp-group products, for heads of 64 and 128.
 //
 // Two groups of four warps take 64 queries each and share tiles of 64 keys, which four more warps
-// copy ahead; scores, weights and sums stay in registers. The groups wait for tiles, never for each
-// other, so that one's softmax runs beside the other's products.
+// copy ahead; queries, scores, weights and sums stay in registers. The groups take turns at the
+// products (Shah et al. 2024), each beside the other's softmax.
 #pragma once
 #include "ops/gpu_warpgroup.cuh"
 #include "ops/paged_attention/prefill_seen.cuh"
@@ -22,6 +22,8 @@ struct GroupShape {
   static constexpr int ahead = 64 * 1024 / (2 * tile_bytes);
   // Of a thread: scores of two tiles, queries, sums.
   static constexpr int registers = 216, copier_registers = 72;
+  static constexpr int launched = 65536 / threads / 8 * 8;  // with as many, since it is one block
+  static_assert(kPrefillWarps * 32 * registers + copiers * copier_registers <= launched * threads);
 };
 
 // A ring of tiles: where a role stands in it.
@@ -29,7 +31,7 @@ struct GroupRing {
   unsigned char* tiles;
   uint64_t *full, *empty;
   int stage = 0, round = 0;
-  int copied = 0, landing = 0, landing_round = 0;  // of the copying warps: the next to land
+  int copied = 0;  // by the copying warps
 
   __device__ __forceinline__ void next(int stages) {
     if (++stage == stages) stage = 0, round ^= 1;
@@ -69,8 +71,7 @@ __device__ __forceinline__ void copy_walk(const PagedRows& a, const PrefillWalk&
     if (!waited && token0 + kPrefillKeys > early) await_previous(), waited = true;
     await_barrier(ring.empty + ring.stage, ring.round ^ 1);
     if (ring.copied >= Shape::ahead && ring.copied < Shape::stages) {
-      await_barrier(ring.full + ring.landing, ring.landing_round);
-      if (++ring.landing == Shape::stages) ring.landing = 0, ring.landing_round ^= 1;
+      await_barrier(ring.full + ring.copied - Shape::ahead, 0);
     }
     ++ring.copied;
     unsigned char* to = ring.tiles + ring.stage * 2 * Shape::tile_bytes +
@@ -90,41 +91,54 @@ __device__ __forceinline__ void copy_walk(const PagedRows& a, const PrefillWalk&
   }
 }
 
-// The walk of a group of warps: scores of the next tile run beside the softmax of this one.
+// The groups take turns at the tensor cores, so that one's softmax runs beside the other's products
+// and not beside its softmax. A group's turn ends when it has asked for its products.
+struct GroupTurns {
+  static constexpr int threads = kPrefillWarps * 32;
+  int group;
+
+  __device__ __forceinline__ explicit GroupTurns(int g) : group(g) {
+    if (group == 1) pass();  // the first group comes first
+  }
+  __device__ __forceinline__ void take() const { sync_some(1 + group, threads); }
+  __device__ __forceinline__ void pass() const { arrive_some(2 - group, threads); }
+  // After the last turn: what the second group has passed on is taken.
+  __device__ __forceinline__ void end() const {
+    if (group == 0) take();
+  }
+};
+
+// The walk of a group of warps: in a turn, the scores of the next tile and the values of this one.
 template <int Dim>
 __device__ __forceinline__ void see_walk(PrefillSeen<Dim>& seen, const uint4 (&q)[Dim / 16],
                                          const PrefillPlaces& places, const PrefillWalk& walk,
-                                         float scale, int window, GroupRing& ring) {
+                                         float scale, int window, const GroupTurns& turns,
+                                         GroupRing& ring) {
   using Shape = GroupShape<Dim>;
-  float s[kPrefillKeys / 8][4];
-  const auto begin_scores = [&](float (&to)[kPrefillKeys / 8][4]) {
+  const auto await_tile = [&] {
     await_barrier(ring.full + ring.stage, ring.round);
     publish_to_products();
+  };
+  float s[kPrefillKeys / 8][4];
+  const auto begin_scores = [&] {  // of the tile that has come
     const unsigned char* keys = ring.tiles + ring.stage * 2 * Shape::tile_bytes;
-    ring.next(Shape::stages);
 #pragma unroll
-    for (int n = 0; n < kPrefillKeys / 8; ++n) to[n][0] = to[n][1] = to[n][2] = to[n][3] = 0;
+    for (int n = 0; n < kPrefillKeys / 8; ++n) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0;
     begin_products();
 #pragma unroll
     for (int k = 0; k < Dim / 16; ++k) {
       multiply_rows_by_rows_async(
-          to, q[k], tile_descriptor(keys + k / 4 * Shape::half_bytes) + k % 4 * 2);
+          s, q[k], tile_descriptor(keys + k / 4 * Shape::half_bytes) + k % 4 * 2);
     }
     commit_products();
   };
-  int stage = ring.stage;
-  begin_scores(s);
-  await_products<0>();
-  for (int token0 = walk.begin; token0 <= walk.last; token0 += kPrefillKeys) {
-    const int now = stage;
-    float next[kPrefillKeys / 8][4];
-    stage = ring.stage;
-    if (token0 + kPrefillKeys <= walk.last) begin_scores(next);
-    seen.weigh(s, places, scale, token0, window, walk.edge(token0, window));
-    uint4 weights[kPrefillKeys / 16];
+  uint4 weights[kPrefillKeys / 16];
+  const auto keep_weights = [&] {
 #pragma unroll
     for (int n = 0; n < kPrefillKeys / 16; ++n) weights[n] = PrefillSeen<Dim>::rows_of(s, n);
-    const unsigned char* values = ring.tiles + now * 2 * Shape::tile_bytes + Shape::tile_bytes;
+  };
+  const auto begin_values = [&](int stage) {
+    const unsigned char* values = ring.tiles + stage * 2 * Shape::tile_bytes + Shape::tile_bytes;
     begin_products();
 #pragma unroll
     for (int n = 0; n < kPrefillKeys / 16; ++n) {
@@ -132,14 +146,39 @@ __device__ __forceinline__ void see_walk(PrefillSeen<Dim>& seen, const uint4 (&q
                           columns_descriptor(values + n * 16 * 128, Shape::half_bytes));
     }
     commit_products();
+  };
+  const auto give_back = [&](int stage) {
+    if (threadIdx.x % 32 == 0) arrive(ring.empty + stage);
+  };
+  await_tile();
+  begin_scores();
+  await_products<0>();
+  seen.weights_of(s, places, scale, walk.begin, window, walk.edge(walk.begin, window));
+  keep_weights();
+  // No branch between a product and its wait: the compiler would wait for each one by itself.
+#pragma unroll 1
+  for (int next = walk.begin + kPrefillKeys; next <= walk.last; next += kPrefillKeys) {
+    const int stage = ring.stage;
+    ring.next(Shape::stages);
+    await_tile();
+    turns.take();
+    begin_scores();
+    begin_values(stage);
+    turns.pass();
+    await_products<1>();  // the scores
+    const float2 factor =
+        seen.weights_of(s, places, scale, next, window, walk.edge(next, window));
     await_products<0>();
-    if (threadIdx.x % 32 == 0) arrive(ring.empty + now);
-#pragma unroll
-    for (int n = 0; n < kPrefillKeys / 8; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) s[n][e] = next[n][e];
-    }
+    give_back(stage);
+    seen.rescale(factor);
+    keep_weights();
   }
+  turns.take();
+  begin_values(ring.stage);
+  turns.pass();
+  await_products<0>();
+  give_back(ring.stage);
+  ring.next(Shape::stages);
 }
 #endif
 
@@ -173,6 +212,7 @@ __global__ void __launch_bounds__(GroupShape<Dim>::threads, 1)
     return;
   }
   take_registers<Shape::registers>();
+  const GroupTurns turns(thread / 128);
   bool waited = false;
   const float scale = a.scale * 1.4426950408889634f;
   for_each_run(a, [&](int row, int next) {
@@ -185,9 +225,10 @@ __global__ void __launch_bounds__(GroupShape<Dim>::threads, 1)
 #pragma unroll
     for (int k = 0; k < Dim / 16; ++k) q[k] = PrefillQueries<Dim>::fragment(from, k, thread % 4);
     PrefillSeen<Dim> seen;
-    see_walk<Dim>(seen, q, places, walk, scale, a.window, ring);
+    see_walk<Dim>(seen, q, places, walk, scale, a.window, turns, ring);
     seen.write(places, a, parts, part);
   });
+  turns.end();
   if (!waited) await_previous();
 #endif
 }

@@ -103,6 +103,19 @@ struct PrefillSeen {
   __device__ __forceinline__ void weigh(float (&s)[kPrefillKeys / 8][4],
                                         const PrefillPlaces& places, float scale, int token0,
                                         int window, bool edge) {
+    rescale(weights_of(s, places, scale, token0, window, edge));
+  }
+  __device__ __forceinline__ void rescale(float2 factor) {
+#pragma unroll
+    for (int d = 0; d < Dim / 8; ++d) {
+      sums[d][0] *= factor.x, sums[d][1] *= factor.x;
+      sums[d][2] *= factor.y, sums[d][3] *= factor.y;
+    }
+  }
+  // The first half of it: gives what the sums are to be multiplied by.
+  __device__ __forceinline__ float2 weights_of(float (&s)[kPrefillKeys / 8][4],
+                                               const PrefillPlaces& places, float scale,
+                                               int token0, int window, bool edge) {
     const int j = static_cast<int>(threadIdx.x) % 4;
     if (edge) {
 #pragma unroll
@@ -137,11 +150,7 @@ struct PrefillSeen {
       }
       total[h] = total[h] * factor[h] + sum;
     }
-#pragma unroll
-    for (int d = 0; d < Dim / 8; ++d) {
-      sums[d][0] *= factor[0], sums[d][1] *= factor[0];
-      sums[d][2] *= factor[1], sums[d][3] *= factor[1];
-    }
+    return make_float2(factor[0], factor[1]);
   }
   // The weights of 16 keys as rows of a product.
   static __device__ __forceinline__ uint4 rows_of(const float (&s)[kPrefillKeys / 8][4], int n) {

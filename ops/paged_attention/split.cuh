@@ -1,12 +1,12 @@
 // Attention of single rows over their paged KV, as in paged_attention.h, for decode steps.
 //
-// A row's keys are cut at multiples of cut_tokens(its position), counted from position 0, whatever
-// the bucket or the batch; a block takes one cut of one KV head and the query heads that share it,
-// its four warps two pages each in turn, whose sums are added in order. So the bits of a row depend
-// on its q and its sequence's KV alone. Each warp copies the next pages, of the next cut too, while
-// it works on two, and asks for the next cut's q and pages a cut ahead: while rings are full of
-// copies, any other answer of memory takes microseconds. The block whose part of a row comes last
-// merges them (split_parts.cuh).
+// A row's keys are cut at multiples of cut_tokens(its position), counted from position 0, the last
+// cut up to a quarter longer, whatever the bucket or the batch; a block takes one cut of a KV head
+// and the query heads that share it, its four warps two pages each in turn, whose sums are added in
+// order. So the bits of a row depend on its q and its sequence's KV alone. Each warp copies the
+// next pages, of the next cut too, while it works on two, and asks for the next cut's q and pages a
+// cut ahead: while rings are full of copies, any other answer of memory takes microseconds. The
+// block whose part of a row comes last merges them (split_parts.cuh).
 //
 // A page of a head is two bulk copies, of keys and values as they lie, marked as read once, so that
 // the parts stay in the second-level cache.
@@ -195,10 +195,13 @@ GpuError launch_split(const PagedRows& a, const SplitSpace& space, int processor
   using Shape = SplitShape<Dim>;
   static_assert(Shape::shared + RowCuts::bytes(kSplitRows) + BlockParts<Dim>::bytes(kSplitHeads) <=
                 227 * 1024);  // of a block, on the chips that this is for
+  if (a.rows > kSplitRows) return LIMPET_GPU(ErrorInvalidValue);
   const int64_t most = int64_t{a.rows} * head_blocks(a.heads, a.kv_heads) * space.most;
-  const auto blocks = std::min<int64_t>(most, int64_t{processors} * Shape::together);
   const size_t shared = Shape::shared + RowCuts::bytes(a.rows) +
                         BlockParts<Dim>::bytes(std::min(a.heads / a.kv_heads, kSplitHeads));
+  // All at once, since each takes an equal share; a block has 1 KB of shared memory besides.
+  const auto fit = static_cast<int64_t>(228 * 1024 / (shared + 1024));
+  const int64_t blocks = std::min(most, processors * std::min<int64_t>(fit, Shape::together));
   return launch(attend_split<Dim>, dim3(static_cast<unsigned>(blocks)), kSplitWarps * 32, 1, shared,
                 how, a, space);
 }

@@ -8,7 +8,8 @@ namespace {
 // Of a cut: of rows from position kShortRow on, and before, where short cuts are sooner done.
 constexpr int kSplitTokens = 512, kShortTokens = 128, kShortRow = 1536;
 constexpr int kSplitWarps = 4, kSplitDepth = 3;  // of a block; pages of a warp's ring
-static_assert((kSplitWarps & (kSplitWarps - 1)) == 0 && kSplitTokens <= 512);  // two pages a lane
+static_assert((kSplitWarps & (kSplitWarps - 1)) == 0);
+static_assert(kSplitTokens * 5 / 4 <= 2 * 32 * kPageTokens);  // two pages a lane
 constexpr int kSplitRows = 128, kSplitHeads = 8;  // heads of one product
 
 struct PagedRows {          // what the attention kernels read and write
@@ -41,25 +42,26 @@ inline int split_parts_of(int max_pages) {
 }
 
 #if LIMPET_GPU_PTX
-// What every warp asks again and again: how heads are grouped, and, in shared memory, the rows and
-// their cuts: when a block starts, each load that waits for another one costs a microsecond.
+// What every warp asks again and again: how heads are grouped, and, in shared memory, the rows'
+// cuts and sequences: when a block starts, each load that waits for another one takes a
+// microsecond.
 //
-// The last cut of each row, which may be short, comes after all others: blocks that take cuts in
-// turn have about as much to read, whatever the rows' lengths, and those that run together read
-// the heads of the same pages.
+// The last cut of each row, which may be shorter or longer, comes after all others: blocks that
+// take cuts in turn have about as much to read, whatever the rows' lengths, and those that run
+// together read the heads of the same pages.
 struct RowCuts {
   int rows, group, per_group, blocks;  // heads of a KV head, head blocks of it, head blocks
   int* starts;                         // [rows + 1]: cuts but the last of the rows before each
-  int *lasts, *sequences;              // [rows]: positions, sequences
+  uint16_t* sequences;                 // [rows]
 
   __device__ RowCuts(const PagedRows& a, unsigned char* memory)
       : rows(static_cast<int>(counted_rows(a.count, a.rows))), group(a.heads / a.kv_heads),
         per_group((group + kSplitHeads - 1) / kSplitHeads),
         blocks(a.kv_heads * per_group),
-        starts(reinterpret_cast<int*>(memory)), lasts(starts + a.rows + 1),
-        sequences(lasts + a.rows) {}
+        starts(reinterpret_cast<int*>(memory)),
+        sequences(reinterpret_cast<uint16_t*>(starts + a.rows + 1)) {}
   __host__ __device__ static constexpr size_t bytes(int rows) {
-    return static_cast<size_t>(3 * rows + 4) / 4 * 16;
+    return static_cast<size_t>(4 * (rows + 1) + 2 * rows + 15) / 16 * 16;
   }
   __device__ __forceinline__ int all() const { return starts[rows] + rows; }
 };
@@ -90,7 +92,7 @@ struct Cut {
       row += __popc(__ballot_sync(~0u, r < of.rows && of.starts[r + 1] <= cut));
     }
     unit = row * of.blocks + block;
-    last = of.lasts[row];
+    last = a.positions[row];
     first = first_seen(a, last);
     parts = of.starts[row + 1] - of.starts[row] + 1;
     part = cut >= before ? parts - 1 : cut - of.starts[row];
@@ -147,7 +149,7 @@ __device__ __forceinline__ void count_cuts(const PagedRows& a, const RowCuts& of
     }
     if (counted) {
       of.starts[base + lane] = before + sum - cuts;
-      of.lasts[base + lane] = last, of.sequences[base + lane] = sequence;
+      of.sequences[base + lane] = static_cast<uint16_t>(sequence);
     }
     before += __shfl_sync(~0u, sum, 31);
   }

@@ -4,8 +4,8 @@
 // No part waits until its writes have arrived: a word that has not come yet is kAwaited, and who
 // merges looks again until none is. Who has read a part puts kAwaited back; so all the memory of a
 // SplitSpace is 0xff before the first launch, and after each. A block announces its part before
-// it writes it, and waits for nothing in between: the last one that announces waits for others
-// only as long as they need to write what they have.
+// it writes it, and waits in between for its own copies alone: so the last one that announces waits
+// for others, but never for one that waits for it.
 #pragma once
 #include "ops/paged_attention/merge.cuh"
 #include "ops/paged_attention/split_cuts.cuh"
@@ -113,13 +113,14 @@ __device__ __forceinline__ Merged merge_parts_of(const SplitSpace& space, const 
 template <int Dim>
 __device__ __forceinline__ void merge_parts(const PagedRows& a, const SplitSpace& space,
                                             const Cut& cut) {
-  constexpr int kBatch = Dim < 96 ? 8 : 16;  // what registers hold
+  constexpr int kBatch = Dim == 96 || Dim == 128 ? 16 : Dim <= 64 ? 4 : 8;  // as registers allow
   const int thread = static_cast<int>(threadIdx.x);
   uint16_t* out = a.out + (int64_t{cut.row} * a.heads + cut.head) * Dim;
   for (int i = thread; i < cut.heads * Dim / 4; i += kSplitWarps * 32) {
     merge_parts_of<Dim, kBatch>(space, cut, i).write(out + i * 4);
   }
-  __syncthreads();  // all have read the tops
+  // All have read the tops; and no warp announces the block's next part while others still wait.
+  __syncthreads();
   for (int i = thread; i < cut.parts * cut.heads; i += kSplitWarps * 32) {
     const PartPlace<Dim> place(space, cut.unit, i / cut.heads);
     send_two_words(place.top(i % cut.heads), kAwaited, kAwaited);

@@ -179,12 +179,27 @@ inline void test_long_rows(Report& report, int processors) {
   }
 }
 
+// Rows of so many parts that they are merged in several batches (split_parts.cuh).
+inline void test_many_parts(Report& report, int processors) {
+  uint64_t seed = 950;
+  for (const int window : {0, 8800}) {
+    for (const int dim : {32, 80, 128}) {
+      const AttentionCase rows(4, 1, dim, window, {8319, 8320, 17000}, std::vector<int>(3, 1),
+                               seed++);
+      test_attention_case(report, rows,
+                          "many parts of " + std::to_string(dim) + " window " +
+                              std::to_string(window), processors);
+    }
+  }
+}
+
 // Every `each`-th case.
 inline void test_attention(Report& report, int processors, int each) {
   const struct { int heads, kv, dim; } shapes[] = {
       {8, 2, 128}, {4, 4, 64}, {7, 1, 128}, {8, 1, 32}, {6, 3, 80}, {4, 1, 96},
       {2, 2, 112}, {4, 2, 256}, {12, 1, 64}, {4, 2, 160}, {4, 2, 192}};
   test_long_rows(report, processors);
+  if (each == 1) test_many_parts(report, processors);
   uint64_t seed = 100;
   for (const auto& s : shapes) {
     for (const int window : {0, 24, 300}) {

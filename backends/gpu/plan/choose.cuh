@@ -21,7 +21,7 @@ constexpr double kMostSeconds = 1.5;  // of timing one key; then what is best so
 constexpr int kPasses = 4;            // the first of which is not counted
 constexpr int64_t kColdBytes = int64_t{400} << 20;  // of weights in a pass: many times the L2's
 // Of the candidates' kernels: what was found with another is found anew.
-constexpr int kKernels = 1;
+constexpr int kKernels = 2;
 
 class Event {
  public:

@@ -8,9 +8,10 @@
 // With `split` keys to a part (a multiple of 64), parts are blocks of their own, merged by
 // log-sum-exp in order by merge_prefill; 0: one walk, no merge.
 //
-// Measured on an H200, Llama-3.1-8B's heads, µs a layer, merges included, by warp-group products
-// (by those of one warp): 64 rows over 8,192 tokens 34 (48), 128 over 8,192 62 (91), 2,048 rows
-// from position 0 106 (150), 4,096 352 (534: 391 against 257 TFLOP/s). 64 rows over nothing: 9.
+// Measured on an H200, Llama-3.1-8B's heads, µs a layer, merges included, by warp-group products,
+// before they overlapped within a group (by those of one warp): 64 rows over 8,192 tokens 34 (48),
+// 128 over 8,192 62 (91), 2,048 rows from position 0 106 (150), 4,096 352 (534: 391 against 257
+// TFLOP/s). 64 rows over nothing: 9.
 //
 // head_dim: one of head_sizes.h; pages of 16 tokens, bf16; heads / kv_heads at most 64.
 #pragma once

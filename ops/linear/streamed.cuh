@@ -55,6 +55,7 @@ inline bool streamed_supports(int k, int head_dim, int rows, const StreamCut& cu
   const bool compiled = cut.tile == 256 ? cut.parts == 1 : cut.parts <= 4;
   return kTileMaps && compiled && k % 64 == 0 && k / 64 >= cut.parts && cut.tile % head_dim == 0 &&
          cut.parts * cut.mates <= 8 && columns / cut.mates >= 8 &&
+         rings.weights * cut.tile * 128 * cut.blocks >= kStreamAhead &&
          sums <= rings.weights * cut.tile * 128 + rings.xs * columns * 128;
 }
 
@@ -196,6 +197,7 @@ __global__ void __launch_bounds__(320, 2)
   extern __shared__ __align__(1024) unsigned char memory[];
   uint32_t base = shared_address(memory);
   asm volatile("" : "+r"(base));  // computed once
+  static_assert(kStreamAhead / (2 * Shape::weight_bytes) >= 1);  // a tile on its way, at least
   const StreamPlace<Shape> place(base, rings);
   auto* factors = reinterpret_cast<float*>(memory + (place.sent + 8 - base));
   const int part = blockIdx.x % Parts, mate = blockIdx.x / Parts, mates = rings.mates;

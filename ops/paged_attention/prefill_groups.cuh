@@ -2,7 +2,7 @@
 //
 // Two groups of four warps take 64 queries each and share tiles of 64 keys, which four more warps
 // copy ahead; queries, scores, weights and sums stay in registers. The groups take turns at the
-// products (Shah et al. 2024), each beside the other's softmax.
+// products (Shah et al. 2024), but for a walk's first scores: each beside the other's softmax.
 #pragma once
 #include "ops/gpu_warpgroup.cuh"
 #include "ops/paged_attention/prefill_seen.cuh"
@@ -20,7 +20,7 @@ struct GroupShape {
   static constexpr int ring = stages * 2 * tile_bytes, shared = ring + stages * 16;
   // Tiles on their way at once while the ring fills: with more the queries would come later.
   static constexpr int ahead = 64 * 1024 / (2 * tile_bytes);
-  // Of a thread: scores of two tiles, queries, sums.
+  // Of a thread: scores of a tile, weights of the one before, queries, sums.
   static constexpr int registers = 216, copier_registers = 72;
   static constexpr int launched = 65536 / threads / 8 * 8;  // with as many, since it is one block
   static_assert(kPrefillWarps * 32 * registers + copiers * copier_registers <= launched * threads);
@@ -155,7 +155,7 @@ __device__ __forceinline__ void see_walk(PrefillSeen<Dim>& seen, const uint4 (&q
   await_products<0>();
   seen.weights_of(s, places, scale, walk.begin, window, walk.edge(walk.begin, window));
   keep_weights();
-  // No branch between a product and its wait: the compiler would wait for each one by itself.
+  // No branch around a product or its wait: the compiler would wait for each one by itself.
 #pragma unroll 1
   for (int next = walk.begin + kPrefillKeys; next <= walk.last; next += kPrefillKeys) {
     const int stage = ring.stage;

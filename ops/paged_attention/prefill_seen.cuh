@@ -112,7 +112,7 @@ struct PrefillSeen {
       sums[d][2] *= factor.y, sums[d][3] *= factor.y;
     }
   }
-  // The first half of it: gives what the sums are to be multiplied by.
+  // The first half of weigh(): gives what the sums are to be multiplied by.
   __device__ __forceinline__ float2 weights_of(float (&s)[kPrefillKeys / 8][4],
                                                const PrefillPlaces& places, float scale,
                                                int token0, int window, bool edge) {

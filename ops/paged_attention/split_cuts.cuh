@@ -52,7 +52,7 @@ inline int split_parts_of(int max_pages) {
 struct RowCuts {
   int rows, group, per_group, blocks;  // heads of a KV head, head blocks of it, head blocks
   int* starts;                         // [rows + 1]: cuts but the last of the rows before each
-  uint16_t* sequences;                 // [rows]
+  uint16_t* sequences;                 // [rows]: there are no more sequences than rows
 
   __device__ RowCuts(const PagedRows& a, unsigned char* memory)
       : rows(static_cast<int>(counted_rows(a.count, a.rows))), group(a.heads / a.kv_heads),

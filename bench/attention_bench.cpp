@@ -61,20 +61,28 @@ class Scene {
   double pass() {
     const std::vector<std::byte> poison(static_cast<size_t>(out_->bytes()), std::byte{0xff});
     backend_.write(*out_, 0, poison.data(), out_->bytes());
+    const int64_t before = moved();
     const auto seconds = backend_.time_attention(
         {q_.get(), pool_.get(), positions_.get(), sequences_.get(), table_.get(), out_.get(),
          p_.batch, o_.heads, o_.kv_heads, o_.head_dim, layers_, max_pages_, o_.window, scale()});
     if (!seconds) {
       throw std::runtime_error("this device runs no fused decode step of such rows and heads");
     }
+    bytes_moved_ += moved() - before;
     return *seconds / static_cast<double>(layers_);
   }
+  // To, from and within the device, while passes were timed.
+  int64_t bytes_moved() const { return bytes_moved_; }
   // ‖got − want‖ / ‖want‖ of the last layer's outputs, against the op's plain kernel; infinite for
   // what is not finite.
   double error();
 
  private:
   int64_t token_bytes() const { return 2 * 2 * o_.kv_heads * o_.head_dim; }
+  int64_t moved() const {
+    const BackendCounters c = backend_.counters();
+    return c.bytes_up + c.bytes_down + c.bytes_copied;
+  }
   int64_t q_elements() const { return p_.batch * o_.heads * o_.head_dim; }
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(o_.head_dim)); }
   std::unique_ptr<Buffer> upload(const std::vector<int32_t>& v) {
@@ -95,7 +103,7 @@ class Scene {
   const AttentionOptions& o_;
   const Point p_;
   const int64_t max_pages_;
-  int64_t layers_ = 0;
+  int64_t layers_ = 0, bytes_moved_ = 0;
   std::unique_ptr<Buffer> pool_, q_, out_, sequences_, positions_, table_;
 };
 
@@ -156,6 +164,7 @@ void attention_point(Backend& backend, const AttentionOptions& o, const Point& p
                                {"layers", scene.layers()},
                                {"seconds_per_layer", median(seconds)},
                                {"kv_bytes", scene.kv_bytes()},
+                               {"bytes_moved", scene.bytes_moved()},
                                {"bytes", bytes},
                                {"read_bandwidth", bandwidth},
                                {"fraction", bytes / median(seconds) / bandwidth},

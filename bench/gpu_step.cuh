@@ -110,7 +110,7 @@ class Decoder {
     sums.fill(0);
     const PagedRows a = attention(0);
     if (n <= kSplitRows) {
-      parts = Device<uint32_t>(split_space_bytes(n, m.heads, m.kv_heads, m.dim, max_pages) / 4);
+      parts = Device<uint32_t>(split_space_bytes(a, m.dim) / 4);
     }
     const int split = prefill_split(a, processors);
     if (split != 0) {
@@ -205,9 +205,9 @@ class Decoder {
     }
   }
   void attend(int layer, Start start) const {
-    const SplitSpace space =
-        split_space(parts.get(), rows, m.heads, m.kv_heads, m.dim, max_pages);
-    must(launch_split(attention(layer), space, m.dim, processors, {stream, start}), "attention");
+    const PagedRows a = attention(layer);
+    const SplitSpace space = split_space(parts.get(), a, m.dim);
+    must(launch_split(a, space, m.dim, processors, {stream, start}), "attention");
   }
   void attend_many(int layer, Start start) const {
     const PagedRows a = attention(layer);

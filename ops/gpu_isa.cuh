@@ -8,6 +8,10 @@
 // completion is transitive along it and buffers can be used again. The first kernel of a captured
 // program is launched with Start::plain.
 //
+// What a kernel asks for meanwhile is paced: about kBytesAhead are on their way to a processor at
+// once. They keep memory busy; with whole rings on their way the last reads of the kernel before,
+// and this one's first of what it waits for, would come microseconds later.
+//
 // Without PTX there is no early start and no cluster: the waits are empty, copies are plain.
 #pragma once
 #include "ops/warp.cuh"
@@ -21,6 +25,8 @@ namespace {
 #else
 #define LIMPET_GPU_WGMMA 0
 #endif
+
+constexpr int kBytesAhead = 64 * 1024;
 
 __device__ __forceinline__ float low_bf16(uint32_t v) { return __uint_as_float(v << 16); }
 __device__ __forceinline__ float high_bf16(uint32_t v) { return __uint_as_float(v & 0xffff0000u); }

@@ -40,10 +40,10 @@ bool time_attention(const RowsAttention& shape, const RowsInMemory& at, int proc
               static_cast<int>(shape.layers), max_pages, static_cast<int>(shape.window),
               shape.scale};
   if (rows > kFewRows || !split_supports(a, dim)) return false;
-  const size_t bytes = split_space_bytes(rows, heads, kv_heads, dim, max_pages);
+  const size_t bytes = split_space_bytes(a, dim);
   const DeviceMemory parts(static_cast<int64_t>(bytes));
   gpu_check(LIMPET_GPU(MemsetAsync)(parts.data(), 0xff, bytes, stream), "clearing memory");
-  const SplitSpace space = split_space(parts.data(), rows, heads, kv_heads, dim, max_pages);
+  const SplitSpace space = split_space(parts.data(), a, dim);
   clock.start(stream);
   for (; a.layer < a.layers; ++a.layer) {
     const Launch how{stream, a.layer == 0 ? Start::plain : Start::early};

@@ -59,13 +59,12 @@ GpuExecutable::GpuExecutable(const Program& program, Shared& shared)
   ++shared.counters.fused_programs;
   plan_scratch_ = shared.plans.at_least(plan_->scratch_bytes());
   plan_->give_scratch(plan_scratch_->data());
-  const auto before = shared.awaited.largest();
-  plan_awaited_ = shared.awaited.at_least(plan_->awaited_bytes());
-  if (plan_awaited_ != before && plan_awaited_->bytes() > 0) {
-    gpu_check(LIMPET_GPU(MemsetAsync)(plan_awaited_->data(), 0xff,
-                                      static_cast<size_t>(plan_awaited_->bytes()), shared.stream),
+  plan_awaited_ = shared.awaited.at_least(plan_->awaited_bytes(), [&](const DeviceMemory& m) {
+    if (m.bytes() == 0) return;
+    gpu_check(LIMPET_GPU(MemsetAsync)(m.data(), 0xff, static_cast<size_t>(m.bytes()),
+                                      shared.stream),
               "clearing memory");
-  }
+  });
   plan_->give_awaited(plan_awaited_->data());
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <utility>
 
@@ -54,9 +55,13 @@ class PinnedMemory {
 // largest piece that any has asked for. A piece lives as long as one of them.
 class SharedMemory {
  public:
-  std::shared_ptr<DeviceMemory> at_least(int64_t bytes) {
+  // prepare: what is done with a new piece before anyone has it.
+  std::shared_ptr<DeviceMemory> at_least(
+      int64_t bytes, const std::function<void(const DeviceMemory&)>& prepare = {}) {
     if (largest_ == nullptr || largest_->bytes() < bytes) {
-      largest_ = std::make_shared<DeviceMemory>(bytes);
+      auto piece = std::make_shared<DeviceMemory>(bytes);
+      if (prepare) prepare(*piece);
+      largest_ = std::move(piece);
     }
     return largest_;
   }

@@ -25,9 +25,6 @@ namespace limpet::ops {
 namespace {
 
 #if LIMPET_GPU_PTX
-// Stages of weights on their way at once before the kernel before this one has ended: with whole
-// rings on their way its last reads, and this one's of x, would wait behind them.
-constexpr int kSkinnyAhead = 2;
 struct SkinnyCut {
   int groups = 2;  // of four warps, 64 weight rows each: 1 or 2
   int split = 4;   // blocks that share k: 1, 2, 4 or 8
@@ -52,7 +49,9 @@ inline std::vector<SkinnyCut> skinny_cuts(int rows, int k, int head_dim) {
 template <int Groups, int Columns, int Depth>
 struct SkinnyShape {
   static constexpr int threads = Groups * 128, rows = Groups * 64;
+  static constexpr int together = Groups == 2 ? 2 : 3;  // blocks of a processor
   static constexpr int weight_bytes = rows * 128, stage = weight_bytes + Columns * 128;
+  static constexpr int ahead = kBytesAhead / (together * weight_bytes);  // stages of weights
   static constexpr int pitch = Columns + 2;  // of a weight row's sums, in floats
   static constexpr int ring = Depth * stage, sums = 2 * rows * pitch * 4;  // sent and come
   static constexpr int shared = (ring > sums ? ring : sums) + 1024;  // to align it
@@ -220,7 +219,7 @@ struct SumExchange {
 };
 
 template <Tail T, int Groups, int Columns, int Depth, int Parts>
-__global__ void __launch_bounds__(Groups * 128, Groups == 2 ? 2 : 3)
+__global__ void __launch_bounds__(Groups * 128, SkinnyShape<Groups, Columns, Depth>::together)
     skinny(const Gemv g, const ProductInput in, const TailArgs t) {
 #if LIMPET_GPU_WGMMA
   using Shape = SkinnyShape<Groups, Columns, Depth>;
@@ -238,7 +237,7 @@ __global__ void __launch_bounds__(Groups * 128, Groups == 2 ? 2 : 3)
   for (int i = 0; i < Depth - 1 && i < steps; ++i) {
     copies.copy_weight(ring + i * Shape::stage, i);
     commit_copies();
-    if (i + 1 >= kSkinnyAhead) await_copies<kSkinnyAhead - 1>();
+    if (i + 1 >= Shape::ahead) await_copies<Shape::ahead - 1>();
   }
   await_previous();
   for (int i = 0; i < Depth - 1; ++i) {

@@ -39,9 +39,6 @@ struct StreamRings {
   int mates, blocks;
 };
 constexpr int kStreamBarriers = 1024;  // bytes for them and the factors of rows
-// Bytes of weights on their way to a processor at once while rings fill, which keep memory busy:
-// with whole rings on their way x would come microseconds later.
-constexpr int kStreamAhead = 64 * 1024;
 inline StreamRings stream_rings(const StreamCut& cut, int columns) {
   const int room = (cut.blocks == 2 ? 115712 : 232448) - kStreamBarriers;
   const int xs = columns <= 16 ? 8 : columns == 32 || cut.blocks == 1 ? 4 : 512 / cut.tile;
@@ -55,7 +52,7 @@ inline bool streamed_supports(int k, int head_dim, int rows, const StreamCut& cu
   const bool compiled = cut.tile == 256 ? cut.parts == 1 : cut.parts <= 4;
   return kTileMaps && compiled && k % 64 == 0 && k / 64 >= cut.parts && cut.tile % head_dim == 0 &&
          cut.parts * cut.mates <= 8 && columns / cut.mates >= 8 &&
-         rings.weights * cut.tile * 128 * cut.blocks >= kStreamAhead &&
+         rings.weights * cut.tile * 128 * cut.blocks >= kBytesAhead &&
          sums <= rings.weights * cut.tile * 128 + rings.xs * columns * 128;
 }
 
@@ -197,7 +194,7 @@ __global__ void __launch_bounds__(320, 2)
   extern __shared__ __align__(1024) unsigned char memory[];
   uint32_t base = shared_address(memory);
   asm volatile("" : "+r"(base));  // computed once
-  static_assert(kStreamAhead / (2 * Shape::weight_bytes) >= 1);  // a tile on its way, at least
+  static_assert(kBytesAhead / (2 * Shape::weight_bytes) >= 1);  // a tile on its way, at least
   const StreamPlace<Shape> place(base, rings);
   auto* factors = reinterpret_cast<float*>(memory + (place.sent + 8 - base));
   const int part = blockIdx.x % Parts, mate = blockIdx.x / Parts, mates = rings.mates;
@@ -214,7 +211,7 @@ __global__ void __launch_bounds__(320, 2)
     }
     publish_barriers();
     publish_to_products();
-    source.ahead = kStreamAhead / (rings.blocks * Shape::weight_bytes);
+    source.ahead = kBytesAhead / (rings.blocks * Shape::weight_bytes);
     while (source.issued < min(source.ahead, steps)) source.bring(0, 0, true);
   } else if (thread == Shape::threads + 32) {
     for (int s = 0; s < rings.xs; ++s) {

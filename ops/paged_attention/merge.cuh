@@ -46,7 +46,7 @@ constexpr int kMergeLanes = 8;
 
 // By a warp.
 template <int Dim, class Place>
-__device__ __forceinline__ void merge_head_alone(const Place& place, int begin, int end,
+__device__ __forceinline__ void merge_head(const Place& place, int begin, int end,
                                                  uint16_t* out) {
   for (int i = static_cast<int>(threadIdx.x) % 32; i < Dim / 4; i += 32) {
     Merged lanes[kMergeLanes], all;

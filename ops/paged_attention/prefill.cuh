@@ -115,7 +115,7 @@ __global__ void merge_prefill(const PagedRows a, const PrefillParts parts) {
   const int first = a.window > 0 && last >= a.window ? last - a.window + 1 : 0;
   const int64_t at = int64_t{unit} * parts.parts;
   const PrefillPartsOf place{parts.values + at * Dim, parts.tops + at * 2, Dim};
-  merge_head_alone<Dim>(place, first / parts.split, last / parts.split + 1,
+  merge_head<Dim>(place, first / parts.split, last / parts.split + 1,
                         a.out + int64_t{unit} * Dim);
 }
 

@@ -18,8 +18,7 @@ struct GroupShape {
   static constexpr int half_bytes = kPrefillKeys * 128;  // 64 elements of each key or value
   static constexpr int tile_bytes = Dim / 64 * half_bytes, stages = Dim <= 64 ? 12 : 6;
   static constexpr int ring = stages * 2 * tile_bytes, shared = ring + stages * 16;
-  // Tiles on their way at once while the ring fills: with more the queries would come later.
-  static constexpr int ahead = 64 * 1024 / (2 * tile_bytes);
+  static constexpr int ahead = kBytesAhead / (2 * tile_bytes);  // tiles, while the ring fills
   // Of a thread: scores of a tile, weights of the one before, queries, sums.
   static constexpr int registers = 216, copier_registers = 72;
   static constexpr int launched = 65536 / threads / 8 * 8;  // with as many, since it is one block
@@ -127,7 +126,7 @@ __device__ __forceinline__ void see_walk(PrefillSeen<Dim>& seen, const uint4 (&q
     begin_products();
 #pragma unroll
     for (int k = 0; k < Dim / 16; ++k) {
-      multiply_rows_by_rows_async(
+      multiply_rows_async<Operand::rows>(
           s, q[k], tile_descriptor(keys + k / 4 * Shape::half_bytes) + k % 4 * 2);
     }
     commit_products();
@@ -142,8 +141,8 @@ __device__ __forceinline__ void see_walk(PrefillSeen<Dim>& seen, const uint4 (&q
     begin_products();
 #pragma unroll
     for (int n = 0; n < kPrefillKeys / 16; ++n) {
-      multiply_rows_async(seen.sums, weights[n],
-                          columns_descriptor(values + n * 16 * 128, Shape::half_bytes));
+      multiply_rows_async<Operand::columns>(
+          seen.sums, weights[n], columns_descriptor(values + n * 16 * 128, Shape::half_bytes));
     }
     commit_products();
   };

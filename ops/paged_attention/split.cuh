@@ -128,8 +128,7 @@ __global__ void __launch_bounds__(kSplitWarps * 32, SplitShape<Dim>::together)
   bool waited = false;
 #pragma unroll 1
   for (int i = 0; i < kSplitDepth; ++i) {
-    // One page on its way a warp: with whole rings on their way the kernel before this one would
-    // wait for what it still has to read.
+    // One page on its way a warp (kBytesAhead).
     if (i > 0 && copies.cut.row >= 0) await_barrier(ring.barriers + i - 1, 0);
     if (!waited && !copies.early()) await_previous(), waited = true;
     copies.copy();

@@ -20,20 +20,20 @@ struct SplitSpace {  // of rows and their blocks of heads (units)
   uint32_t* counts;  // [units]: parts that were announced, from kAwaited on
   int most;          // parts of a row, split_parts_of()
 };
-inline size_t split_parts_words(int rows, int heads, int kv_heads, int head_dim, int max_pages) {
-  return size_t{1} * rows * head_blocks(heads, kv_heads) * split_parts_of(max_pages) *
-         kSplitHeads * (head_dim + 2);
+// Of these numbers of rows, heads, KV heads and pages.
+inline size_t split_units(const PagedRows& a) {
+  return size_t{1} * a.rows * head_blocks(a.heads, a.kv_heads);
 }
-inline size_t split_space_bytes(int rows, int heads, int kv_heads, int head_dim, int max_pages) {
-  return 4 * (split_parts_words(rows, heads, kv_heads, head_dim, max_pages) +
-              size_t{1} * rows * head_blocks(heads, kv_heads));
+inline size_t split_parts_words(const PagedRows& a, int head_dim) {
+  return split_units(a) * split_parts_of(a.max_pages) * kSplitHeads * (head_dim + 2);
+}
+inline size_t split_space_bytes(const PagedRows& a, int head_dim) {
+  return 4 * (split_parts_words(a, head_dim) + split_units(a));
 }
 // In so many bytes, from a multiple of 16 on.
-inline SplitSpace split_space(void* memory, int rows, int heads, int kv_heads, int head_dim,
-                              int max_pages) {
+inline SplitSpace split_space(void* memory, const PagedRows& a, int head_dim) {
   auto* words = static_cast<uint32_t*>(memory);
-  return {words, words + split_parts_words(rows, heads, kv_heads, head_dim, max_pages),
-          split_parts_of(max_pages)};
+  return {words, words + split_parts_words(a, head_dim), split_parts_of(a.max_pages)};
 }
 
 #if LIMPET_GPU_PTX

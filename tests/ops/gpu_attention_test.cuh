@@ -95,13 +95,11 @@ struct AttentionRun {
     sequence = Device<int32_t>(part(c.sequence, 1));
     a = {q.get(), out.get(), pool.get(), positions.get(), sequence.get(), table.get(), count.get(),
          rows + spare, c.heads, c.kv_heads, c.layer, c.layers, c.max_pages, c.window, c.scale};
-    split = Device<uint32_t>(
-        split_space_bytes(a.rows, c.heads, c.kv_heads, c.dim, c.max_pages) / 4);
+    split = Device<uint32_t>(split_space_bytes(a, c.dim) / 4);
   }
   std::vector<uint16_t> decode(int dim, int processors) {
     out.poison();
-    const SplitSpace space =
-        split_space(split.get(), a.rows, a.heads, a.kv_heads, dim, a.max_pages);
+    const SplitSpace space = split_space(split.get(), a, dim);
     must(launch_split(a, space, dim, processors, {}), "split attention");
     const auto awaited = split.read();
     if (std::ranges::count(awaited, kAwaited) != std::ssize(awaited)) {

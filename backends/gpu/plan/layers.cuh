@@ -41,9 +41,7 @@ GpuError Plan::attend(const MatchedLayer& l) {
   const int dim = static_cast<int>(m_.head_dim);
   const Launch how{stream_, Start::early};
   if (!together()) {
-    const SplitSpace space = split_space(awaited_, rows.rows, rows.heads, rows.kv_heads, dim,
-                                         rows.max_pages);
-    return launch_split(rows, space, dim, options_.processors, how);
+    return launch_split(rows, split_space(awaited_, rows, dim), dim, options_.processors, how);
   }
   const int split = prefill_split(rows, options_.processors);
   PrefillParts parts;

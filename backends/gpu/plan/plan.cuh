@@ -276,20 +276,19 @@ void Plan::place_parts() {
   if (vendor_ != nullptr) both_ = parts_.take(4 * n * m_.inner);
   if (head_) rounded_ = parts_.take(2 * head_->rows * m_.hidden);
   if (head_ && head_->draw) bests_ = parts_.take(8 * head_->rows * std::max(kRowSlots, kParts));
-  const int max_pages = static_cast<int>(value(m_.page_table).shape[1]);
-  const int heads = static_cast<int>(m_.heads), kv_heads = static_cast<int>(m_.kv_heads);
-  const int dim = static_cast<int>(m_.head_dim), rows = static_cast<int>(n);
   if (as_one_) {
     exchange_ = parts_.take(one_row::exchange_bytes(one_row_shapes(), options_.processors));
     return;
   }
+  PagedRows any{};
+  any.rows = static_cast<int>(n), any.heads = static_cast<int>(m_.heads);
+  any.kv_heads = static_cast<int>(m_.kv_heads);
+  any.max_pages = static_cast<int>(value(m_.page_table).shape[1]);
   if (!together()) {
-    awaited_bytes_ =
-        static_cast<int64_t>(split_space_bytes(rows, heads, kv_heads, dim, max_pages));
+    const auto bytes = split_space_bytes(any, static_cast<int>(m_.head_dim));
+    awaited_bytes_ = static_cast<int64_t>(bytes);
     return;
   }
-  PagedRows any{};
-  any.rows = rows, any.heads = heads, any.kv_heads = kv_heads, any.max_pages = max_pages;
   const int split = prefill_split(any, options_.processors);
   if (split == 0) return;
   const int64_t all = n * m_.heads * prefill_parts(any, split);
